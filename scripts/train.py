@@ -1,0 +1,28 @@
+"""Trains: `python scripts/train.py scenario=augment seed=1`. `--help` lists the config groups and keys."""
+
+import sys
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from rowgrad.errors import report_plainly
+
+# What a config may instantiate.
+TARGETS = ["rowgrad.*", "torch.optim.*", "torch.nn.*", "torchvision.transforms.v2.*", "lightning.pytorch.*"]
+
+
+@hydra.main(config_path="../configs", config_name="train", execution_whitelist=TARGETS)
+def main(config: DictConfig) -> None:
+    """One run."""
+    from rowgrad.run import train  # noqa: PLC0415  (so that --help and typing mistakes answer at once)
+
+    summary = train(config, Path(HydraConfig.get().runtime.output_dir))
+    if summary["status"] == "interrupted":
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    report_plainly("train")
+    main()

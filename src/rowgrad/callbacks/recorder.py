@@ -1,0 +1,221 @@
+"""Records every row's gradient norms at every optimizer step, to TensorBoard and `row_gradients.csv`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.loggers import TensorBoardLogger
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch import Tensor
+
+from rowgrad.errors import UserError
+from rowgrad.gradients import cut_fraction, row_norms
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from io import TextIOWrapper
+
+    from torch.optim import Optimizer
+
+    from rowgrad.module import RowClassifier
+
+QUANTITIES = ("row_grad_norm", "input_grad_norm", "row_update_norm")
+CSV_QUANTITIES = QUANTITIES[:2]
+
+
+def tags(quantity: str, height: int) -> list[str]:
+    """TensorBoard tags and CSV columns of a quantity: `row_grad_norm/row_00`, ..., one for each of the H rows."""
+    return [f"{quantity}/row_{row:02d}" for row in range(height)]
+
+
+class RowGradientRecorder(pl.Callback):
+    """Keeps each step's gradients in a ring on the device and writes many steps at a time.
+
+    Norms are of the gradient of the mean loss over the whole optimizer step (all micro-batches and ranks), in loss units
+    per normalised pixel, without the loss scale of mixed precision, and from before clipping. A step that the scaler
+    skips is not recorded.
+
+    Logs, one event a step:
+        * `train/loss`
+        * `row_grad_norm/row_00` ...: ‖∂L/∂θ_r‖₂
+        * `input_grad_norm/row_00` ...: ‖∂L/∂τ_r‖₂
+        * `row_update_norm/row_00` ...: ‖θ_r(t+1) − θ_r(t)‖₂
+        * `grad_flow/cut_fraction`: share of the squared input gradient in rows that no gradient reached
+
+    The first two norms also go to `row_gradients.csv` in the trainer's `default_root_dir`. Step t, counted from 0, is the
+    one that turns θ(t) into θ(t+1).
+
+    Args:
+        every: records each so-manieth optimizer step.
+        flush_every: recorded steps that are written at once.
+        quantities: which norms, of `row_grad_norm`, `input_grad_norm` and `row_update_norm`.
+
+    Raises:
+        UserError: a value that is not accepted; it names the key.
+    """
+
+    def __init__(self, every: int = 1, flush_every: int = 100, quantities: Sequence[str] = QUANTITIES) -> None:
+        for key, value in {"every": every, "flush_every": flush_every}.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UserError(f"callbacks.recorder.{key}={value} is not a whole number of at least 1.")
+        unknown = set(quantities) - set(QUANTITIES)
+        if unknown or not quantities:
+            raise UserError(
+                f"callbacks.recorder.quantities={list(quantities)} is not accepted."
+                f" Accepted: one or more of {', '.join(QUANTITIES)}."
+            )
+        self.every, self.flush_every = every, flush_every
+        self.quantities = [quantity for quantity in QUANTITIES if quantity in quantities]
+        self._steps: list[int] = []
+        self._pending = False
+        self._scale = 1.0
+        self._csv: TextIOWrapper | None = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Switches the tap on where the input gradient is recorded."""
+        module = _classifier(pl_module)
+        if stage == "fit":
+            module.tap.requires_grad_("input_grad_norm" in self.quantities)
+            self._columns = [tags(quantity, len(module.rows)) for quantity in self.quantities]
+        if stage == "fit" and trainer.is_global_zero and trainer.logger is not None:
+            self._writer(trainer).add_custom_scalars(
+                {
+                    "row gradients": {
+                        "row gradient norm, every row": ["Multiline", [r"row_grad_norm/row_\d+"]],
+                        "input gradient norm, every row": ["Multiline", [r"input_grad_norm/row_\d+"]],
+                        "share of the gradient that the cut stops": ["Multiline", ["grad_flow/cut_fraction"]],
+                        "how far each row moved": ["Multiline", [r"row_update_norm/row_\d+"]],
+                    }
+                }
+            )
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Makes the ring and opens the CSV file."""
+        rows = _classifier(pl_module).rows
+        self._ring = torch.zeros(self.flush_every, len(self.quantities), *rows.shape, device=rows.device)
+        self._losses = torch.zeros(self.flush_every, device=rows.device)
+        self._loss = torch.zeros((), device=rows.device)
+        if trainer.is_global_zero and set(self.quantities) & set(CSV_QUANTITIES):
+            path = Path(trainer.default_root_dir) / "row_gradients.csv"
+            self._csv = path.open("a", encoding="utf-8")
+            if self._csv.tell() == 0:
+                columns = [c for q, cs in zip(self.quantities, self._columns, strict=True) if q in CSV_QUANTITIES for c in cs]
+                self._csv.write(",".join(["step", *columns]) + "\n")
+
+    def on_before_zero_grad(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer) -> None:
+        """A new optimizer step begins."""
+        self._loss.zero_()
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Copies the step's gradients into the ring: after unscaling, before clipping."""
+        if trainer.global_step % self.every:
+            return
+        module, scaler = _classifier(pl_module), _scaler(trainer)
+        self._scale = 1.0 if scaler is None else scaler.get_scale()
+        # The scaler unscales what is in the optimizer, so never τ, and leaves θ to optimizers that do it in their step.
+        scaled = {"input_grad_norm"} | ({"row_grad_norm"} if _unscales_itself(optimizer) else set())
+        slots = self._ring[len(self._steps)]
+        for slot, quantity in zip(slots, self.quantities, strict=True):
+            if quantity == "row_update_norm":
+                slot.copy_(module.rows.detach())
+                continue
+            gradient = (module.rows if quantity == "row_grad_norm" else module.tap).grad
+            assert gradient is not None, "the scenario keeps θ and τ in the graph"
+            slot.copy_(gradient)
+            if self._scale != 1 and quantity in scaled:
+                slot.div_(self._scale)
+        self._pending = True
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Adds up the loss over micro-batches and, after the optimizer's step, completes the record."""
+        self._loss.add_(outputs["loss"])
+        if not self._pending:
+            return
+        self._pending = False
+        scaler = _scaler(trainer)
+        if scaler is not None and scaler.get_scale() < self._scale:  # this is how a scaler says that it skipped the step
+            return
+        self._losses[len(self._steps)] = self._loss
+        if "row_update_norm" in self.quantities:
+            self._ring[len(self._steps), -1].sub_(_classifier(pl_module).rows.detach())
+        self._steps.append(trainer.global_step - 1)
+        if len(self._steps) == self.flush_every:
+            self.flush(trainer)
+
+    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+        """A checkpoint never knows more steps than the files."""
+        self.flush(trainer)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes what is left."""
+        self._close(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Writes what is left: every step that was completed before the failure."""
+        self._close(trainer)
+
+    def flush(self, trainer: pl.Trainer) -> None:
+        """Writes the recorded steps to TensorBoard and the CSV file."""
+        count = len(self._steps)
+        if not count:
+            return
+        losses = trainer.strategy.reduce(self._losses[:count], reduce_op="mean")
+        if trainer.is_global_zero:
+            norms = dict(zip(self.quantities, row_norms(self._ring[:count]).unbind(1), strict=True))
+            self._write_events(trainer, norms, losses)
+            self._write_csv(norms)
+        self._steps.clear()
+
+    def _write_events(self, trainer: pl.Trainer, norms: dict[str, Tensor], losses: Tensor) -> None:
+        if trainer.logger is None:
+            return
+        names = ["train/loss"] + [tag for columns in self._columns for tag in columns]
+        columns = [losses.double()[:, None], *norms.values()]
+        if set(CSV_QUANTITIES) <= norms.keys():
+            names.append("grad_flow/cut_fraction")
+            columns.append(cut_fraction(norms["row_grad_norm"], norms["input_grad_norm"])[:, None])
+        writer = self._writer(trainer)._get_file_writer()
+        for step, values in zip(self._steps, torch.cat(columns, 1).tolist(), strict=True):
+            pairs = zip(names, values, strict=True)
+            writer.add_summary(Summary(value=[Summary.Value(tag=tag, simple_value=v) for tag, v in pairs]), step)
+
+    def _write_csv(self, norms: dict[str, Tensor]) -> None:
+        if self._csv is None:
+            return
+        table = torch.cat([norm for quantity, norm in norms.items() if quantity in CSV_QUANTITIES], 1).tolist()
+        line = "%d" + ",%.9g" * len(table[0]) + "\n"
+        self._csv.write("".join(line % (step, *values) for step, values in zip(self._steps, table, strict=True)))
+        self._csv.flush()
+
+    def _close(self, trainer: pl.Trainer) -> None:
+        self.flush(trainer)
+        if self._csv is not None:
+            self._csv.close()
+            self._csv = None
+
+    def _writer(self, trainer: pl.Trainer) -> Any:
+        assert isinstance(trainer.logger, TensorBoardLogger), "the recorder writes TensorBoard's own events"
+        return trainer.logger.experiment
+
+
+def _classifier(module: pl.LightningModule) -> RowClassifier:
+    from rowgrad.module import RowClassifier  # noqa: PLC0415
+
+    assert isinstance(module, RowClassifier)
+    return module
+
+
+def _scaler(trainer: pl.Trainer) -> torch.amp.GradScaler | None:
+    return getattr(trainer.precision_plugin, "scaler", None)
+
+
+def _unscales_itself(optimizer: Optimizer) -> bool:
+    """Whether the optimizer divides by the loss scale inside its step, as torch's fused ones do."""
+    return getattr(optimizer, "_step_supports_amp_scaling", False)

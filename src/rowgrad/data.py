@@ -1,0 +1,313 @@
+"""Data sets and resumable batches: uint8 images that live on the training device, gathered and normalised there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor
+
+from rowgrad.errors import UserError
+from rowgrad.randomness import Draw, hash64
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+SIZE = 28  # H and W of every data set here
+VALIDATION = 5_000
+
+
+class MissingError(UserError):
+    """A data set that is not there and cannot be downloaded."""
+
+
+class Images(NamedTuple):
+    """Images (N, H, W) as uint8 and their classes (N,) as int64."""
+
+    pixels: Tensor
+    labels: Tensor
+
+
+class Splits(NamedTuple):
+    """A data set in three parts that share no image."""
+
+    train: Images
+    val: Images
+    test: Images
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set comes from, and the mean and standard deviation of its training pixels on a scale of 0 to 1."""
+
+    load: Callable[[Path], Splits]
+    mean: float
+    std: float
+
+
+def _torchvision(name: str, root: Path) -> Splits:
+    """A torchvision data set in MNIST's format; missing files are downloaded and their checksums compared."""
+    from torchvision import datasets  # noqa: PLC0415  (takes a second to import)
+
+    try:
+        train, test = (getattr(datasets, name)(root, train=part, download=True) for part in (True, False))
+    except (OSError, RuntimeError) as error:
+        words = str(error).partition("\n")[0].rstrip(":")
+        raise MissingError(f"data.root={root}: {name} can be neither read nor downloaded there ({words}).") from error
+    except (ValueError, AssertionError) as error:
+        raise UserError(f"data.root={root}: {name}'s files are damaged; delete {root / name} and run again.") from error
+    learn = Images(train.data, train.targets.long())
+    return Splits(
+        *(Images(*(part[where] for part in learn)) for where in (slice(-VALIDATION), slice(-VALIDATION, None))),
+        Images(test.data, test.targets.long()),
+    )
+
+
+def _digits(_root: Path) -> Splits:
+    """scikit-learn's 1,797 real handwritten digits of 8x8, resized to 28x28: 1,297, 200 and 300 in a fixed order."""
+    from sklearn.datasets import load_digits  # noqa: PLC0415  (takes a second to import)
+
+    images, labels = load_digits(return_X_y=True)
+    small = torch.from_numpy(images).float().view(-1, 1, 8, 8) * (255 / 16)
+    large = torch.nn.functional.interpolate(small, (SIZE, SIZE), mode="bilinear", align_corners=False)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    pixels = large[order, 0].round().clamp(0, 255).to(torch.uint8)
+    parts = zip(pixels.split([1297, 200, 300]), torch.from_numpy(labels)[order].long().split([1297, 200, 300]), strict=True)
+    return Splits(*(Images(*part) for part in parts))
+
+
+SOURCES = {
+    "mnist": Source(partial(_torchvision, "MNIST"), 0.1307, 0.3081),
+    "fashion_mnist": Source(partial(_torchvision, "FashionMNIST"), 0.2860, 0.3530),
+    "kmnist": Source(partial(_torchvision, "KMNIST"), 0.1918, 0.3483),
+    "digits": Source(_digits, 0.3050, 0.3244),
+}
+
+
+class Batch(NamedTuple):
+    """Some images of one optimizer step.
+
+    Attributes:
+        images: (B, 1, H, W), normalised.
+        labels: (B,), int64.
+        first: place of the first image among all images of the step, over micro-batches and ranks.
+        weight: what the mean loss of this micro-batch is multiplied with, so that the average that Lightning takes over
+            micro-batches and ranks is the mean over the step's images. 1.0 where all are of one size.
+    """
+
+    images: Tensor
+    labels: Tensor
+    first: int
+    weight: float
+
+
+class Resident:
+    """A data set on the training device, from which normalised images are gathered.
+
+    Args:
+        images: the data set.
+        source: where it comes from.
+        device: where it lives.
+        margin: black pixels around each image, so that shifts by up to `margin` pixels are gathers too.
+    """
+
+    def __init__(self, images: Images, source: Source, device: torch.device, margin: int = 0) -> None:
+        padded = torch.nn.functional.pad(images.pixels, (margin,) * 4)
+        self.shape = images.pixels.shape[1:]
+        self.pixels = padded.to(device).flatten()
+        self.labels = images.labels.to(device)
+        self.source = source
+        self.width, self.area = padded.shape[2], padded[0].numel()
+        rows, columns = (torch.arange(n, device=device) for n in self.shape)
+        self.window = (rows[:, None] * self.width + columns).flatten()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def gather(self, corner: Tensor) -> Tensor:
+        """Normalised images (B, 1, H, W) whose upper left pixels stand at the flat positions `corner` (B,)."""
+        grey = self.pixels[corner[:, None] + self.window].float()
+        return grey.div_(255).sub_(self.source.mean).div_(self.source.std).view(-1, 1, *self.shape)
+
+
+class TrainLoader:
+    """Batches whose order and shifts are a pure function of (seed, epoch), with a position that can be restored.
+
+    Consecutive micro-batches of one optimizer step, rank after rank, are consecutive in the epoch's order, so the same
+    images make a step in whatever way it is cut.
+
+    Args:
+        data: the training images; their margin is the largest shift.
+        batch_size: images of one micro-batch on one rank.
+        seed: the run's seed.
+        accumulate: micro-batches of one optimizer step.
+        rank: which of the processes this is.
+        world: how many processes there are.
+    """
+
+    def __init__(
+        self, data: Resident, batch_size: int, seed: int, *, accumulate: int = 1, rank: int = 0, world: int = 1
+    ) -> None:
+        self.data, self.seed, self.accumulate, self.rank, self.world = data, seed, accumulate, rank, world
+        self.edges = [*range(0, len(data), batch_size * world), len(data)]
+        if len(self.edges) > 2 and self.edges[-1] - self.edges[-2] < world:  # noqa: PLR2004
+            del self.edges[-2]  # too few images for every rank: they join the batch before
+        self.epoch = 0
+        self.position = 0
+
+    def __len__(self) -> int:
+        return len(self.edges) - 1
+
+    def __iter__(self) -> Iterator[Batch]:
+        order, corner = self._epoch_order()
+        while self.position < len(self):
+            start, end = self.edges[self.position : self.position + 2]
+            window = self.position - self.position % self.accumulate
+            window_start, window_end = self.edges[window], self.edges[min(window + self.accumulate, len(self))]
+            mine = start + (end - start) * self.rank // self.world, start + (end - start) * (self.rank + 1) // self.world
+            share = (mine[1] - mine[0]) / (window_end - window_start)
+            self.position += 1  # before the yield: a state saved during this batch's step goes on with the next
+            yield Batch(
+                self.data.gather(corner[slice(*mine)]),
+                self.data.labels[order[slice(*mine)]],
+                mine[0] - window_start,
+                share * self.accumulate * self.world,
+            )
+        self.epoch, self.position = self.epoch + 1, 0
+
+    def _epoch_order(self) -> tuple[Tensor, Tensor]:
+        """The epoch's order of images (N,) and where the upper left pixel of each is, shifted by up to the margin."""
+        device, count = self.data.labels.device, len(self.data)
+        generator = torch.Generator().manual_seed(hash64(self.seed, self.epoch, "order"))
+        order = torch.randperm(count, generator=generator).to(device)
+        reach = self.data.width - self.data.shape[1] + 1
+        chosen = Draw(self.seed, self.epoch).uniform("shift", (count, 2), device).mul_(reach).long()
+        return order, order * self.data.area + chosen[:, 0] * self.data.width + chosen[:, 1]
+
+    def state_dict(self) -> dict[str, int]:
+        """Epoch and position of the next batch."""
+        return {"epoch": self.epoch, "position": self.position}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Goes on where `state_dict` was called."""
+        self.epoch, self.position = state["epoch"], state["position"]
+
+
+class EvalLoader:
+    """The images in their own order, each once; ranks take turns by batch."""
+
+    def __init__(self, data: Resident, batch_size: int, *, rank: int = 0, world: int = 1) -> None:
+        starts = range(0, len(data), batch_size)
+        self.data, self.batch_size, self.starts = data, batch_size, starts[rank::world]
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    def __iter__(self) -> Iterator[Batch]:
+        device = self.data.labels.device
+        for start in self.starts:
+            labels = self.data.labels[start : start + self.batch_size]
+            corner = torch.arange(start, start + len(labels), device=device) * self.data.area
+            yield Batch(self.data.gather(corner), labels, start, 1.0)
+
+
+class ImageData(pl.LightningDataModule):
+    """One of `SOURCES`, resident on the training device.
+
+    Args:
+        name: which data set.
+        root: folder of the downloaded files.
+        fallback: data set to use where `name` cannot be had, or None for an error.
+        batch_size: images of one micro-batch on one rank.
+        shift: training images are shifted by up to so many pixels in each direction.
+        seed: the run's seed.
+        eval_batch_size: images of one batch in validation and test.
+
+    Attributes:
+        name: the data set that is really used.
+        missing: why `name` could not be had and the fallback is used, else None.
+
+    Raises:
+        UserError: a value that is not accepted, or data that cannot be had.
+    """
+
+    height = SIZE
+    width = SIZE
+    classes = 10
+
+    def __init__(
+        self,
+        name: str,
+        root: str,
+        fallback: str | None,
+        batch_size: int,
+        shift: int = 0,
+        seed: int = 0,
+        eval_batch_size: int = 500,
+    ) -> None:
+        super().__init__()
+        for key, value in {"data.name": name, "data.fallback": fallback}.items():
+            if value is not None and value not in SOURCES:
+                raise UserError(f"{key}={value} is unknown. Accepted: {', '.join(SOURCES)}.")
+        numbers = {"batch_size": (batch_size, 1), "shift": (shift, 0), "eval_batch_size": (eval_batch_size, 1)}
+        for key, (value, least) in numbers.items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UserError(f"data.{key}={value} is not a whole number of at least {least}.")
+        self.root, self.batch_size, self.shift, self.seed = Path(root), batch_size, shift, seed
+        self.eval_batch_size = eval_batch_size
+        self.missing: str | None = None
+        try:
+            self.name, self.splits = name, SOURCES[name].load(self.root)
+        except MissingError as error:
+            if fallback is None or fallback == name:
+                raise
+            self.missing = str(error)
+            self.name, self.splits = fallback, SOURCES[fallback].load(self.root)
+        self.source = SOURCES[self.name]
+        if batch_size > len(self.splits.train.labels):
+            raise UserError(
+                f"data.batch_size={batch_size} is larger than the {len(self.splits.train.labels)} training images of"
+                f" {self.name}."
+            )
+
+    @property
+    def black(self) -> float:
+        """The value of a black pixel in normalised units."""
+        return -self.source.mean / self.source.std
+
+    def train_dataloader(self) -> TrainLoader:
+        """The training images on the trainer's device."""
+        trainer = self._trainer()
+        return TrainLoader(
+            self._resident(self.splits.train, self.shift),
+            self.batch_size,
+            self.seed,
+            accumulate=trainer.accumulate_grad_batches,
+            rank=trainer.global_rank,
+            world=trainer.world_size,
+        )
+
+    def val_dataloader(self) -> EvalLoader:
+        """The validation images on the trainer's device."""
+        return self._eval(self.splits.val)
+
+    def test_dataloader(self) -> EvalLoader:
+        """The test images on the trainer's device."""
+        return self._eval(self.splits.test)
+
+    def _eval(self, images: Images) -> EvalLoader:
+        trainer = self._trainer()
+        return EvalLoader(
+            self._resident(images), self.eval_batch_size, rank=trainer.global_rank, world=trainer.world_size
+        )
+
+    def _resident(self, images: Images, margin: int = 0) -> Resident:
+        return Resident(images, self.source, self._trainer().strategy.root_device, margin)
+
+    def _trainer(self) -> pl.Trainer:
+        assert self.trainer is not None, "the trainer calls this"
+        return self.trainer

@@ -1,0 +1,121 @@
+"""The LightningModule: row parameter θ, scenario, tap τ, network, loss.
+
+    u = x + θ,  v = scenario(u),  z = v + τ,  L = mean cross-entropy(network(z), labels)
+
+θ taps the gradient before the scenario's cut and τ after it; broadcasting sums both over the batch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torchmetrics.classification import MulticlassAccuracy
+
+from rowgrad.errors import UserError
+from rowgrad.randomness import Draw
+
+if TYPE_CHECKING:
+    from lightning.pytorch.utilities.types import OptimizerLRScheduler
+    from torch.optim import Optimizer
+
+    from rowgrad.data import Batch
+    from rowgrad.optimizers import Recipe
+    from rowgrad.scenario import Scenario
+
+
+class RowClassifier(pl.LightningModule):
+    """A classifier in which every image row is a trainable input.
+
+    Logs `val/acc`, `val/loss`, `test/acc`, `test/loss` and `test/acc_operated` (the test images put through the
+    scenario as in training, with probability 1).
+
+    Args:
+        network: images (B, 1, H, W) -> logits (B, classes).
+        scenario: what happens to the rows.
+        recipe: optimizer and schedule.
+        height: H of the images.
+        width: W of the images.
+        classes: number of classes.
+        label_smoothing: of the training loss, from 0 to 1 (Szegedy et al., arXiv:1512.00567).
+        seed: the run's seed.
+
+    Attributes:
+        rows: θ, (H, W), zero at start, learnt.
+        tap: τ, (H, W), always zero, never learnt. Without `tap.requires_grad` (the recorder switches it on) it is left
+            out of the sum.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        scenario: Scenario,
+        recipe: Recipe,
+        *,
+        height: int,
+        width: int,
+        classes: int,
+        label_smoothing: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise UserError(f"model.label_smoothing={label_smoothing} is not a number from 0 to below 1.")
+        self.network = network
+        self.scenario = scenario
+        self.recipe = recipe
+        self.label_smoothing = label_smoothing
+        self.seed = seed
+        self.rows = nn.Parameter(torch.zeros(height, width))
+        self.tap = nn.Parameter(torch.zeros(height, width), requires_grad=False)
+        metrics = ("val_acc", "test_acc", "test_acc_operated")
+        self.accuracy = nn.ModuleDict({name: MulticlassAccuracy(classes, average="micro") for name in metrics})
+
+    def forward(self, images: Tensor, draw: Draw) -> Tensor:
+        """Normalised images x (B, 1, H, W) -> logits (B, classes)."""
+        seen = self.scenario(images + self.rows, draw)
+        return self.network(seen + self.tap if self.tap.requires_grad else seen)
+
+    def training_step(self, batch: Batch, _batch_idx: int) -> Tensor:
+        """The micro-batch's share of the loss of one optimizer step."""
+        logits = self(batch.images, Draw(self.seed, self.global_step, batch.first))
+        loss = cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
+        return loss if batch.weight == 1 else loss * batch.weight
+
+    def on_before_zero_grad(self, optimizer: Optimizer) -> None:  # noqa: ARG002
+        """Clears τ's gradient, which no optimizer does."""
+        self.tap.grad = None
+
+    def validation_step(self, batch: Batch, _batch_idx: int) -> None:
+        """Logs `val/loss` and `val/acc`."""
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: Batch, _batch_idx: int) -> None:
+        """Logs `test/loss`, `test/acc` and `test/acc_operated`."""
+        self._evaluate("test", batch)
+        operated = self.scenario.routed(batch.images + self.rows, self._evaluation_draw(batch), 1.0)
+        self._log_accuracy("test_acc_operated", "test/acc_operated", self.network(operated), batch)
+
+    def _evaluate(self, stage: str, batch: Batch) -> None:
+        logits = self(batch.images, self._evaluation_draw(batch))
+        loss = cross_entropy(logits, batch.labels)
+        self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=len(batch.labels), sync_dist=True)
+        self._log_accuracy(f"{stage}_acc", f"{stage}/acc", logits, batch)
+
+    def _log_accuracy(self, metric: str, tag: str, logits: Tensor, batch: Batch) -> None:
+        accuracy = self.accuracy[metric]
+        accuracy.update(logits, batch.labels)
+        self.log(tag, accuracy, on_epoch=True, batch_size=len(batch.labels), prog_bar=tag == "val/acc")
+
+    def _evaluation_draw(self, batch: Batch) -> Draw:
+        """Evaluation draws the same numbers every time, others than any training step."""
+        return Draw(self.seed, -1, batch.first)
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """θ and the network's weights, by the recipe. τ is left out."""
+        steps = int(self.trainer.estimated_stepping_batches)
+        optimizer, schedule = self.recipe.build(self.network, self.rows, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,195 @@
+"""What a scenario does to its rows: pure functions of images (B, 1, H, W) in normalised units, and their names.
+
+An operation sees whole images; the scenario uses its selected rows only. To add one: a frozen dataclass with
+`__call__(images, draw)` and `phrase`, and a line in `OPERATIONS`.
+"""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import torch
+from torch import Tensor
+
+from rowgrad.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rowgrad.randomness import Draw
+
+
+class Operation(Protocol):
+    """Images (B, 1, H, W) and the step's randomness -> images of the same shape."""
+
+    @property
+    def phrase(self) -> str:
+        """What is done to the rows, as a past participle: "shifted by +1"."""
+        ...
+
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """The images as they are."""
+
+    phrase: str = "left as they are"
+
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:  # noqa: ARG002
+        return images
+
+
+@dataclass(frozen=True)
+class Shift:
+    """x + offset."""
+
+    offset: float = 1.0
+
+    @property
+    def phrase(self) -> str:
+        return f"shifted by {self.offset:+g}"
+
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:  # noqa: ARG002
+        return images + self.offset
+
+
+@dataclass(frozen=True)
+class Scale:
+    """x · factor."""
+
+    factor: float = 2.0
+
+    @property
+    def phrase(self) -> str:
+        return f"scaled by {self.factor:g}"
+
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:  # noqa: ARG002
+        return images * self.factor
+
+
+@dataclass(frozen=True)
+class Noise:
+    """x + std · ε with ε ~ N(0, 1) for every pixel of every image."""
+
+    std: float = 1.0
+
+    @property
+    def phrase(self) -> str:
+        return f"given noise of standard deviation {self.std:g}"
+
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:
+        return images + self.std * draw.normal("noise", tuple(images.shape), images.device).to(images.dtype)
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Each row from right to left."""
+
+    phrase: str = "flipped from left to right"
+
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:  # noqa: ARG002
+        return images.flip(-1)
+
+
+@dataclass(frozen=True)
+class Blur:
+    """torchvision's Gaussian blur with a kernel that reaches three standard deviations."""
+
+    sigma: float = 1.0
+
+    @property
+    def phrase(self) -> str:
+        return f"blurred with σ = {self.sigma:g} pixels"
+
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:  # noqa: ARG002
+        from torchvision.transforms.v2 import functional  # noqa: PLC0415  (torchvision takes a second to import)
+
+        size = 2 * min(round(3 * self.sigma), (min(images.shape[-2:]) - 1) // 2) + 1
+        return functional.gaussian_blur(images, [size, size], [self.sigma, self.sigma])
+
+
+@dataclass(frozen=True)
+class Erase:
+    """One grey value everywhere, in normalised units: 0 is the data set's mean grey."""
+
+    value: float = 0.0
+
+    @property
+    def phrase(self) -> str:
+        return f"erased to {self.value:g}"
+
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:  # noqa: ARG002
+        return torch.full_like(images, self.value)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Any function of images, such as a `torchvision.transforms.v2` transform.
+
+    torchvision draws a random transform's parameters once a call, so all images of a step share them; they are a
+    function of (seed, step).
+    """
+
+    function: Callable[[Tensor], Tensor]
+
+    @property
+    def phrase(self) -> str:
+        return f"put through {self.function}"
+
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:
+        with draw.torch_seeded("transform", images.device):
+            return self.function(images)
+
+
+OPERATIONS: dict[str, type[Operation]] = {
+    "none": Unchanged,
+    "shift": Shift,
+    "scale": Scale,
+    "noise": Noise,
+    "flip": Flip,
+    "blur": Blur,
+    "erase": Erase,
+}
+ACCEPTED = f"{', '.join(OPERATIONS)}, each with its number (shift 1, blur 0.5), or a torchvision.transforms.v2 name"
+
+
+def read_operation(spec: str | Callable[[Tensor], Tensor]) -> Operation:
+    """Makes an operation from its text.
+
+    Args:
+        spec: a name and its numbers (`shift 1`, `flip`, `RandomRotation 30`), or a function of images.
+
+    Raises:
+        UserError: an unknown name, or numbers that the operation does not take.
+    """
+    if not isinstance(spec, str):
+        if callable(spec):
+            return Transform(spec)
+        raise UserError(f"scenario.operation={spec} is not an operation. Accepted: {ACCEPTED}.")
+    name, *words = spec.split() or [""]
+    try:
+        numbers = [float(word) for word in words]
+    except ValueError:
+        raise UserError(f"scenario.operation={spec}: after the name come numbers. Accepted: {ACCEPTED}.") from None
+    if name not in OPERATIONS:
+        return Transform(_torchvision_transform(name, numbers, spec))
+    kind = OPERATIONS[name]
+    takes = [field for field in inspect.signature(kind).parameters if field != "phrase"]
+    if len(numbers) > len(takes):
+        raise UserError(f"scenario.operation={spec}: {name} takes {' '.join(takes) or 'no number'}.")
+    return kind(*numbers)
+
+
+def _torchvision_transform(name: str, numbers: list[float], spec: str) -> Callable[[Tensor], Tensor]:
+    from torchvision.transforms import v2  # noqa: PLC0415
+
+    kind = getattr(v2, name, None) if name.isidentifier() else None
+    if not (isinstance(kind, type) and issubclass(kind, v2.Transform)):
+        raise UserError(f"scenario.operation={spec}: there is no operation {name!r}. Accepted: {ACCEPTED}.")
+    try:
+        return kind(*(int(n) if n.is_integer() else n for n in numbers))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"scenario.operation={spec}: torchvision's {name} says: {error}") from error

@@ -1,0 +1,78 @@
+"""The row grammar: `"0:14"` -> which of H image rows are meant. Row 0 is the top.
+
+`all`, `none`, `5`, `-1`, `0:14`, `::2` and lists of these, with Python's slice rules.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+
+from rowgrad.errors import UserError
+
+RowSpec = str | int | Sequence["str | int"]
+
+GRAMMAR = "all, none, an index (5, -1), a slice (0:14, ::2) or a list of these ([0:3,-1])"
+_INDEX = re.compile(r"[+-]?\d+")
+_SLICE = re.compile(r"([+-]?\d+)?:([+-]?\d+)?(?::([+-]?\d+)?)?")
+
+
+def select_rows(spec: RowSpec, height: int) -> tuple[bool, ...]:
+    """Reads a row selection.
+
+    Args:
+        spec: the selection in the row grammar.
+        height: H, the number of rows of an image.
+
+    Returns:
+        H booleans, true for the rows that are meant.
+
+    Raises:
+        UserError: malformed, an index outside 0...H-1 (after counting negative ones from the end), or a selection that
+            names no row without saying `none`.
+    """
+    parts = [spec] if isinstance(spec, str | int) else list(spec)
+    if not parts:
+        raise UserError(f"scenario.rows=[] names no row; for no row write none. Accepted: {GRAMMAR}.")
+    chosen = {row for part in parts for row in _one(part, height)}
+    return tuple(row in chosen for row in range(height))
+
+
+def _one(part: str | int, height: int) -> range:
+    text = str(part).strip()
+    rows = range(height)
+    if text == "all":
+        return rows
+    if text == "none":
+        return rows[:0]
+    if isinstance(part, bool) or not (_INDEX.fullmatch(text) or _SLICE.fullmatch(text)):
+        raise UserError(f"scenario.rows={text} is not a row selection. Accepted: {GRAMMAR}.")
+    limits = f"an image has {height} rows, 0 to {height - 1} (or -{height} to -1 from the bottom)"
+    if _INDEX.fullmatch(text):
+        index = int(text)
+        if not -height <= index < height:
+            # YAML 1.1 reads an unquoted 14:28 as the base-60 number 868.
+            hint = f'; in a YAML file write "{index // 60}:{index % 60}" in quotes' if index > height else ""
+            raise UserError(f"scenario.rows={text} is out of range: {limits}{hint}.")
+        return rows[index : index + 1 or None]
+    start, stop, step = (int(n) if n else None for n in _SLICE.fullmatch(text).groups())  # type: ignore[union-attr]
+    if step == 0:
+        raise UserError(f"scenario.rows={text}: a slice's step cannot be 0.")
+    selected = rows[start:stop:step]
+    if not selected:
+        raise UserError(f"scenario.rows={text} names no row: {limits}. For no row write none.")
+    return selected
+
+
+def name_rows(selected: Sequence[bool]) -> str:
+    """Says a selection in words: `rows 0-13`, `row 5`, `rows 0-2, 7`, `all rows`, `no row` (with en dashes)."""
+    indices = [row for row, chosen in enumerate(selected) if chosen]
+    if not indices:
+        return "no row"
+    if len(indices) == len(selected):
+        return "all rows"
+    starts = [indices[0]] + [b for a, b in pairwise(indices) if b > a + 1]
+    ends = [a for a, b in pairwise(indices) if b > a + 1] + [indices[-1]]
+    spans = [f"{a}" if a == b else f"{a}–{b}" for a, b in zip(starts, ends, strict=True)]
+    return ("row " if len(indices) == 1 else "rows ") + ", ".join(spans)
