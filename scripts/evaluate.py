@@ -1,21 +1,33 @@
-"""Tests a trained run again: `python scripts/evaluate.py RUN [--scenario augment]`."""
+"""Tests a trained run again: `python scripts/evaluate.py RUN` prints the same numbers as the run reported."""
 
 import argparse
+import json
 from pathlib import Path
 
-from rowgrad.errors import report_plainly
+from hydra import compose, initialize_config_dir
+
+from rowgrad.errors import UserError, report_plainly
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def main() -> None:
     """Prints the test metrics as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="a run's folder (its last weights), or a checkpoint in it")
-    parser.add_argument("--scenario", help="put the test images through this scenario of configs/scenario instead")
+    parser.add_argument("--scenario", metavar="NAME", help="put the rows through this scenario instead of the run's own")
     arguments = parser.parse_args()
+    scenario = None
+    if arguments.scenario:
+        names = sorted(path.stem for path in (CONFIGS / "scenario").glob("*.yaml"))
+        if arguments.scenario not in names:
+            raise UserError(f"there is no scenario {arguments.scenario}. Accepted: {', '.join(names)}.")
+        with initialize_config_dir(str(CONFIGS)):
+            scenario = compose("train", [f"scenario={arguments.scenario}"]).scenario
 
-    from rowgrad.run import evaluate  # noqa: PLC0415  (so that --help answers at once)
+    from rowgrad.run import evaluate, load  # noqa: PLC0415  (so that --help and typing mistakes answer at once)
 
-    evaluate(arguments.run, arguments.scenario)
+    print(json.dumps(evaluate(*load(arguments.run, scenario)), indent=2))
 
 
 if __name__ == "__main__":

@@ -9,11 +9,8 @@ from omegaconf import DictConfig
 
 from rowgrad.errors import report_plainly
 
-# What a config may instantiate.
-TARGETS = ["rowgrad.*", "torch.optim.*", "torch.nn.*", "torchvision.transforms.v2.*", "lightning.pytorch.*"]
 
-
-@hydra.main(config_path="../configs", config_name="train", execution_whitelist=TARGETS)
+@hydra.main(config_path="../configs", config_name="train")
 def main(config: DictConfig) -> None:
     """One run."""
     from rowgrad.run import train  # noqa: PLC0415  (so that --help and typing mistakes answer at once)

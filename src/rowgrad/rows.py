@@ -53,7 +53,7 @@ def _one(part: str | int, height: int) -> range:
         index = int(text)
         if not -height <= index < height:
             # YAML 1.1 reads an unquoted 14:28 as the base-60 number 868.
-            hint = f'; in a YAML file write "{index // 60}:{index % 60}" in quotes' if index > height else ""
+            hint = f'; in a YAML file write "{index // 60}:{index % 60}" in quotes' if index >= 60 else ""
             raise UserError(f"scenario.rows={text} is out of range: {limits}{hint}.")
         return rows[index : index + 1 or None]
     start, stop, step = (int(n) if n else None for n in _SLICE.fullmatch(text).groups())  # type: ignore[union-attr]

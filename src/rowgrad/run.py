@@ -7,6 +7,8 @@ import logging
 import platform
 import shutil
 import sys
+import warnings
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,8 +34,17 @@ from rowgrad.scenario import Scenario
 if TYPE_CHECKING:
     from rowgrad.data import ImageData
 
+# Lightning 2.6 uses a name that torch deprecates; whoever runs this can do nothing about it.
+warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
 # Lightning greets at length; its warnings are shown.
 logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+
+# What a config may name as a _target_. Networks and operations of your own: add their package.
+make = partial(
+    instantiate,
+    _convert_="all",
+    _execution_whitelist_=["rowgrad.*", "torch.*", "torchvision.transforms.v2.*", "lightning.pytorch.*"],
+)
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "tensorboard", "rowgrad")
 Summary = dict[str, Any]
@@ -47,13 +58,13 @@ def build(config: DictConfig) -> tuple[ImageData, RowClassifier]:
     """
     if isinstance(config.seed, bool) or not isinstance(config.seed, int) or config.seed < 0:
         raise UserError(f"seed={config.seed} is not a whole number of at least 0.")
-    data: ImageData = instantiate(config.data, seed=config.seed)
+    data: ImageData = make(config.data, seed=config.seed)
     shape = {"height": data.height, "width": data.width}
-    scenario = Scenario(**instantiate(config.scenario, _convert_="all"), height=data.height, black=data.black)
-    recipe = instantiate(config.optimizer, _convert_="all")
+    scenario = Scenario(**make(config.scenario), height=data.height, black=data.black)
+    recipe = make(config.optimizer)
     pl.seed_everything(config.seed, verbose=False)
     model = dict(config.model)
-    network = instantiate(model.pop("network"), **shape, classes=data.classes)
+    network = make(model.pop("network"), **shape, classes=data.classes)
     return data, RowClassifier(network, scenario, recipe, **shape, classes=data.classes, seed=config.seed, **model)
 
 
@@ -72,22 +83,22 @@ def train(config: DictConfig, folder: Path) -> Summary:
     """
     data, module = build(config)
     config.data.name = data.name  # the data set that is really used: evaluation must find the same
-    folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(config, folder / "config.yaml", resolve=True)
-    console = Console()
-    if data.missing:
-        console.print(_fallback_notice(data))
     logger = TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)
     stop, timer = GracefulStop(), Timer()
-    watchers = [instantiate(callback, _convert_="all") for callback in config.callbacks.values() if callback]
-    trainer: pl.Trainer = instantiate(
+    watchers = [make(callback) for callback in config.callbacks.values() if callback]
+    trainer: pl.Trainer = make(
         config.trainer,
         callbacks=[*watchers, timer, stop],
         logger=logger,
         default_root_dir=str(folder),
         plugins=[AtomicCheckpointIO()],
     )
+    console = Console(quiet=not trainer.is_global_zero)
+    if data.missing:
+        console.print(_fallback_notice(data))
     if trainer.is_global_zero:
+        folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(config, folder / "config.yaml", resolve=True)
         logger.experiment.add_text("scenario", module.scenario.sentence())
         logger.experiment.add_text("data", data.missing or data.name)
     summary: Summary = {
@@ -116,22 +127,24 @@ def train(config: DictConfig, folder: Path) -> Summary:
         raise
     finally:
         summary |= {"train/steps": trainer.global_step, "train/seconds": round(timer.time_elapsed("train"), 3)}
-        summary |= _cut(folder)
         if trainer.is_global_zero:
+            recorded = _recorded(folder)
+            summary["cut_fraction"] = None if recorded is None else float(cut_fraction(*recorded).mean())
             _write_json(folder / "summary.json", summary)
             logger.finalize("success")
+    if data.missing:
+        console.print(_fallback_notice(data))
     if trainer.is_global_zero:
-        if data.missing:
-            console.print(_fallback_notice(data))
-        console.print(_closing_lines(summary, folder, _cut_words(folder)), soft_wrap=True)
+        console.print(_closing_lines(summary, folder, module.scenario, _cut_words(recorded)), soft_wrap=True)
     return summary
 
 
-def load(path: Path) -> tuple[DictConfig, ImageData, RowClassifier]:
+def load(path: Path, scenario: DictConfig | None = None) -> tuple[DictConfig, ImageData, RowClassifier]:
     """Config, data and trained model of a run.
 
     Args:
         path: the run's folder (its last weights are taken), or one of its checkpoints.
+        scenario: what the rows are put through, in place of the run's own scenario.
 
     Raises:
         UserError: there is no run, or its checkpoint does not fit.
@@ -143,6 +156,8 @@ def load(path: Path) -> tuple[DictConfig, ImageData, RowClassifier]:
             raise UserError(f"{path} is not a run's folder or checkpoint: there is no {needed}.")
     config = OmegaConf.load(folder / "config.yaml")
     assert isinstance(config, DictConfig)
+    if scenario is not None:
+        config.scenario = scenario
     data, module = build(config)
     try:
         state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
@@ -154,15 +169,9 @@ def load(path: Path) -> tuple[DictConfig, ImageData, RowClassifier]:
 
 
 def evaluate(config: DictConfig, data: ImageData, module: RowClassifier) -> Summary:
-    """Test metrics of a model, by the names that a run reports them under."""
-    keys = ("accelerator", "devices", "precision")
-    trainer = pl.Trainer(
-        **{key: config.trainer[key] for key in keys},
-        logger=False,
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-    )
+    """Test metrics of a model, under the names that a run reports."""
+    keys = ("_target_", "accelerator", "devices", "precision", "deterministic", "enable_model_summary")
+    trainer: pl.Trainer = make({key: config.trainer[key] for key in keys}, logger=False, enable_checkpointing=False)
     trainer.test(module, datamodule=data, verbose=False)
     return _metrics(trainer)
 
@@ -190,13 +199,7 @@ def _recorded(folder: Path) -> tuple[torch.Tensor, torch.Tensor] | None:
     return (parts[0], parts[1]) if all(part.numel() for part in parts) else None
 
 
-def _cut(folder: Path) -> Summary:
-    recorded = _recorded(folder)
-    return {"cut_fraction": None if recorded is None else float(cut_fraction(*recorded).mean())}
-
-
-def _cut_words(folder: Path) -> str:
-    recorded = _recorded(folder)
+def _cut_words(recorded: tuple[torch.Tensor, torch.Tensor] | None) -> str:
     if recorded is None:
         return "not recorded"
     steps = len(recorded[0])
@@ -208,11 +211,12 @@ def _cut_words(folder: Path) -> str:
     return words + (f"; {name_rows(sometimes.tolist())} at some of them" if sometimes.any() else "")
 
 
-def _closing_lines(summary: Summary, folder: Path, cut: str) -> str:
+def _closing_lines(summary: Summary, folder: Path, scenario: Scenario, cut: str) -> str:
     lines = {}
     if "test/acc" in summary:
-        operated = f"   ({summary['test/acc_operated']:.2%} with the scenario at work in every image)"
-        lines["test accuracy"] = f"[bold]{summary['test/acc']:.2%}[/]" + operated
+        operated = f"; {summary['test/acc_operated']:.2%} with the rows {scenario.operation.phrase} in every image"
+        changed = scenario.route == "replace" and not scenario.idle
+        lines["test accuracy"] = f"[bold]{summary['test/acc']:.2%}[/]" + (operated if changed else "")
     else:
         lines["status"] = f"[bold]{summary['status']}[/] after step {summary['train/steps']}; not tested"
     lines["cut"] = cut
