@@ -198,21 +198,20 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """The images in their own order, each once; ranks take turns by batch."""
+    """The images in their own order, each once; with several ranks each has its own part."""
 
     def __init__(self, data: Resident, batch_size: int, *, rank: int = 0, world: int = 1) -> None:
-        starts = range(0, len(data), batch_size)
-        self.data, self.batch_size, self.starts = data, batch_size, starts[rank::world]
+        self.data, self.batch_size = data, batch_size
+        self.part = range(len(data))[len(data) * rank // world : len(data) * (rank + 1) // world]
 
     def __len__(self) -> int:
-        return len(self.starts)
+        return -(-len(self.part) // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        device = self.data.labels.device
-        for start in self.starts:
-            labels = self.data.labels[start : start + self.batch_size]
-            corner = torch.arange(start, start + len(labels), device=device) * self.data.area
-            yield Batch(self.data.gather(corner), labels, start, 1.0)
+        for begin in range(0, len(self.part), self.batch_size):
+            index = self.part[begin : begin + self.batch_size]
+            corner = torch.arange(index.start, index.stop, device=self.data.labels.device) * self.data.area
+            yield Batch(self.data.gather(corner), self.data.labels[index.start : index.stop], index.start, 1.0)
 
 
 class ImageData(pl.LightningDataModule):

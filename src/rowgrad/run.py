@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 # Lightning 2.6 uses a name that torch deprecates; whoever runs this can do nothing about it.
 warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
 # Lightning greets at length; its warnings are shown.
-logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+for name in ("lightning.pytorch", "lightning.fabric"):
+    logging.getLogger(name).setLevel(logging.WARNING)
 
 # What a config may name as a _target_. Networks and operations of your own: add their package.
 make = partial(
@@ -191,7 +192,10 @@ def _recorded(folder: Path) -> tuple[torch.Tensor, torch.Tensor] | None:
         return None
     with file.open(encoding="utf-8") as lines:
         names = next(lines).strip().split(",")
-        table = torch.from_numpy(np.loadtxt(lines, delimiter=",", ndmin=2))
+        content = lines.readlines()
+    if not content:
+        return None
+    table = torch.from_numpy(np.loadtxt(content, delimiter=",", ndmin=2))
     parts = [
         table[:, [i for i, name in enumerate(names) if name.startswith(prefix)]]
         for prefix in ("row_grad_norm/", "input_grad_norm/")
