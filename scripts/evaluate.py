@@ -15,7 +15,7 @@ def main() -> None:
     """Prints the test metrics as JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="a run's folder (its last weights), or a checkpoint in it")
-    parser.add_argument("--scenario", metavar="NAME", help="put the rows through this scenario instead of the run's own")
+    parser.add_argument("--scenario", metavar="NAME", help="put the rows through this scenario, not the run's own")
     arguments = parser.parse_args()
     scenario = None
     if arguments.scenario:
@@ -25,7 +25,7 @@ def main() -> None:
         with initialize_config_dir(str(CONFIGS)):
             scenario = compose("train", [f"scenario={arguments.scenario}"]).scenario
 
-    from rowgrad.run import evaluate, load  # noqa: PLC0415  (so that --help and typing mistakes answer at once)
+    from rowgrad.run import evaluate, load  # late, so that --help and typing mistakes answer at once
 
     print(json.dumps(evaluate(*load(arguments.run, scenario)), indent=2))
 

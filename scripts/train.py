@@ -13,7 +13,7 @@ from rowgrad.errors import report_plainly
 @hydra.main(config_path="../configs", config_name="train")
 def main(config: DictConfig) -> None:
     """One run."""
-    from rowgrad.run import train  # noqa: PLC0415  (so that --help and typing mistakes answer at once)
+    from rowgrad.run import train  # late, so that --help and typing mistakes answer at once
 
     summary = train(config, Path(HydraConfig.get().runtime.output_dir))
     if summary["status"] == "interrupted":

@@ -7,12 +7,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 PROJECT = Path(__file__).resolve().parents[1]
 CONFIGS = PROJECT / "configs"
@@ -36,7 +39,8 @@ def run(tmp_path, device):
     from rowgrad.run import train
 
     def run_(*overrides: str, name: str = "run") -> Path:
-        basics = ["data=digits", f"trainer.accelerator={device}", "callbacks.progress=null", "trainer.deterministic=true"]
+        basics = ["data=digits", "callbacks.progress=null", "trainer.deterministic=true"]
+        basics.append(f"trainer.accelerator={device}")
         train(configure(*basics, *overrides), tmp_path / name)
         return tmp_path / name
 
@@ -44,7 +48,7 @@ def run(tmp_path, device):
 
 
 @pytest.fixture
-def mnist(monkeypatch) -> Path:
+def mnist() -> Path:
     """Real MNIST. Skipped only where nobody said where it is."""
     root = os.environ.get("MNIST_ROOT")
     if root is None:

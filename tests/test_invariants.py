@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from itertools import pairwise
 
 import lightning.pytorch as pl
 import pytest
@@ -13,6 +14,7 @@ from lightning.pytorch.plugins.precision import MixedPrecision
 from oracle import row_and_input_gradients
 
 from rowgrad.callbacks import RowGradientRecorder
+from rowgrad.randomness import Draw
 from rowgrad.run import build
 
 pytestmark = pytest.mark.gpu
@@ -52,8 +54,6 @@ class Tape(pl.Callback):
         if not self.steps or self.steps[-1]["step"] != trainer.global_step:
             start = {"theta": module.rows.detach().clone(), "network": copy.deepcopy(module.network)}
             self.steps.append({"step": trainer.global_step, **start, "images": [], "labels": [], "hit": []})
-        from rowgrad.randomness import Draw
-
         draw = Draw(module.seed, trainer.global_step, batch.first)
         changed = module.scenario.observed(batch.images, draw) != batch.images
         for key, value in {"images": batch.images, "labels": batch.labels, "hit": changed.flatten(1).any(1)}.items():
@@ -82,20 +82,19 @@ def fit(folder, device, *overrides, recorder=None, **trainer):
 
 def expected(module, steps, told):
     """The oracle's norms and losses for every step on the tape."""
-    results = []
-    for step in steps:
-        results.append(
-            row_and_input_gradients(
-                step["network"],
-                torch.cat(step["images"]),
-                torch.cat(step["labels"]),
-                step["theta"],
-                **told,
-                hit=torch.cat(step["hit"]).tolist(),
-                black=module.scenario.black,
-                smoothing=module.label_smoothing,
-            )
+    results = [
+        row_and_input_gradients(
+            step["network"],
+            torch.cat(step["images"]),
+            torch.cat(step["labels"]),
+            step["theta"],
+            **told,
+            hit=torch.cat(step["hit"]).tolist(),
+            black=module.scenario.black,
+            smoothing=module.label_smoothing,
         )
+        for step in steps
+    ]
     rows, inputs, losses = zip(*results, strict=True)
     return torch.stack(rows).double(), torch.stack(inputs).double(), torch.tensor(losses)
 
@@ -220,9 +219,9 @@ def test_6_mixed_precision_gives_the_norms_to_its_tolerance(tmp_path, device, pr
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # torch's, when the first step is skipped
 def test_6_a_step_that_the_scaler_skips_is_not_recorded(tmp_path, device):
     plugin = MixedPrecision("16-mixed", device, torch.amp.GradScaler(device, init_scale=2.0**40))
-    module, steps = fit(tmp_path, device, "scenario=baseline", *MLP, plugins=[plugin], max_steps=40)
+    _, steps = fit(tmp_path, device, "scenario=baseline", *MLP, plugins=[plugin], max_steps=40)
     recorded = [step for step, _ in events(tmp_path)["train/loss"]]
-    moved = [s["step"] for s, after in zip(steps, steps[1:], strict=False) if not s["theta"].equal(after["theta"])]
+    moved = [s["step"] for s, after in pairwise(steps) if not s["theta"].equal(after["theta"])]
     assert 5 < len(recorded) < 40
     assert recorded[: len(moved)] == moved
 
@@ -251,5 +250,3 @@ def test_7_a_torchvision_transform_leaves_the_networks_randomness_alone(run):
     plain = run(*dropout, "scenario.route=observe", name="plain")
     noisy = run(*dropout, "scenario.operation=RandomRotation 30", name="noisy")
     assert (plain / "row_gradients.csv").read_bytes() == (noisy / "row_gradients.csv").read_bytes()
-
-

@@ -51,7 +51,7 @@ class Source:
 
 def _torchvision(name: str, root: Path) -> Splits:
     """A torchvision data set in MNIST's format; missing files are downloaded and their checksums compared."""
-    from torchvision import datasets  # noqa: PLC0415  (takes a second to import)
+    from torchvision import datasets  # takes a second to import
 
     try:
         train, test = (getattr(datasets, name)(root, train=part, download=True) for part in (True, False))
@@ -69,15 +69,17 @@ def _torchvision(name: str, root: Path) -> Splits:
 
 def _digits(_root: Path) -> Splits:
     """scikit-learn's 1,797 real handwritten digits of 8x8, resized to 28x28: 1,297, 200 and 300 in a fixed order."""
-    from sklearn.datasets import load_digits  # noqa: PLC0415  (takes a second to import)
+    from sklearn.datasets import load_digits  # takes a second to import
 
     images, labels = load_digits(return_X_y=True)
     small = torch.from_numpy(images).float().view(-1, 1, 8, 8) * (255 / 16)
     large = torch.nn.functional.interpolate(small, (SIZE, SIZE), mode="bilinear", align_corners=False)
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     pixels = large[order, 0].round().clamp(0, 255).to(torch.uint8)
-    parts = zip(pixels.split([1297, 200, 300]), torch.from_numpy(labels)[order].long().split([1297, 200, 300]), strict=True)
-    return Splits(*(Images(*part) for part in parts))
+    classes = torch.from_numpy(labels)[order].long()
+    return Splits(
+        *(Images(pixels[part], classes[part]) for part in (slice(1297), slice(1297, 1497), slice(1497, None)))
+    )
 
 
 SOURCES = {
@@ -154,30 +156,34 @@ class TrainLoader:
     ) -> None:
         self.data, self.seed, self.accumulate, self.rank, self.world = data, seed, accumulate, rank, world
         self.edges = [*range(0, len(data), batch_size * world), len(data)]
-        if len(self.edges) > 2 and self.edges[-1] - self.edges[-2] < world:  # noqa: PLR2004
+        if len(self) > 1 and self.edges[-1] - self.edges[-2] < world:
             del self.edges[-2]  # too few images for every rank: they join the batch before
-        self.epoch = 0
-        self.position = 0
+        self.epoch, self.position = 0, 0
+        self._restored = False
 
     def __len__(self) -> int:
         return len(self.edges) - 1
 
     def __iter__(self) -> Iterator[Batch]:
+        if self.position and not self._restored:
+            self.epoch, self.position = self.epoch + 1, 0  # the last epoch was left in the middle
+        self._restored = False
         order, corner = self._epoch_order()
-        while self.position < len(self):
-            start, end = self.edges[self.position : self.position + 2]
-            window = self.position - self.position % self.accumulate
+        for position in range(self.position, len(self)):
+            start, end = self.edges[position : position + 2]
+            window = position - position % self.accumulate
             window_start, window_end = self.edges[window], self.edges[min(window + self.accumulate, len(self))]
-            mine = start + (end - start) * self.rank // self.world, start + (end - start) * (self.rank + 1) // self.world
-            share = (mine[1] - mine[0]) / (window_end - window_start)
-            self.position += 1  # before the yield: a state saved during this batch's step goes on with the next
+            first, last = (start + (end - start) * rank // self.world for rank in (self.rank, self.rank + 1))
+            share = (last - first) / (window_end - window_start)
+            # Before the yield, so that a state saved during this batch's step goes on with the next one.
+            self.position = (position + 1) % len(self)
+            self.epoch += self.position == 0
             yield Batch(
-                self.data.gather(corner[slice(*mine)]),
-                self.data.labels[order[slice(*mine)]],
-                mine[0] - window_start,
+                self.data.gather(corner[first:last]),
+                self.data.labels[order[first:last]],
+                first - window_start,
                 share * self.accumulate * self.world,
             )
-        self.epoch, self.position = self.epoch + 1, 0
 
     def _epoch_order(self) -> tuple[Tensor, Tensor]:
         """The epoch's order of images (N,) and where the upper left pixel of each is, shifted by up to the margin."""
@@ -195,6 +201,7 @@ class TrainLoader:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Goes on where `state_dict` was called."""
         self.epoch, self.position = state["epoch"], state["position"]
+        self._restored = True
 
 
 class EvalLoader:
@@ -205,7 +212,7 @@ class EvalLoader:
         self.part = range(len(data))[len(data) * rank // world : len(data) * (rank + 1) // world]
 
     def __len__(self) -> int:
-        return -(-len(self.part) // self.batch_size)
+        return len(range(0, len(self.part), self.batch_size))
 
     def __iter__(self) -> Iterator[Batch]:
         for begin in range(0, len(self.part), self.batch_size):

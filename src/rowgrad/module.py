@@ -71,42 +71,42 @@ class RowClassifier(pl.LightningModule):
         self.seed = seed
         self.rows = nn.Parameter(torch.zeros(height, width))
         self.tap = nn.Parameter(torch.zeros(height, width), requires_grad=False)
-        metrics = ("val_acc", "test_acc", "test_acc_operated")
-        self.accuracy = nn.ModuleDict({name: MulticlassAccuracy(classes, average="micro") for name in metrics})
+        self.val_acc, self.test_acc, self.test_acc_operated = (
+            MulticlassAccuracy(classes, average="micro") for _ in range(3)
+        )
 
     def forward(self, images: Tensor, draw: Draw) -> Tensor:
         """Normalised images x (B, 1, H, W) -> logits (B, classes)."""
         seen = self.scenario(images + self.rows, draw)
         return self.network(seen + self.tap if self.tap.requires_grad else seen)
 
-    def training_step(self, batch: Batch, _batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The micro-batch's share of the loss of one optimizer step."""
         logits = self(batch.images, Draw(self.seed, self.global_step, batch.first))
         loss = cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
         return loss if batch.weight == 1 else loss * batch.weight
 
-    def on_before_zero_grad(self, optimizer: Optimizer) -> None:  # noqa: ARG002
+    def on_before_zero_grad(self, optimizer: Optimizer) -> None:
         """Clears τ's gradient, which no optimizer does."""
         self.tap.grad = None
 
-    def validation_step(self, batch: Batch, _batch_idx: int) -> None:
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Logs `val/loss` and `val/acc`."""
-        self._evaluate("val", batch)
+        self._evaluate("val", self.val_acc, batch)
 
-    def test_step(self, batch: Batch, _batch_idx: int) -> None:
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Logs `test/loss`, `test/acc` and `test/acc_operated`."""
-        self._evaluate("test", batch)
+        self._evaluate("test", self.test_acc, batch)
         operated = self.scenario.routed(batch.images + self.rows, self._evaluation_draw(batch), 1.0)
-        self._log_accuracy("test_acc_operated", "test/acc_operated", self.network(operated), batch)
+        self._log_accuracy("test/acc_operated", self.test_acc_operated, self.network(operated), batch)
 
-    def _evaluate(self, stage: str, batch: Batch) -> None:
+    def _evaluate(self, stage: str, accuracy: MulticlassAccuracy, batch: Batch) -> None:
         logits = self(batch.images, self._evaluation_draw(batch))
         loss = cross_entropy(logits, batch.labels)
         self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=len(batch.labels), sync_dist=True)
-        self._log_accuracy(f"{stage}_acc", f"{stage}/acc", logits, batch)
+        self._log_accuracy(f"{stage}/acc", accuracy, logits, batch)
 
-    def _log_accuracy(self, metric: str, tag: str, logits: Tensor, batch: Batch) -> None:
-        accuracy = self.accuracy[metric]
+    def _log_accuracy(self, tag: str, accuracy: MulticlassAccuracy, logits: Tensor, batch: Batch) -> None:
         accuracy.update(logits, batch.labels)
         self.log(tag, accuracy, on_epoch=True, batch_size=len(batch.labels), prog_bar=tag == "val/acc")
 

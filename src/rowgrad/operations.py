@@ -38,7 +38,7 @@ class Unchanged:
 
     phrase: str = "left as they are"
 
-    def __call__(self, images: Tensor, draw: Draw) -> Tensor:  # noqa: ARG002
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:
         return images
 
 
@@ -52,7 +52,7 @@ class Shift:
     def phrase(self) -> str:
         return f"shifted by {self.offset:+g}"
 
-    def __call__(self, images: Tensor, draw: Draw) -> Tensor:  # noqa: ARG002
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:
         return images + self.offset
 
 
@@ -66,7 +66,7 @@ class Scale:
     def phrase(self) -> str:
         return f"scaled by {self.factor:g}"
 
-    def __call__(self, images: Tensor, draw: Draw) -> Tensor:  # noqa: ARG002
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:
         return images * self.factor
 
 
@@ -90,7 +90,7 @@ class Flip:
 
     phrase: str = "flipped from left to right"
 
-    def __call__(self, images: Tensor, draw: Draw) -> Tensor:  # noqa: ARG002
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:
         return images.flip(-1)
 
 
@@ -104,8 +104,8 @@ class Blur:
     def phrase(self) -> str:
         return f"blurred with σ = {self.sigma:g} pixels"
 
-    def __call__(self, images: Tensor, draw: Draw) -> Tensor:  # noqa: ARG002
-        from torchvision.transforms.v2 import functional  # noqa: PLC0415  (torchvision takes a second to import)
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:
+        from torchvision.transforms.v2 import functional  # takes a second
 
         size = 2 * min(round(3 * self.sigma), (min(images.shape[-2:]) - 1) // 2) + 1
         return functional.gaussian_blur(images, [size, size], [self.sigma, self.sigma])
@@ -121,7 +121,7 @@ class Erase:
     def phrase(self) -> str:
         return f"erased to {self.value:g}"
 
-    def __call__(self, images: Tensor, draw: Draw) -> Tensor:  # noqa: ARG002
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:
         return torch.full_like(images, self.value)
 
 
@@ -171,7 +171,7 @@ def read_operation(spec: str | Callable[[Tensor], Tensor]) -> Operation:
         raise UserError(f"scenario.operation={spec} is not an operation. Accepted: {ACCEPTED}.")
     name, *words = spec.split() or [""]
     try:
-        numbers = [float(word) for word in words]
+        numbers: list[float] = [float(word) for word in words]
     except ValueError:
         raise UserError(f"scenario.operation={spec}: after the name come numbers. Accepted: {ACCEPTED}.") from None
     if name not in OPERATIONS:
@@ -184,12 +184,12 @@ def read_operation(spec: str | Callable[[Tensor], Tensor]) -> Operation:
 
 
 def _torchvision_transform(name: str, numbers: list[float], spec: str) -> Callable[[Tensor], Tensor]:
-    from torchvision.transforms import v2  # noqa: PLC0415
+    from torchvision.transforms import v2
 
     kind = getattr(v2, name, None) if name.isidentifier() else None
     if not (isinstance(kind, type) and issubclass(kind, v2.Transform)):
         raise UserError(f"scenario.operation={spec}: there is no operation {name!r}. Accepted: {ACCEPTED}.")
     try:
-        return kind(*(int(n) if n.is_integer() else n for n in numbers))
+        return kind(*(int(number) if number == int(number) else number for number in numbers))
     except (TypeError, ValueError) as error:
         raise UserError(f"scenario.operation={spec}: torchvision's {name} says: {error}") from error

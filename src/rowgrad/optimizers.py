@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from rowgrad.errors import UserError
@@ -13,6 +12,7 @@ from rowgrad.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from torch import nn
     from torch.optim import Optimizer
 
 SCHEDULES = ("one_cycle", "constant")

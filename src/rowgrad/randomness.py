@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
 _WORD = (1 << 64) - 1
 _GOLDEN = 0x9E3779B97F4A7C15
@@ -68,7 +68,7 @@ class Draw:
         return radius * torch.cos(2 * math.pi * self.uniform(purpose + " angle", shape, device))
 
     @contextmanager
-    def torch_seeded(self, purpose: str, device: torch.device) -> Iterator[None]:
+    def torch_seeded(self, purpose: str, device: torch.device) -> Generator[None]:
         """Code inside draws from torch's own generators as a function of (seed, step); they are put back afterwards."""
         with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
             torch.manual_seed(hash64(self.seed, self.step, purpose))

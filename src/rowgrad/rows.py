@@ -14,6 +14,7 @@ from rowgrad.errors import UserError
 RowSpec = str | int | Sequence["str | int"]
 
 GRAMMAR = "all, none, an index (5, -1), a slice (0:14, ::2) or a list of these ([0:3,-1])"
+BASE_60 = 60  # YAML 1.1 reads an unquoted 14:28 as a number of minutes and seconds, 868
 _INDEX = re.compile(r"[+-]?\d+")
 _SLICE = re.compile(r"([+-]?\d+)?:([+-]?\d+)?(?::([+-]?\d+)?)?")
 
@@ -46,17 +47,19 @@ def _one(part: str | int, height: int) -> range:
         return rows
     if text == "none":
         return rows[:0]
-    if isinstance(part, bool) or not (_INDEX.fullmatch(text) or _SLICE.fullmatch(text)):
+    pieces = _SLICE.fullmatch(text)
+    if isinstance(part, bool) or not (_INDEX.fullmatch(text) or pieces):
         raise UserError(f"scenario.rows={text} is not a row selection. Accepted: {GRAMMAR}.")
     limits = f"an image has {height} rows, 0 to {height - 1} (or -{height} to -1 from the bottom)"
-    if _INDEX.fullmatch(text):
+    if pieces is None:
         index = int(text)
         if not -height <= index < height:
-            # YAML 1.1 reads an unquoted 14:28 as the base-60 number 868.
-            hint = f'; in a YAML file write "{index // 60}:{index % 60}" in quotes' if index >= 60 else ""
+            hint = (
+                f'; in a YAML file write "{index // BASE_60}:{index % BASE_60}" in quotes' if index >= BASE_60 else ""
+            )
             raise UserError(f"scenario.rows={text} is out of range: {limits}{hint}.")
         return rows[index : index + 1 or None]
-    start, stop, step = (int(n) if n else None for n in _SLICE.fullmatch(text).groups())  # type: ignore[union-attr]
+    start, stop, step = (int(n) if n else None for n in pieces.groups())
     if step == 0:
         raise UserError(f"scenario.rows={text}: a slice's step cannot be 0.")
     selected = rows[start:stop:step]

@@ -8,7 +8,6 @@ import platform
 import shutil
 import sys
 import warnings
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,14 +40,15 @@ for name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(name).setLevel(logging.WARNING)
 
 # What a config may name as a _target_. Networks and operations of your own: add their package.
-make = partial(
-    instantiate,
-    _convert_="all",
-    _execution_whitelist_=["rowgrad.*", "torch.*", "torchvision.transforms.v2.*", "lightning.pytorch.*"],
-)
+TARGETS = ["rowgrad.*", "torch.*", "torchvision.transforms.v2.*", "lightning.pytorch.*"]
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "tensorboard", "rowgrad")
 Summary = dict[str, Any]
+
+
+def make(config: Any, **arguments: Any) -> Any:
+    """What a config's `_target_` says, with more arguments; plain lists and dicts in place of OmegaConf's."""
+    return instantiate(config, **arguments, _convert_="all", _execution_whitelist_=TARGETS)
 
 
 def build(config: DictConfig) -> tuple[ImageData, RowClassifier]:
@@ -128,8 +128,8 @@ def train(config: DictConfig, folder: Path) -> Summary:
         raise
     finally:
         summary |= {"train/steps": trainer.global_step, "train/seconds": round(timer.time_elapsed("train"), 3)}
+        recorded = _recorded(folder)
         if trainer.is_global_zero:
-            recorded = _recorded(folder)
             summary["cut_fraction"] = None if recorded is None else float(cut_fraction(*recorded).mean())
             _write_json(folder / "summary.json", summary)
             logger.finalize("success")
@@ -165,14 +165,15 @@ def load(path: Path, scenario: DictConfig | None = None) -> tuple[DictConfig, Im
         module.load_state_dict(state)
     except Exception as error:
         words = str(error).partition("\n")[0]
-        raise UserError(f"{checkpoint} is not a checkpoint of the model in {folder / 'config.yaml'}: {words}") from error
+        raise UserError(f"{checkpoint} does not fit the model in {folder / 'config.yaml'}: {words}") from error
     return config, data, module
 
 
 def evaluate(config: DictConfig, data: ImageData, module: RowClassifier) -> Summary:
     """Test metrics of a model, under the names that a run reports."""
     keys = ("_target_", "accelerator", "devices", "precision", "deterministic", "enable_model_summary")
-    trainer: pl.Trainer = make({key: config.trainer[key] for key in keys}, logger=False, enable_checkpointing=False)
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer: pl.Trainer = make({key: config.trainer[key] for key in keys}, **quiet)
     trainer.test(module, datamodule=data, verbose=False)
     return _metrics(trainer)
 

@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 
 if TYPE_CHECKING:
+    import lightning.pytorch as pl
     from torch import Tensor
 
 MONITOR = "val/acc"
@@ -20,7 +20,9 @@ MONITOR = "val/acc"
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target and moves into place, so that a checkpoint is whole or not there."""
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | os.PathLike, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
         """Saves a checkpoint under `path`; `storage_options` is ignored."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)

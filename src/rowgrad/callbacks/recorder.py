@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto import summary_pb2
 from torch import Tensor
 
 from rowgrad.errors import UserError
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 
     from rowgrad.module import RowClassifier
 
+Summary: Any = getattr(summary_pb2, "Summary")  # noqa: B009  (made at import, so type checkers do not see it)
 QUANTITIES = ("row_grad_norm", "input_grad_norm", "row_update_norm")
 CSV_QUANTITIES = QUANTITIES[:2]
 
 
-def tags(quantity: str, height: int) -> list[str]:
+def row_tags(quantity: str, height: int) -> list[str]:
     """TensorBoard tags and CSV columns of a quantity: `row_grad_norm/row_00`, ..., one for each of the H rows."""
     return [f"{quantity}/row_{row:02d}" for row in range(height)]
 
@@ -34,9 +35,9 @@ def tags(quantity: str, height: int) -> list[str]:
 class RowGradientRecorder(pl.Callback):
     """Keeps each step's gradients in a ring on the device and writes many steps at a time.
 
-    Norms are of the gradient of the mean loss over the whole optimizer step (all micro-batches and ranks), in loss units
-    per normalised pixel, without the loss scale of mixed precision, and from before clipping. A step that the scaler
-    skips is not recorded.
+    Norms are of the gradient of the mean loss over the whole optimizer step (all micro-batches and ranks), in loss
+    units per normalised pixel, without the loss scale of mixed precision, and from before clipping. A step that the
+    scaler skips is not recorded.
 
     Logs, one event a step:
         * `train/loss`
@@ -45,8 +46,8 @@ class RowGradientRecorder(pl.Callback):
         * `row_update_norm/row_00` ...: ‖θ_r(t+1) − θ_r(t)‖₂
         * `grad_flow/cut_fraction`: share of the squared input gradient in rows that no gradient reached
 
-    The first two norms also go to `row_gradients.csv` in the trainer's `default_root_dir`. Step t, counted from 0, is the
-    one that turns θ(t) into θ(t+1).
+    The first two norms also go to `row_gradients.csv` in the trainer's `default_root_dir`. Step t, counted from 0, is
+    the one that turns θ(t) into θ(t+1).
 
     Args:
         every: records each so-manieth optimizer step.
@@ -79,7 +80,7 @@ class RowGradientRecorder(pl.Callback):
         module = _classifier(pl_module)
         if stage == "fit":
             module.tap.requires_grad_("input_grad_norm" in self.quantities)
-            self._columns = [tags(quantity, len(module.rows)) for quantity in self.quantities]
+            self._tags = {quantity: row_tags(quantity, len(module.rows)) for quantity in self.quantities}
         if stage == "fit" and trainer.is_global_zero and trainer.logger is not None:
             self._writer(trainer).add_custom_scalars(
                 {
@@ -102,8 +103,8 @@ class RowGradientRecorder(pl.Callback):
             path = Path(trainer.default_root_dir) / "row_gradients.csv"
             self._csv = path.open("a", encoding="utf-8")
             if self._csv.tell() == 0:
-                columns = [c for q, cs in zip(self.quantities, self._columns, strict=True) if q in CSV_QUANTITIES for c in cs]
-                self._csv.write(",".join(["step", *columns]) + "\n")
+                names = ["step", *(tag for q in CSV_QUANTITIES if q in self._tags for tag in self._tags[q])]
+                self._csv.write(",".join(names) + "\n")
 
     def on_before_zero_grad(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer) -> None:
         """A new optimizer step begins."""
@@ -140,7 +141,7 @@ class RowGradientRecorder(pl.Callback):
             return
         self._pending = False
         scaler = _scaler(trainer)
-        if scaler is not None and scaler.get_scale() < self._scale:  # this is how a scaler says that it skipped the step
+        if scaler is not None and scaler.get_scale() < self._scale:  # so a scaler says that it skipped the step
             return
         self._losses[len(self._steps)] = self._loss
         if "row_update_norm" in self.quantities:
@@ -149,7 +150,9 @@ class RowGradientRecorder(pl.Callback):
         if len(self._steps) == self.flush_every:
             self.flush(trainer)
 
-    def on_save_checkpoint(self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
         """A checkpoint never knows more steps than the files."""
         self.flush(trainer)
 
@@ -176,12 +179,12 @@ class RowGradientRecorder(pl.Callback):
     def _write_events(self, trainer: pl.Trainer, norms: dict[str, Tensor], losses: Tensor) -> None:
         if trainer.logger is None:
             return
-        names = ["train/loss"] + [tag for columns in self._columns for tag in columns]
+        names = ["train/loss", *(tag for tags in self._tags.values() for tag in tags)]
         columns = [losses.double()[:, None], *norms.values()]
         if set(CSV_QUANTITIES) <= norms.keys():
             names.append("grad_flow/cut_fraction")
             columns.append(cut_fraction(norms["row_grad_norm"], norms["input_grad_norm"])[:, None])
-        writer = self._writer(trainer)._get_file_writer()
+        writer = self._writer(trainer).file_writer
         for step, values in zip(self._steps, torch.cat(columns, 1).tolist(), strict=True):
             pairs = zip(names, values, strict=True)
             writer.add_summary(Summary(value=[Summary.Value(tag=tag, simple_value=v) for tag, v in pairs]), step)
@@ -189,7 +192,7 @@ class RowGradientRecorder(pl.Callback):
     def _write_csv(self, norms: dict[str, Tensor]) -> None:
         if self._csv is None:
             return
-        table = torch.cat([norm for quantity, norm in norms.items() if quantity in CSV_QUANTITIES], 1).tolist()
+        table = torch.cat([norms[quantity] for quantity in CSV_QUANTITIES if quantity in norms], 1).tolist()
         line = "%d" + ",%.9g" * len(table[0]) + "\n"
         self._csv.write("".join(line % (step, *values) for step, values in zip(self._steps, table, strict=True)))
         self._csv.flush()
@@ -206,7 +209,7 @@ class RowGradientRecorder(pl.Callback):
 
 
 def _classifier(module: pl.LightningModule) -> RowClassifier:
-    from rowgrad.module import RowClassifier  # noqa: PLC0415
+    from rowgrad.module import RowClassifier
 
     assert isinstance(module, RowClassifier)
     return module

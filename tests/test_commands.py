@@ -1,0 +1,253 @@
+"""The commands as people type them: real processes, real files, real signals."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import PROJECT, command, configure, events, recorded_steps
+from omegaconf import OmegaConf
+
+TRAIN, EVALUATE, TWO_ROWS = (PROJECT / "scripts" / name for name in ("train.py", "evaluate.py", "two_rows.py"))
+QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null"]
+
+
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """One run by the real command: what it printed, and its folder."""
+    folder = tmp_path_factory.mktemp("trained")
+    result = command(TRAIN, *QUICK, "scenario=augment", "trainer.max_epochs=2", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    (run,) = (folder / "logs" / "augment").iterdir()
+    return result, run
+
+
+def test_a_run_ends_with_what_people_want_to_know(trained):
+    result, run = trained
+    facts = summary(run)
+    *_, accuracy, cut, share, folder, watch = result.stdout.splitlines()
+    assert accuracy == (
+        f"test accuracy  {facts['test/acc']:.2%}; {facts['test/acc_operated']:.2%}"
+        " with the rows shifted by +1 in every image"
+    )
+    assert cut == "cut            rows 0–13: row gradient exactly 0.0 at each of 22 steps"
+    assert share.strip() == (f"they carried {facts['cut_fraction']:.1%} of the squared gradient at the network's input")
+    where = f"logs/augment/{run.name}"
+    assert folder == f"run's folder   {where}"
+    assert watch.startswith("watch it ")
+    assert watch.endswith(f"tensorboard --logdir {where}")
+    assert "Traceback" not in result.stderr
+
+
+def test_a_runs_folder_holds_what_is_promised(trained):
+    _, run = trained
+    files = {
+        str(path.relative_to(run)) for path in run.rglob("*") if path.is_file() and "tensorboard" not in path.parts
+    }
+    assert files == {
+        "config.yaml", "summary.json", "row_gradients.csv", "checkpoints/last.ckpt", "checkpoints/best.ckpt",
+    }  # fmt: skip
+    facts = summary(run)
+    assert facts["status"] == "done"
+    assert (facts["scenario"], facts["data"], facts["seed"], facts["device"]) == ("augment", "digits", 0, "cpu")
+    assert facts["train/steps"] == 22
+    assert facts["torch"] == torch.__version__.partition("+")[0]
+    assert all(not isinstance(value, dict | list) for value in facts.values())
+    for tag in ("test/acc", "test/loss", "test/acc_operated", "val/acc"):
+        assert events(run)[tag][-1][1] == pytest.approx(facts[tag])
+    energy = events(run)["grad_flow/cut_fraction"]
+    assert facts["cut_fraction"] == pytest.approx(sum(value for _, value in energy) / len(energy))
+
+
+def test_the_saved_config_repeats_the_run(trained):
+    _, run = trained
+    config = OmegaConf.load(run / "config.yaml")
+    expected = configure(*QUICK, "scenario=augment", "trainer.max_epochs=2")
+    assert config == OmegaConf.create(OmegaConf.to_container(expected, resolve=True))
+    again = run.parent / "again"
+    arguments = [f"--config-path={run}", "--config-name=config", f"hydra.run.dir={again}"]
+    result = command(TRAIN, *arguments, cwd=run.parent)
+    assert result.returncode == 0, result.stderr
+    assert (again / "row_gradients.csv").read_bytes() == (run / "row_gradients.csv").read_bytes()
+
+
+@pytest.mark.parametrize("what", ["", "checkpoints/last.ckpt"])
+def test_evaluation_gives_the_numbers_that_the_run_reported(trained, what):
+    _, run = trained
+    result = command(EVALUATE, run / what, cwd=run)
+    assert result.returncode == 0, result.stderr
+    metrics = json.loads(result.stdout)
+    assert metrics == {key: summary(run)[key] for key in ("test/acc", "test/acc_operated", "test/loss")}
+
+
+def test_evaluation_can_put_the_images_through_another_scenario(trained):
+    _, run = trained
+    baseline, mistaken = (command(EVALUATE, run, "--scenario", name, cwd=run) for name in ("baseline", "basline"))
+    metrics = json.loads(baseline.stdout)
+    assert metrics["test/acc_operated"] == metrics["test/acc"] == summary(run)["test/acc"]
+    assert mistaken.returncode == 1
+    assert mistaken.stderr == (
+        "Cannot evaluate: there is no scenario basline. Accepted: augment, baseline, modify, visualize.\n"
+    )
+
+
+def test_evaluating_something_that_is_no_run_is_said_plainly(tmp_path):
+    result = command(EVALUATE, tmp_path, cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr == (
+        f"Cannot evaluate: {tmp_path} is not a run's folder or checkpoint:"
+        f" there is no {tmp_path}/checkpoints/last.ckpt.\n"
+    )
+
+
+def test_a_sweep_leaves_one_folder_a_job(tmp_path):
+    names = ["baseline", "modify", "visualize", "augment"]
+    result = command(TRAIN, "-m", *QUICK, f"scenario={','.join(names)}", "trainer.max_steps=5", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (sweep,) = (tmp_path / "logs" / "sweeps").iterdir()
+    found = {folder.name: summary(folder) for folder in sweep.iterdir() if folder.is_dir()}
+    assert sorted(found) == [f"{job}_{name}_seed=0" for job, name in enumerate(names)]
+    assert [facts["scenario"] for _, facts in sorted(found.items())] == names
+    assert all(facts["status"] == "done" and facts["train/steps"] == 5 for facts in found.values())
+    assert all("val/acc" in facts for facts in found.values())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_a_run_between_two_steps_with_everything_saved(tmp_path, number):
+    run = tmp_path / "run"
+    arguments = [*QUICK, "trainer.max_epochs=100000", "callbacks.recorder.flush_every=5", f"hydra.run.dir={run}"]
+    process = subprocess.Popen(
+        [sys.executable, TRAIN, *arguments], cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not (run / "row_gradients.csv").is_file() or len(recorded_steps(run)) < 20:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    facts = summary(run)
+    assert facts["status"] == "interrupted"
+    assert f"interrupted after step {facts['train/steps']}; not tested" in output
+    assert recorded_steps(run) == list(range(facts["train/steps"]))
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == facts["train/steps"]
+    assert [step for step, _ in events(run)["train/loss"]] == recorded_steps(run)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("scenario=augmnt", "Could not find 'scenario/augmnt'"),
+        ("scenario.row=3", "Key 'row' is not in struct"),
+        ("scenario.rows=28", "scenario.rows=28 is out of range: an image has 28 rows, 0 to 27"),
+        ("scenario.operation=shfit", "there is no operation 'shfit'. Accepted: none, shift"),
+        ("seed=-1", "seed=-1 is not a whole number of at least 0"),
+    ],
+)
+def test_a_mistake_is_told_without_a_traceback(tmp_path, override, words):
+    result = command(TRAIN, *QUICK, override, cwd=tmp_path)
+    assert result.returncode != 0
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "logs").exists() or not list((tmp_path / "logs").rglob("*.json"))
+
+
+def test_the_traceback_can_be_had(tmp_path):
+    result = command(TRAIN, *QUICK, "scenario.rows=28", cwd=tmp_path, env={"HYDRA_FULL_ERROR": "1"})
+    assert "Traceback" in result.stderr
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--cfg", "job"], ["scenario=augmnt"]])
+def test_nothing_heavy_is_imported_to_answer_at_once(tmp_path, arguments):
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = {[str(TRAIN), *arguments]}\n"
+        "try: runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "assert 'hydra' in sys.modules\n"
+        "print('heavy:', sorted({'torch', 'lightning', 'tensorboard', 'sklearn', 'numpy'} & set(sys.modules)))\n"
+    )
+    assert command("-c", code, cwd=tmp_path).stdout.endswith("heavy: []\n")
+
+
+def test_the_article_is_executed_and_judged(tmp_path):
+    result = command(TWO_ROWS, cwd=tmp_path, env={"COLUMNS": "400"})
+    assert result.returncode == 0, result.stderr
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in result.stdout.splitlines() if "│" in line]
+    table = {}
+    for cells_of_line in cells:
+        name = cells_of_line[0] or name  # noqa: F821  (a row goes on in the next line)
+        table.setdefault(name, []).append(cells_of_line[2:])
+    measured = {name: [line[0] for line in lines] for name, lines in table.items()}
+    verdict = {name: lines[0][1] for name, lines in table.items()}
+    # The gradients by hand: 2 (6 - 10) = -8; 2 (21 - 20) = 2; with row 0 shifted by 1, 2 (24 - 20) = 8.
+    assert measured["1 modify"] == ["[[-8,-8,-8],[0,0,0]]", "without detach", "[[-8,-8,-8],[0,0,0]]"]
+    assert verdict["1 modify"].startswith("numbers right, reason wrong")
+    assert measured["2 visualize"] == ["[[2,2,2],[2,2,2]]", "nobody looks", "[[2,2,2],[2,2,2]]"]
+    assert verdict["2 visualize"] == "right"
+    assert " ".join(measured["3 augment, as published"]).startswith("RuntimeError: a view of a leaf")
+    assert verdict["3 augment, as published"] == "does not run"
+    assert measured["3 augment, out of place"][0] == "[[0,0,0],[8,8,8]]"
+    assert verdict["3 augment, out of place"].startswith("wrong twice: the replaced row gets 0, not 2")
+    assert measured["storage"][-1] == "[[100,200,300],[4,5,6]]"
+    assert verdict["storage"].startswith("right, and left out")
+
+
+@pytest.mark.mnist
+def test_the_first_command_of_the_readme_does_what_it_promises_on_mnist(tmp_path, mnist):
+    from conftest import norms
+
+    result = command(TRAIN, cwd=tmp_path, env={"MNIST_ROOT": str(mnist)}, timeout=600)
+    assert result.returncode == 0, result.stderr
+    (run,) = (tmp_path / "logs" / "augment").iterdir()
+    facts = summary(run)
+    assert facts["data"] == "mnist"
+    assert facts["test/acc"] >= 0.985
+    assert facts["test/acc_operated"] >= 0.985
+    assert facts["train/steps"] == 430
+    row, into = norms(run, "row_grad_norm"), norms(run, "input_grad_norm")
+    assert (row[:, :14] == 0).all()
+    assert (row[:, 14:] > 0).all()
+    assert (into > 0).all()
+    scalars = events(run)
+    for r in range(28):
+        values = {q: [v for _, v in scalars[f"{q}/row_{r:02d}"]] for q in ("row_grad_norm", "input_grad_norm")}
+        assert len(values["row_grad_norm"]) == len(values["input_grad_norm"]) == 430
+        assert all((value == 0) == (r < 14) for value in values["row_grad_norm"])
+        assert all(value > 0 for value in values["input_grad_norm"])
+
+
+@pytest.mark.mnist
+def test_visualize_equals_baseline_on_mnist_to_the_last_bit(tmp_path, mnist):
+    for name in ("visualize", "baseline"):
+        arguments = [f"scenario={name}", "seed=3", "trainer.max_steps=50", f"hydra.run.dir={tmp_path / name}"]
+        result = command(TRAIN, *arguments, cwd=tmp_path, env=os.environ | {"MNIST_ROOT": str(mnist)})
+        assert result.returncode == 0, result.stderr
+    files = [(tmp_path / name / "row_gradients.csv").read_bytes() for name in ("visualize", "baseline")]
+    assert files[0] == files[1]
+    assert files[0].count(b"\n") == 51
+    states = [
+        torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+        for name in ("visualize", "baseline")
+    ]
+    assert states[0].keys() == states[1].keys()
+    assert all(states[0][key].equal(states[1][key]) for key in states[0])
+
+
+def test_the_signal_handlers_of_the_process_are_put_back(tmp_path):
+    from rowgrad.run import train
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    train(configure(*QUICK, "trainer.max_steps=2"), tmp_path / "run")
+    assert {number: signal.getsignal(number) for number in before} == before

@@ -1,0 +1,94 @@
+"""Networks, optimizer recipe and norms, by hand-computed numbers."""
+
+import functools
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from rowgrad.errors import UserError
+from rowgrad.gradients import cut_fraction, cut_rows, row_norms
+from rowgrad.networks import MLP, StridedConvNet
+from rowgrad.optimizers import Recipe
+
+
+def test_a_row_norm_is_the_euclidean_length():
+    gradients = torch.tensor([[[3.0, 4.0], [0.0, 0.0]], [[-1.0, 0.0], [5.0, 12.0]]])
+    assert row_norms(gradients).tolist() == [[5, 0], [1, 13]]
+
+
+def test_a_tiny_gradient_does_not_pass_for_a_cut():
+    tiny = torch.full((1, 4), 1e-30)  # its square is below the smallest float32
+    assert row_norms(tiny).item() == pytest.approx(2e-30)
+    assert row_norms(torch.zeros(1, 4)).item() == 0.0
+
+
+def test_the_cut_fraction_is_the_share_of_squared_input_gradient_in_cut_rows():
+    row = torch.tensor([[0.0, 1.0, 0.0], [1.0, 1.0, 1.0], [0.0, 0.0, 0.0], [0.0, 0.0, 0.0]])
+    into = torch.tensor([[3.0, 4.0, 0.0], [1.0, 1.0, 1.0], [1.0, 2.0, 2.0], [0.0, 0.0, 0.0]])
+    assert cut_fraction(row, into).tolist() == [9 / 25, 0, 1, 0]
+    assert cut_rows(row, into)[0].tolist() == [True, False, False]
+
+
+@pytest.mark.parametrize("size", [(28, 28), (8, 8), (27, 15)])
+@pytest.mark.parametrize("kind", [StridedConvNet, MLP])
+def test_networks_give_one_logit_a_class_for_any_size_of_image(kind, size):
+    network = kind(height=size[0], width=size[1], classes=7)
+    assert network(torch.zeros(3, 1, *size)).shape == (3, 7)
+
+
+def test_an_mlp_may_have_no_hidden_layer():
+    assert [p.shape for p in MLP([], height=2, width=3, classes=4).parameters()] == [(4, 6), (4,)]
+
+
+def recipe(**settings):
+    return Recipe(functools.partial(torch.optim.AdamW), **{"lr": 0.01} | settings)
+
+
+def test_matrices_decay_and_vectors_and_rows_do_not():
+    network, rows = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), nn.Parameter(torch.zeros(2, 3))
+    optimizer, _ = recipe(weight_decay=0.1, rows_lr=0.5).build(network, rows, steps=10)
+    weights, vectors, learnt = optimizer.param_groups
+    assert [p.shape for p in weights["params"]] == [(4, 3)]
+    assert [p.shape for p in vectors["params"]] == [(4,), (4,), (4,)]
+    assert learnt["params"] == [rows]
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0, 0]
+    assert learnt["initial_lr"] * 25 == learnt["max_lr"] == 0.5
+
+
+def test_one_cycle_rises_to_the_peak_and_falls_to_nothing():
+    optimizer, schedule = recipe(lr=1.0, warmup=0.25).build(nn.Linear(1, 1), nn.Parameter(torch.zeros(1, 1)), 101)
+    rates = []
+    for _ in range(101):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step() if len(rates) < 101 else None
+    top = 0.25 * 101 - 1
+    assert rates[0] == pytest.approx(1 / 25)
+    assert max(rates) == max(rates[24:26]) == pytest.approx(1, abs=1e-3)
+    assert rates[10] == pytest.approx(1 + (1 / 25 - 1) * (1 + math.cos(math.pi * 10 / top)) / 2)
+    assert rates[-1] < 1e-5
+
+
+def test_a_constant_schedule_stays():
+    optimizer, schedule = recipe(schedule="constant").build(nn.Linear(1, 1), nn.Parameter(torch.zeros(1, 1)), 5)
+    for _ in range(20):
+        optimizer.step()
+        schedule.step()
+    assert optimizer.param_groups[0]["lr"] == 0.01
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"lr": -1}, "optimizer.lr=-1 is not a number of at least 0"),
+        ({"rows_lr": "fast"}, "optimizer.rows_lr=fast is not a number"),
+        ({"weight_decay": float("nan")}, "optimizer.weight_decay=nan"),
+        ({"schedule": "cosine"}, "optimizer.schedule=cosine is unknown. Accepted: one_cycle, constant"),
+        ({"warmup": 1}, "optimizer.warmup=1 is not between 0 and 1"),
+    ],
+)
+def test_a_value_that_is_not_accepted_is_named(settings, words):
+    with pytest.raises(UserError, match=words):
+        recipe(**settings)
