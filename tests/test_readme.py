@@ -1,0 +1,88 @@
+"""The README's commands and examples, as they stand there."""
+
+import re
+import shlex
+import shutil
+import subprocess
+
+import pytest
+import torch
+from conftest import CONFIGS, PROJECT, command
+from hydra import compose, initialize_config_dir
+
+from rowgrad import operations
+from rowgrad.randomness import Draw
+from rowgrad.run import build
+
+README = (PROJECT / "README.md").read_text()
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, re.DOTALL)
+COMMANDS = [
+    line.partition(" #")[0].strip() for kind, text in BLOCKS if kind == "bash" for line in text.splitlines() if line
+]
+COMMANDS += re.findall(r"`(python scripts/[^`]*)`", README)
+
+
+def quick(words):
+    """The same command on digits and a few steps."""
+    if words[0] != "scripts/train.py" or {"--help", "--config-name=config"} & set(words):
+        return words
+    return [*words, *(extra for extra in ("data=digits", "trainer.max_steps=2") if extra not in words)]
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("readme") / "run"
+    result = command(
+        PROJECT / "scripts" / "train.py", *quick(["scripts/train.py"])[1:], f"hydra.run.dir={folder}", cwd=folder.parent
+    )
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+def test_the_readme_shows_commands():
+    assert len(COMMANDS) > 8
+
+
+@pytest.mark.parametrize("line", [c for c in COMMANDS if c.startswith("python ")])
+def test_every_python_command_of_the_readme_works(line, tmp_path, run_folder):
+    line = line.replace("$PWD/RUN", str(run_folder)).replace("RUN", str(run_folder))
+    _, *words = shlex.split(line)
+    script, *arguments = quick(words)
+    result = command(PROJECT / script, *arguments, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("line", [c for c in COMMANDS if c.startswith("make ")])
+def test_every_make_target_of_the_readme_exists(line):
+    result = subprocess.run([*shlex.split(line), "--dry-run"], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    arguments = re.findall(r'ARGS="(.*)"', line)
+    assert f".venv/bin/python scripts/train.py {' '.join(arguments)}".strip() in result.stdout
+
+
+def test_the_readmes_own_scenario_works(tmp_path):
+    (example,) = (text for kind, text in BLOCKS if kind == "yaml" and "scenario=mine" in text)
+    configs = tmp_path / "configs"
+    shutil.copytree(CONFIGS, configs)
+    (configs / "scenario" / "mine.yaml").write_text(example)
+    with initialize_config_dir(str(configs)):
+        _, module = build(compose("train", ["scenario=mine", "data=digits"]))
+    assert module.scenario.sentence() == (
+        "Rows 20–23, 27 are detached, given noise of standard deviation 0.5 and fed to the network."
+    )
+
+
+def test_the_readmes_own_operation_works(monkeypatch):
+    (example,) = (text for kind, text in BLOCKS if kind == "python")
+    names = vars(operations) | {}
+    exec("from __future__ import annotations\n" + example, names)
+    monkeypatch.setitem(operations.OPERATIONS, "power", names["Power"])
+    result = operations.read_operation("power 3")(torch.tensor([[[[-2.0, 1.0]]]]), Draw(0, 0))
+    assert result.flatten().tolist() == [-8, 1]
+
+
+def test_the_readme_is_short_and_its_pictures_are_small():
+    assert len(README.splitlines()) < 200
+    pictures = re.findall(r"\]\((docs/[^)]*)\)", README)
+    assert pictures
+    assert all((PROJECT / picture).stat().st_size < 300_000 for picture in pictures)
