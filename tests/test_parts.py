@@ -48,7 +48,7 @@ def recipe(**settings):
 
 def test_matrices_decay_and_vectors_and_rows_do_not():
     network, rows = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), nn.Parameter(torch.zeros(2, 3))
-    optimizer, _ = recipe(weight_decay=0.1, rows_lr=0.5).build(network, rows, steps=10)
+    optimizer, _ = recipe(weight_decay=0.1, rows_lr=0.5).build(network, rows, lambda: 10)
     weights, vectors, learnt = optimizer.param_groups
     assert [p.shape for p in weights["params"]] == [(4, 3)]
     assert [p.shape for p in vectors["params"]] == [(4,), (4,), (4,)]
@@ -58,7 +58,7 @@ def test_matrices_decay_and_vectors_and_rows_do_not():
 
 
 def test_one_cycle_rises_to_the_peak_and_falls_to_nothing():
-    optimizer, schedule = recipe(lr=1.0, warmup=0.25).build(nn.Linear(1, 1), nn.Parameter(torch.zeros(1, 1)), 101)
+    optimizer, schedule = recipe(lr=1.0, warmup=0.25).build(nn.Linear(1, 1), nn.Parameter(torch.zeros(1, 1)), lambda: 101)
     rates = []
     for _ in range(101):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -72,7 +72,7 @@ def test_one_cycle_rises_to_the_peak_and_falls_to_nothing():
 
 
 def test_a_constant_schedule_stays():
-    optimizer, schedule = recipe(schedule="constant").build(nn.Linear(1, 1), nn.Parameter(torch.zeros(1, 1)), 5)
+    optimizer, schedule = recipe(schedule="constant").build(nn.Linear(1, 1), nn.Parameter(torch.zeros(1, 1)), lambda: 5)
     for _ in range(20):
         optimizer.step()
         schedule.step()

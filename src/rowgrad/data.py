@@ -13,11 +13,11 @@ from torch import Tensor
 
 from rowgrad.errors import UserError
 from rowgrad.randomness import Draw, hash64
+from rowgrad.settings import SIZE, check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-SIZE = 28  # H and W of every data set here
 VALIDATION = 5_000
 
 
@@ -256,13 +256,9 @@ class ImageData(pl.LightningDataModule):
         eval_batch_size: int = 500,
     ) -> None:
         super().__init__()
-        for key, value in {"data.name": name, "data.fallback": fallback}.items():
-            if value is not None and value not in SOURCES:
-                raise UserError(f"{key}={value} is unknown. Accepted: {', '.join(SOURCES)}.")
-        numbers = {"batch_size": (batch_size, 1), "shift": (shift, 0), "eval_batch_size": (eval_batch_size, 1)}
-        for key, (value, least) in numbers.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UserError(f"data.{key}={value} is not a whole number of at least {least}.")
+        settings = {"name": name, "root": root, "fallback": fallback, "batch_size": batch_size, "shift": shift}
+        for key, value in {**settings, "eval_batch_size": eval_batch_size}.items():
+            check(f"data.{key}", value)
         self.root, self.batch_size, self.shift, self.seed = Path(root), batch_size, shift, seed
         self.eval_batch_size = eval_batch_size
         self.missing: str | None = None

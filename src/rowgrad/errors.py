@@ -2,42 +2,104 @@
 
 from __future__ import annotations
 
+import difflib
+import errno
 import os
 import sys
 from typing import TYPE_CHECKING
 
+from hydra.errors import (
+    ConfigCompositionException,
+    InstantiationException,
+    MissingConfigException,
+    OverrideParseException,
+)
+from omegaconf.errors import OmegaConfBaseException
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import TracebackType
+
+# What the machine, not the program, refuses.
+_REFUSALS = {
+    getattr(errno, name)
+    for name in ("EACCES", "EDQUOT", "EFBIG", "EISDIR", "ENOENT", "ENOSPC", "ENOTDIR", "EPERM", "EROFS", "EIO")
+    if hasattr(errno, name)
+}
 
 
 class UserError(Exception):
     """A mistake in what was typed or in a file: names the key or the file and says what is accepted."""
 
 
-def plainly(action: str, error: BaseException) -> str | None:
-    """The words of the first `UserError` behind an exception, or None where there is none.
+def nearest(word: str, options: Iterable[str]) -> str:
+    """A sentence's end: "; did you mean ...?", or a full stop where nothing is near."""
+    near = difflib.get_close_matches(word, list(options), n=1)
+    return f"; did you mean {near[0]}?" if near else "."
+
+
+def plainly(error: BaseException | None) -> str | None:
+    """The words for a mistake, or None for what is no mistake but a fault of the program.
 
     Args:
-        action: what could not be done, as in "train".
-        error: the exception, possibly wrapped by `hydra.utils.instantiate`.
+        error: the exception, possibly wrapped by Hydra.
     """
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, UserError):
-            return f"Cannot {action}: {cause}"
-        cause = cause.__cause__
+    while error is not None:
+        if isinstance(error, UserError):
+            return _without_key(error)
+        if words := _hydras_words(error) or _machines_words(error):
+            return words
+        error = error.__cause__
     return None
 
 
+def _hydras_words(error: BaseException) -> str | None:
+    """What Hydra and OmegaConf found wrong, shortened."""
+    reason, *details = str(error).splitlines() or [""]
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, choice = (error.missing_cfg_file or "").rpartition("/")
+        return f"{group}={choice} is unknown{nearest(choice, error.options)} Accepted: {', '.join(error.options)}."
+    if isinstance(error, OverrideParseException):
+        return f"{error.override!r} cannot be read ({details[-2] if len(details) > 1 else reason}). Write key=value."
+    if isinstance(error, ConfigCompositionException | OmegaConfBaseException):
+        cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
+        return f"{reason} {_without_key(cause)}" if cause else _without_key(error)
+    # So Hydra marks what a _target_ raised. A fault inside of it would not be one of these.
+    marks = [line.strip() for line in [*details, *getattr(error, "__notes__", [])] if "full_key: " in line]
+    if marks and isinstance(error, TypeError | ValueError | ImportError | InstantiationException):
+        return f"{marks[0].removeprefix('full_key: ')}: {_without_key(error)}"
+    return None
+
+
+def _machines_words(error: BaseException) -> str | None:
+    """What the operating system refused."""
+    if isinstance(error, OSError) and error.errno in _REFUSALS:
+        return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
+    return None
+
+
+def _without_key(error: BaseException) -> str:
+    """The message without the lines that OmegaConf and Hydra add about where in the config it was."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith(("full_key: ", "object_type=")))
+
+
 def report_plainly(action: str) -> None:
-    """Makes this process end on a `UserError` with its words alone; `HYDRA_FULL_ERROR=1` shows the traceback."""
+    """Makes this process end on a mistake with its words alone; `HYDRA_FULL_ERROR=1` shows the traceback.
+
+    Args:
+        action: what cannot be done, as in "train".
+    """
+    if os.environ.get("HYDRA_FULL_ERROR") != "1":
+        # Hydra then leaves its errors to the hook below. Processes that this one starts inherit both variables.
+        os.environ.update(HYDRA_FULL_ERROR="1", ROWGRAD_PLAIN_ERRORS="1")
     usual = sys.excepthook
 
     def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        words = plainly(action, error)
-        if words is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+        words = plainly(error) if os.environ.get("ROWGRAD_PLAIN_ERRORS") == "1" else None
+        if words is None:
             usual(kind, error, trace)
         else:
-            print(words, file=sys.stderr)
+            print(f"Cannot {action}: {words}", file=sys.stderr)
 
     sys.excepthook = report

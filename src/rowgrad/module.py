@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
-from rowgrad.errors import UserError
 from rowgrad.randomness import Draw
+from rowgrad.settings import check
 
 if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
@@ -62,8 +62,7 @@ class RowClassifier(pl.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if not 0 <= label_smoothing < 1:
-            raise UserError(f"model.label_smoothing={label_smoothing} is not a number from 0 to below 1.")
+        check("model.label_smoothing", label_smoothing)
         self.network = network
         self.scenario = scenario
         self.recipe = recipe
@@ -116,6 +115,9 @@ class RowClassifier(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """θ and the network's weights, by the recipe. τ is left out."""
-        steps = int(self.trainer.estimated_stepping_batches)
-        optimizer, schedule = self.recipe.build(self.network, self.rows, steps)
+        # Asked for after the first step only: Lightning would make the loader now, before a checkpoint gives it its
+        # position, and would then never give it.
+        optimizer, schedule = self.recipe.build(
+            self.network, self.rows, lambda: int(self.trainer.estimated_stepping_batches)
+        )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

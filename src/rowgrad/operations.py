@@ -10,13 +10,12 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-import torch
-from torch import Tensor
-
 from rowgrad.errors import UserError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from torch import Tensor
 
     from rowgrad.randomness import Draw
 
@@ -122,7 +121,7 @@ class Erase:
         return f"erased to {self.value:g}"
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
-        return torch.full_like(images, self.value)
+        return images.new_full(images.shape, self.value)
 
 
 @dataclass(frozen=True)
@@ -174,6 +173,8 @@ def read_operation(spec: str | Callable[[Tensor], Tensor]) -> Operation:
         numbers: list[float] = [float(word) for word in words]
     except ValueError:
         raise UserError(f"scenario.operation={spec}: after the name come numbers. Accepted: {ACCEPTED}.") from None
+    if name not in OPERATIONS and not name[:1].isupper():
+        raise UserError(f"scenario.operation={spec}: there is no operation {name!r}. Accepted: {ACCEPTED}.")
     if name not in OPERATIONS:
         return Transform(_torchvision_transform(name, numbers, spec))
     kind = OPERATIONS[name]

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
-from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
+from torch.optim.lr_scheduler import LambdaLR
 
-from rowgrad.errors import UserError
+from rowgrad.settings import check
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from torch import nn
     from torch.optim import Optimizer
-
-SCHEDULES = ("one_cycle", "constant")
 
 
 @dataclass(frozen=True)
@@ -44,22 +43,17 @@ class Recipe:
     warmup: float = 0.3
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise UserError(f"optimizer.schedule={self.schedule} is unknown. Accepted: {', '.join(SCHEDULES)}.")
-        for key in ("lr", "weight_decay", "rows_lr", "rows_weight_decay", "warmup"):
-            value = getattr(self, key)
-            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-                raise UserError(f"optimizer.{key}={value} is not a number of at least 0.")
-        if not 0 < self.warmup < 1:
-            raise UserError(f"optimizer.warmup={self.warmup} is not between 0 and 1.")
+        for field in fields(self):
+            if field.name != "algorithm":
+                check(f"optimizer.{field.name}", getattr(self, field.name))
 
-    def build(self, network: nn.Module, rows: nn.Parameter, steps: int) -> tuple[Optimizer, LRScheduler]:
+    def build(self, network: nn.Module, rows: nn.Parameter, steps: Callable[[], int]) -> tuple[Optimizer, LambdaLR]:
         """The optimizer and its schedule, to be advanced after every step.
 
         Args:
             network: its matrices and kernels decay, its vectors (biases, normalisation) do not.
             rows: θ, (H, W).
-            steps: optimizer steps of the whole run.
+            steps: tells the optimizer steps of the whole run; called after the first step, not before.
         """
         weights = [p for p in network.parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [
@@ -67,9 +61,26 @@ class Recipe:
             {"params": [p for p in weights if p.ndim <= 1], "lr": self.lr, "weight_decay": 0.0},
             {"params": [rows], "lr": self.rows_lr, "weight_decay": self.rows_weight_decay},
         ]
-        groups = [group for group in groups if group["params"]]
-        optimizer = self.algorithm(groups)
-        if self.schedule == "constant":
-            return optimizer, LambdaLR(optimizer, lambda _step: 1.0)
-        peaks = [group["lr"] for group in groups]
-        return optimizer, OneCycleLR(optimizer, peaks, steps, pct_start=self.warmup, cycle_momentum=False)
+        optimizer = self.algorithm([group for group in groups if group["params"]])
+
+        def factor(step: int) -> float:
+            return 1.0 if self.schedule == "constant" else one_cycle(step, steps() if step else 1, self.warmup)
+
+        return optimizer, LambdaLR(optimizer, factor)
+
+
+def one_cycle(step: int, steps: int, warmup: float) -> float:
+    """The one-cycle schedule as a function of the step: factor of the peak rate, from 1/25 up to 1 and down to 4e-6.
+
+    A function, not a state: a run that is extended follows the longer run's schedule from there on.
+
+    Args:
+        step: optimizer step, counted from 0.
+        steps: optimizer steps of the whole run.
+        warmup: share of the steps in which it rises.
+    """
+    start, end, top = 1 / 25, 1 / 25e4, max(warmup * steps - 1, 1)
+    if step <= top:
+        return start + (1 - start) * (1 - math.cos(math.pi * step / top)) / 2
+    progress = min((step - top) / max(steps - 1 - top, 1), 1)
+    return end + (1 - end) * (1 + math.cos(math.pi * progress)) / 2

@@ -15,20 +15,23 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.panel import Panel
 
-from rowgrad.callbacks import GracefulStop
-from rowgrad.callbacks.checkpoints import AtomicCheckpointIO
+from rowgrad.callbacks import Checkpoints, FiniteLoss, GracefulStop
+from rowgrad.callbacks.checkpoints import AtomicCheckpointIO, newest_good
 from rowgrad.errors import UserError
 from rowgrad.gradients import cut_fraction, cut_rows
 from rowgrad.module import RowClassifier
 from rowgrad.rows import name_rows
 from rowgrad.scenario import Scenario
+from rowgrad.settings import check_config
 
 if TYPE_CHECKING:
     from rowgrad.data import ImageData
@@ -57,8 +60,7 @@ def build(config: DictConfig) -> tuple[ImageData, RowClassifier]:
     Raises:
         UserError: a value that is not accepted, or data that cannot be had.
     """
-    if isinstance(config.seed, bool) or not isinstance(config.seed, int) or config.seed < 0:
-        raise UserError(f"seed={config.seed} is not a whole number of at least 0.")
+    check_config(config)
     data: ImageData = make(config.data, seed=config.seed)
     shape = {"height": data.height, "width": data.width}
     scenario = Scenario(**make(config.scenario), height=data.height, black=data.black)
@@ -69,12 +71,13 @@ def build(config: DictConfig) -> tuple[ImageData, RowClassifier]:
     return data, RowClassifier(network, scenario, recipe, **shape, classes=data.classes, seed=config.seed, **model)
 
 
-def train(config: DictConfig, folder: Path) -> Summary:
+def train(config: DictConfig, folder: Path, *, resume: bool = False) -> Summary:
     """Trains, tests and leaves everything in `folder`.
 
     Args:
         config: the composed config of `configs/train.yaml`.
         folder: the run's folder; it is made.
+        resume: whether to go on from the newest good checkpoint in `folder`, with `config` being the run's own.
 
     Returns:
         What `summary.json` holds.
@@ -84,45 +87,24 @@ def train(config: DictConfig, folder: Path) -> Summary:
     """
     data, module = build(config)
     config.data.name = data.name  # the data set that is really used: evaluation must find the same
-    logger = TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False)
+    checkpoint = newest_good(folder) if resume else None
     stop, timer = GracefulStop(), Timer()
-    watchers = [make(callback) for callback in config.callbacks.values() if callback]
-    trainer: pl.Trainer = make(
-        config.trainer,
-        callbacks=[*watchers, timer, stop],
-        logger=logger,
-        default_root_dir=str(folder),
-        plugins=[AtomicCheckpointIO()],
-    )
-    console = Console(quiet=not trainer.is_global_zero)
+    trainer = _trainer(config, folder, [timer, stop, FiniteLoss()], purge_step=checkpoint and checkpoint[1])
+    console = Console(quiet=not trainer.is_global_zero, soft_wrap=True)
+    if trainer.is_global_zero:
+        _claim(folder, config, resume=resume)
+        if resume:
+            console.print(_set_aside_damaged(folder, checkpoint))
     if data.missing:
         console.print(_fallback_notice(data))
-    if trainer.is_global_zero:
-        folder.mkdir(parents=True, exist_ok=True)
-        OmegaConf.save(config, folder / "config.yaml", resolve=True)
-        logger.experiment.add_text("scenario", module.scenario.sentence())
-        logger.experiment.add_text("data", data.missing or data.name)
-    summary: Summary = {
-        "status": "failed",
-        "scenario": module.scenario.name,
-        "data": data.name,
-        "seed": config.seed,
-        "device": _device_name(trainer.strategy.root_device),
-        "python": platform.python_version(),
-        **{package: version(package) for package in PACKAGES},
-    }
-    if data.missing:
-        summary["data_missing"] = data.missing
+    if trainer.is_global_zero and checkpoint is None:
+        _logger(trainer).experiment.add_text("scenario", module.scenario.sentence())
+        _logger(trainer).experiment.add_text("data", data.missing or data.name)
+    summary: Summary = {"status": "failed"} | _circumstances(config, data, module, trainer)
     try:
-        trainer.fit(module, datamodule=data)
-        summary |= _metrics(trainer)
-        if stop.received:
-            summary["status"] = "interrupted"
-        else:
-            trainer.test(module, datamodule=data, verbose=False)
-            summary |= _metrics(trainer) | {"status": "done"}
-    except KeyboardInterrupt:
-        summary["status"] = "interrupted"
+        with stop.listening():
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint and checkpoint[0], weights_only=True)
+            summary |= {"status": "interrupted"} if stop.received else _measure(trainer, module, data)
     except BaseException as error:
         summary["error"] = f"{type(error).__name__}: {error}"
         raise
@@ -131,13 +113,94 @@ def train(config: DictConfig, folder: Path) -> Summary:
         recorded = _recorded(folder)
         if trainer.is_global_zero:
             summary["cut_fraction"] = None if recorded is None else float(cut_fraction(*recorded).mean())
-            _write_json(folder / "summary.json", summary)
-            logger.finalize("success")
+            write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+            _logger(trainer).finalize("success")
     if data.missing:
         console.print(_fallback_notice(data))
-    if trainer.is_global_zero:
-        console.print(_closing_lines(summary, folder, module.scenario, _cut_words(recorded)), soft_wrap=True)
+    console.print(_closing_lines(summary, folder, module.scenario, _cut_words(recorded)))
     return summary
+
+
+def _trainer(config: DictConfig, folder: Path, callbacks: list[pl.Callback], purge_step: int | None) -> pl.Trainer:
+    """Lightning's trainer with the config's callbacks and more; events from `purge_step` on are taken back."""
+    watchers = [make(callback) for callback in config.callbacks.values() if callback]
+    purge: dict[str, Any] = {} if purge_step is None else {"purge_step": purge_step}
+    try:
+        return make(
+            config.trainer,
+            callbacks=[*watchers, *callbacks],
+            logger=TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False, **purge),
+            default_root_dir=str(folder),
+            plugins=[AtomicCheckpointIO()],
+        )
+    except (MisconfigurationException, InstantiationException) as error:
+        cause = error if isinstance(error, MisconfigurationException) else error.__cause__
+        if isinstance(cause, MisconfigurationException):
+            settings = ", ".join(
+                f"trainer.{key}={config.trainer[key]}" for key in ("accelerator", "devices", "precision")
+            )
+            raise UserError(f"{settings} cannot be had here: {cause}") from error
+        raise
+
+
+def _logger(trainer: pl.Trainer) -> TensorBoardLogger:
+    assert isinstance(trainer.logger, TensorBoardLogger)
+    return trainer.logger
+
+
+def _circumstances(config: DictConfig, data: ImageData, module: RowClassifier, trainer: pl.Trainer) -> Summary:
+    """What a run was made of: scenario, data, seed, device and versions."""
+    missing = {"data_missing": data.missing} if data.missing else {}
+    return {
+        "scenario": module.scenario.name,
+        "data": data.name,
+        **missing,
+        "seed": config.seed,
+        "device": _device_name(trainer.strategy.root_device),
+        "python": platform.python_version(),
+        **{package: version(package) for package in PACKAGES},
+    }
+
+
+def _measure(trainer: pl.Trainer, module: RowClassifier, data: ImageData) -> Summary:
+    """Validation and test metrics of the last weights."""
+    checkpoints = trainer.checkpoint_callback
+    if not isinstance(checkpoints, Checkpoints):
+        trainer.validate(module, datamodule=data, verbose=False)
+        validation = _metrics(trainer)
+    else:
+        if checkpoints.validated_step != trainer.global_step:  # training ended in mid-epoch
+            trainer.validate(module, datamodule=data, verbose=False)
+        validation = checkpoints.validation
+    trainer.test(module, datamodule=data, verbose=False)
+    return validation | _metrics(trainer) | {"status": "done"}
+
+
+def _claim(folder: Path, config: DictConfig, *, resume: bool) -> None:
+    """Makes the folder this run's own: no two runs ever share one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    text = OmegaConf.to_yaml(config, resolve=True)
+    if resume:
+        write_whole(folder / "config.yaml", text)
+        return
+    try:
+        with (folder / "config.yaml").open("x", encoding="utf-8") as file:
+            file.write(text)
+    except FileExistsError:
+        words = f"hydra.run.dir={folder} already holds a run. resume={folder} goes on with it."
+        raise UserError(words) from None
+
+
+def _set_aside_damaged(folder: Path, checkpoint: tuple[Path, int, list[Path]] | None) -> str:
+    """Moves what cannot be read out of the way of new checkpoints; says where the run goes on."""
+    for part in folder.glob("**/*.part"):
+        part.unlink()
+    lines = []
+    for damaged in checkpoint[2] if checkpoint else []:
+        damaged.replace(damaged.with_suffix(".damaged"))
+        lines.append(f"[bold red]{damaged} is damaged[/] and was set aside; going on from the one before.")
+    start = f"step {checkpoint[1]}, {checkpoint[0].name}" if checkpoint else "the beginning: no checkpoint was written"
+    return "\n".join([*lines, f"resuming from {start}"])
 
 
 def load(path: Path, scenario: DictConfig | None = None) -> tuple[DictConfig, ImageData, RowClassifier]:
@@ -245,7 +308,11 @@ def _fallback_notice(data: ImageData) -> Panel:
     return Panel(words, title="[bold]NOT THE DATA SET YOU ASKED FOR[/]", border_style="bold red")
 
 
-def _write_json(path: Path, content: Summary) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file so that it is whole or as it was before."""
     part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

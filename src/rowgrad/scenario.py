@@ -10,15 +10,13 @@ from torch import Tensor, nn
 from rowgrad.errors import UserError
 from rowgrad.operations import read_operation
 from rowgrad.rows import name_rows, select_rows
+from rowgrad.settings import check
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rowgrad.randomness import Draw
     from rowgrad.rows import RowSpec
-
-ROUTES = ("replace", "observe", "exclude")
-PHASES = ("train", "train and eval")
 
 
 class Scenario(nn.Module):
@@ -57,14 +55,8 @@ class Scenario(nn.Module):
         black: float = 0.0,
     ) -> None:
         super().__init__()
-        if route not in ROUTES:
-            raise UserError(f"scenario.route={route} is unknown. Accepted: {', '.join(ROUTES)}.")
-        if when not in PHASES:
-            raise UserError(f"scenario.when={when} is unknown. Accepted: {', '.join(PHASES)}.")
-        if not isinstance(detach, bool):
-            raise UserError(f"scenario.detach={detach} is neither true nor false.")
-        if isinstance(probability, bool) or not isinstance(probability, int | float) or not 0 <= probability <= 1:
-            raise UserError(f"scenario.probability={probability} is not a number from 0 to 1.")
+        for key, value in {"probability": probability, "detach": detach, "route": route, "when": when}.items():
+            check(f"scenario.{key}", value)
         selected = select_rows(rows, height)
         self.name = name
         self.rows = name_rows(selected)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto import summary_pb2
 from torch import Tensor
 
-from rowgrad.errors import UserError
 from rowgrad.gradients import cut_fraction, row_norms
+from rowgrad.settings import QUANTITIES, check
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from rowgrad.module import RowClassifier
 
 Summary: Any = getattr(summary_pb2, "Summary")  # noqa: B009  (made at import, so type checkers do not see it)
-QUANTITIES = ("row_grad_norm", "input_grad_norm", "row_update_norm")
 CSV_QUANTITIES = QUANTITIES[:2]
 
 
@@ -59,15 +59,8 @@ class RowGradientRecorder(pl.Callback):
     """
 
     def __init__(self, every: int = 1, flush_every: int = 100, quantities: Sequence[str] = QUANTITIES) -> None:
-        for key, value in {"every": every, "flush_every": flush_every}.items():
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise UserError(f"callbacks.recorder.{key}={value} is not a whole number of at least 1.")
-        unknown = set(quantities) - set(QUANTITIES)
-        if unknown or not quantities:
-            raise UserError(
-                f"callbacks.recorder.quantities={list(quantities)} is not accepted."
-                f" Accepted: one or more of {', '.join(QUANTITIES)}."
-            )
+        for key, value in {"every": every, "flush_every": flush_every, "quantities": quantities}.items():
+            check(f"callbacks.recorder.{key}", value)
         self.every, self.flush_every = every, flush_every
         self.quantities = [quantity for quantity in QUANTITIES if quantity in quantities]
         self._steps: list[int] = []
@@ -81,7 +74,7 @@ class RowGradientRecorder(pl.Callback):
         if stage == "fit":
             module.tap.requires_grad_("input_grad_norm" in self.quantities)
             self._tags = {quantity: row_tags(quantity, len(module.rows)) for quantity in self.quantities}
-        if stage == "fit" and trainer.is_global_zero and trainer.logger is not None:
+        if stage == "fit" and trainer.is_global_zero and trainer.logger is not None and trainer.ckpt_path is None:
             self._writer(trainer).add_custom_scalars(
                 {
                     "row gradients": {
@@ -101,6 +94,7 @@ class RowGradientRecorder(pl.Callback):
         self._loss = torch.zeros((), device=rows.device)
         if trainer.is_global_zero and set(self.quantities) & set(CSV_QUANTITIES):
             path = Path(trainer.default_root_dir) / "row_gradients.csv"
+            cut_back(path, trainer.global_step)
             self._csv = path.open("a", encoding="utf-8")
             if self._csv.tell() == 0:
                 names = ["step", *(tag for q in CSV_QUANTITIES if q in self._tags for tag in self._tags[q])]
@@ -206,6 +200,20 @@ class RowGradientRecorder(pl.Callback):
     def _writer(self, trainer: pl.Trainer) -> Any:
         assert isinstance(trainer.logger, TensorBoardLogger), "the recorder writes TensorBoard's own events"
         return trainer.logger.experiment
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Removes the lines of step `step` and later, and a line that was not written to its end."""
+    if not path.exists():
+        return
+    keep = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file):
+            first = line.partition(b",")[0]
+            if not line.endswith(b"\n") or (number > 0 and int(first) >= step):
+                break
+            keep += len(line)
+    os.truncate(path, keep)
 
 
 def _classifier(module: pl.LightningModule) -> RowClassifier:

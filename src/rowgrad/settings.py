@@ -1,0 +1,168 @@
+"""What a config may say. Nothing heavy is imported, so that a mistake is told at once.
+
+`ACCEPTED` is the only place where the limits of a value stand: the start of a run checks the whole config against it,
+and constructors check their own arguments.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from rowgrad.errors import UserError
+from rowgrad.operations import read_operation
+from rowgrad.rows import select_rows
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SIZE = 28  # H and W of every data set here
+DATA_SETS = ("mnist", "fashion_mnist", "kmnist", "digits")
+QUANTITIES = ("row_grad_norm", "input_grad_norm", "row_update_norm")
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "64-true", "16-true", "bf16-true")
+EXTENDING = ("trainer.max_epochs", "trainer.max_steps")
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """Which values a key takes: a test, and its words after "is not"."""
+
+    fits: Callable[[Any], bool]
+    words: str
+
+
+def whole(least: int) -> Accepted:
+    """A whole number of at least `least`."""
+    fits = lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least  # noqa: E731
+    return Accepted(fits, f"a whole number of at least {least}")
+
+
+def number(words: str, fits: Callable[[float], bool]) -> Accepted:
+    """A finite number with a property."""
+    return Accepted(
+        lambda v: isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) and fits(v),
+        f"a number {words}",
+    )
+
+
+def one_of(*options: str) -> Accepted:
+    """One of some words."""
+    return Accepted(lambda value: value in options, f"one of {', '.join(options)}")
+
+
+def or_null(accepted: Accepted) -> Accepted:
+    """The same, or null."""
+    return Accepted(lambda value: value is None or accepted.fits(value), f"{accepted.words}, or null")
+
+
+def _some_quantities(value: Any) -> bool:
+    return isinstance(value, Sequence) and bool(value) and not isinstance(value, str) and set(value) <= set(QUANTITIES)
+
+
+NOT_NEGATIVE = number("of at least 0", lambda value: value >= 0)
+BOOLEAN = Accepted(lambda value: isinstance(value, bool), "true or false")
+LIMIT = Accepted(lambda value: value == -1 or whole(1).fits(value), "a whole number of at least 1, or -1 for no limit")
+
+ACCEPTED = {
+    "seed": whole(0),
+    "data.name": one_of(*DATA_SETS),
+    "data.fallback": or_null(one_of(*DATA_SETS)),
+    "data.root": Accepted(lambda value: isinstance(value, str) and value != "", "a folder"),
+    "data.batch_size": whole(1),
+    "data.eval_batch_size": whole(1),
+    "data.shift": whole(0),
+    "scenario.probability": number("from 0 to 1", lambda value: 0 <= value <= 1),
+    "scenario.detach": BOOLEAN,
+    "scenario.route": one_of("replace", "observe", "exclude"),
+    "scenario.when": one_of("train", "train and eval"),
+    "model.label_smoothing": number("from 0 to below 1", lambda value: 0 <= value < 1),
+    "optimizer.lr": NOT_NEGATIVE,
+    "optimizer.weight_decay": NOT_NEGATIVE,
+    "optimizer.rows_lr": NOT_NEGATIVE,
+    "optimizer.rows_weight_decay": NOT_NEGATIVE,
+    "optimizer.schedule": one_of("one_cycle", "constant"),
+    "optimizer.warmup": number("between 0 and 1", lambda value: 0 < value < 1),
+    "trainer.accelerator": one_of(*ACCELERATORS),
+    "trainer.precision": one_of(*PRECISIONS),
+    "trainer.max_epochs": LIMIT,
+    "trainer.max_steps": LIMIT,
+    "trainer.accumulate_grad_batches": whole(1),
+    "trainer.gradient_clip_val": or_null(NOT_NEGATIVE),
+    "callbacks.recorder.every": whole(1),
+    "callbacks.recorder.flush_every": whole(1),
+    "callbacks.recorder.quantities": Accepted(_some_quantities, f"a list of one or more of {', '.join(QUANTITIES)}"),
+    "callbacks.checkpoints.every": whole(1),
+}
+
+
+def check(key: str, value: Any) -> None:
+    """Compares a value with what its key takes.
+
+    Raises:
+        UserError: it does not fit; the message names key, value and what is accepted.
+    """
+    accepted = ACCEPTED[key]
+    if not accepted.fits(value):
+        raise UserError(f"{key}={value} is not {accepted.words}.")
+
+
+def check_config(config: DictConfig) -> None:
+    """Compares a composed config with `ACCEPTED`, the row grammar and the operations.
+
+    Raises:
+        UserError: the first value that does not fit.
+    """
+    for key in ACCEPTED:
+        parent, _, name = key.rpartition(".")
+        group = OmegaConf.select(config, parent) if parent else config
+        if group is not None and name in group:
+            value = group[name]
+            check(key, list(value) if OmegaConf.is_list(value) else value)
+    rows, operation = config.scenario.rows, config.scenario.operation
+    select_rows(list(rows) if OmegaConf.is_list(rows) else rows, SIZE)
+    if not OmegaConf.is_dict(operation):
+        read_operation(operation)
+
+
+def saved_config(folder: Path, overrides: Sequence[str]) -> DictConfig:
+    """The config of a run that is to go on, with the limits that are extended.
+
+    Args:
+        folder: the run's folder.
+        overrides: what was typed beside `resume`.
+
+    Raises:
+        UserError: the folder holds no run, or something else than a limit is to be changed.
+    """
+    file = folder / "config.yaml"
+    if not file.is_file():
+        raise UserError(f"resume={folder} is not a run's folder: there is no {file}.")
+    try:
+        config = OmegaConf.load(file)
+        assert isinstance(config, DictConfig)
+        assert {"data", "scenario", "model", "optimizer", "trainer"} <= config.keys()
+    except Exception as error:
+        raise UserError(f"resume={folder}: {file} is not a run's config.") from error
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key not in EXTENDING:
+            accepted = ", ".join(EXTENDING)
+            raise UserError(f"{override} cannot go with resume, which keeps the run's config. Accepted: {accepted}.")
+        OmegaConf.update(config, key, int(value) if re.fullmatch(r"-?\d+", value) else value)
+    return config
+
+
+def finished(folder: Path) -> dict[str, Any] | None:
+    """The summary of a run that is done, else None."""
+    try:
+        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return summary if summary.get("status") == "done" else None

@@ -1,0 +1,149 @@
+"""Kills a real training run with SIGKILL again and again, resumes it, and compares it with the same run left alone.
+
+    python tests/kill.py FOLDER --kills 20 data=digits trainer.max_epochs=30
+    MNIST_ROOT=... python tests/kill.py FOLDER --kills 20 data=mnist
+
+Every life is a process of its own that runs `scripts/train.py`; they are forked off one that has torch imported, which
+saves the seconds of the import and nothing else. Kills come at random moments: while things are set up, between any two
+steps, and while a checkpoint is being written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import runpy
+import signal
+import sys
+import time
+from pathlib import Path
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+import rowgrad.run  # noqa: F401  (what every life needs)
+
+TRAIN = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
+QUICK = ["callbacks.progress=null", "callbacks.recorder.flush_every=3", "callbacks.checkpoints.every=7"]
+
+
+def start(*arguments: str, log: Path) -> int:
+    """Forks a life of `scripts/train.py`; returns its process number."""
+    pid = os.fork()
+    if pid:
+        return pid
+    with log.open("a") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    sys.argv = [str(TRAIN), *arguments]
+    code = 1
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+    except BaseException as error:  # noqa: BLE001
+        sys.excepthook(type(error), error, error.__traceback__)
+    finally:
+        sys.stdout.flush()
+        os._exit(code)
+
+
+def finish(pid: int) -> int:
+    """Waits for a life to end by itself; its exit code."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def kill(pid: int, run: Path, mode: str, chance: random.Random) -> bool:
+    """Waits for the moment and kills. False if the run ended before."""
+    csv, deadline = run / "row_gradients.csv", time.monotonic() + 120
+    size = csv.stat().st_size if csv.exists() else 0
+    wanted = size + chance.randint(1, 12_000)
+    while time.monotonic() < deadline:
+        if os.waitpid(pid, os.WNOHANG)[0]:
+            return False
+        if mode == "at once":
+            time.sleep(chance.uniform(0, 0.8))
+            break
+        if mode == "step" and csv.exists() and csv.stat().st_size >= wanted:
+            time.sleep(chance.uniform(0, 0.03))
+            break
+        if mode == "write" and csv.exists() and csv.stat().st_size > size and list(run.glob("checkpoints/*.part")):
+            break
+    os.kill(pid, signal.SIGKILL)
+    return finish(pid) == -signal.SIGKILL
+
+
+def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard shows: tag -> (step, value)."""
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+
+
+def differences(alone: Path, killed: Path) -> list[str]:
+    """Names of what is not bit-identical in two runs."""
+    found = []
+    if (alone / "row_gradients.csv").read_bytes() != (killed / "row_gradients.csv").read_bytes():
+        found.append("row_gradients.csv")
+    summaries = [json.loads((run / "summary.json").read_text()) for run in (alone, killed)]
+    found += [
+        f"summary.json: {key}"
+        for key in summaries[0]
+        if key != "train/seconds" and summaries[0][key] != summaries[1].get(key)
+    ]
+    for name in ("last.ckpt", "best.ckpt"):
+        states = [torch.load(run / "checkpoints" / name, weights_only=True) for run in (alone, killed)]
+        for state in states:
+            state["callbacks"] = {k: v for k, v in state["callbacks"].items() if not k.startswith("Timer")}
+        keys = ["state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch", "callbacks"]
+        found += [f"{name}: {key}" for key in keys if not same(states[0][key], states[1][key])]
+    shown = [scalars(run) for run in (alone, killed)]
+    found += [f"tensorboard: {tag}" for tag in shown[0] if shown[0][tag] != shown[1].get(tag)]
+    return found
+
+
+def same(a: object, b: object) -> bool:
+    """Whether two nested values are equal to the last bit."""
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and a.dtype == b.dtype and a.equal(b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return isinstance(b, list | tuple) and len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def main() -> int:
+    """Prints what was done as JSON; 0 if nothing differs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("overrides", nargs="*")
+    options = parser.parse_intermixed_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    folder, log, chance = options.folder.resolve(), options.folder.resolve() / "log", random.Random(options.seed)
+    alone, killed = folder / "alone", folder / "killed"
+    overrides = [*QUICK, *options.overrides]
+    assert finish(start(*overrides, f"hydra.run.dir={alone}", log=log)) == 0, log.read_text()
+    kills = dict.fromkeys(("at once", "step", "write"), 0)
+    while sum(kills.values()) < options.kills:
+        mode = chance.choice(list(kills))
+        claimed = (killed / "config.yaml").exists()
+        arguments = [f"resume={killed}"] if claimed else [*overrides, f"hydra.run.dir={killed}"]
+        if not kill(start(*arguments, log=log), killed, mode, chance):
+            print(log.read_text()[-3000:], file=sys.stderr)
+            print(f"the run ended after {sum(kills.values())} kills", file=sys.stderr)
+            return 1
+        kills[mode] += 1
+    assert finish(start(f"resume={killed}", log=log)) == 0, log.read_text()
+    result = {"kills": kills, "differences": differences(alone, killed)}
+    print(json.dumps(result))
+    return 1 if result["differences"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
