@@ -8,24 +8,25 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from rowgrad.errors import report_plainly
-from rowgrad.settings import check_config, finished, saved_config
+from rowgrad.settings import finished, settle
 
-# The folder of a run that goes on, else a new one.
-OmegaConf.register_resolver("run_folder", lambda resume, new: resume if Path(str(resume)).is_dir() else new)
+
+def run_folder(resume: str | None, new: str) -> str:
+    """The folder of a run that goes on, else a new one; the working directory where there is nothing to resume."""
+    return new if resume is None else resume if Path(resume).is_dir() else "."
+
+
+OmegaConf.register_resolver("run_folder", run_folder)
 
 
 @hydra.main(config_path="../configs", config_name="train")
 def main(config: DictConfig) -> None:
-    """One run."""
-    folder = Path(HydraConfig.get().runtime.output_dir)
-    resume = config.resume is not None
-    if resume:
-        changes = [change for change in HydraConfig.get().overrides.task if not change.startswith("resume=")]
-        config = saved_config(Path(config.resume), changes)
-        if not changes and (done := finished(folder)):
-            print(f"{folder} is finished: test accuracy {done['test/acc']:.2%}. trainer.max_epochs=… extends it.")
-            return
-    check_config(config)
+    job, resume = HydraConfig.get(), config.resume is not None
+    folder = Path(job.runtime.output_dir)
+    config = settle(config, folder, job.overrides.task)
+    if resume and (done := finished(folder, config)):
+        print(done)
+        return
 
     from rowgrad.run import train  # late, so that --help and typing mistakes answer at once
 

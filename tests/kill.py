@@ -21,9 +21,8 @@ import time
 from pathlib import Path
 
 import torch
+import torch.utils.tensorboard
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-import rowgrad.run  # noqa: F401  (what every life needs)
 
 TRAIN = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
 QUICK = ["callbacks.progress=null", "callbacks.recorder.flush_every=3", "callbacks.checkpoints.every=7"]
@@ -60,7 +59,7 @@ def kill(pid: int, run: Path, mode: str, chance: random.Random) -> bool:
     """Waits for the moment and kills. False if the run ended before."""
     csv, deadline = run / "row_gradients.csv", time.monotonic() + 120
     size = csv.stat().st_size if csv.exists() else 0
-    wanted = size + chance.randint(1, 12_000)
+    wanted = size + chance.randint(1, 6_000)
     while time.monotonic() < deadline:
         if os.waitpid(pid, os.WNOHANG)[0]:
             return False

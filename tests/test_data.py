@@ -186,6 +186,7 @@ def test_missing_files_are_downloaded_and_their_checksums_compared(tmp_path, mon
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setattr(datasets.MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
         monkeypatch.setattr(datasets.MNIST, "resources", resources)
+        monkeypatch.setattr("rowgrad.data._CHECKSUMS", {})
         data, _ = build(configure("data=mnist", f"data.root={root}", "data.batch_size=16"))
         assert (data.name, data.missing) == ("mnist", None)
         assert [len(part.labels) for part in data.splits] == [40, 5000, 30]
@@ -199,8 +200,8 @@ def test_missing_files_are_downloaded_and_their_checksums_compared(tmp_path, mon
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("data.name=minst", "data.name=minst is unknown. Accepted: mnist, fashion_mnist, kmnist, digits"),
-        ("data.fallback=none", "data.fallback=none is unknown"),
+        ("data.name=minst", "data.name=minst is not one of mnist, fashion_mnist, kmnist, digits"),
+        ("data.fallback=none", "data.fallback=none is not one of"),
         ("data.batch_size=0", "data.batch_size=0 is not a whole number of at least 1"),
         ("data.batch_size=many", "data.batch_size=many is not a whole number"),
         ("data.batch_size=1298", "data.batch_size=1298 is larger than the 1297 training images of digits"),

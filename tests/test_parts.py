@@ -10,7 +10,7 @@ from torch import nn
 from rowgrad.errors import UserError
 from rowgrad.gradients import cut_fraction, cut_rows, row_norms
 from rowgrad.networks import MLP, StridedConvNet
-from rowgrad.optimizers import Recipe
+from rowgrad.optimizers import Recipe, one_cycle
 
 
 def test_a_row_norm_is_the_euclidean_length():
@@ -54,11 +54,13 @@ def test_matrices_decay_and_vectors_and_rows_do_not():
     assert [p.shape for p in vectors["params"]] == [(4,), (4,), (4,)]
     assert learnt["params"] == [rows]
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.1, 0, 0]
-    assert learnt["initial_lr"] * 25 == learnt["max_lr"] == 0.5
+    assert learnt["lr"] * 25 == learnt["initial_lr"] == 0.5
 
 
 def test_one_cycle_rises_to_the_peak_and_falls_to_nothing():
-    optimizer, schedule = recipe(lr=1.0, warmup=0.25).build(nn.Linear(1, 1), nn.Parameter(torch.zeros(1, 1)), lambda: 101)
+    optimizer, schedule = recipe(lr=1.0, warmup=0.25).build(
+        nn.Linear(1, 1), nn.Parameter(torch.zeros(1, 1)), lambda: 101
+    )
     rates = []
     for _ in range(101):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -69,6 +71,16 @@ def test_one_cycle_rises_to_the_peak_and_falls_to_nothing():
     assert max(rates) == max(rates[24:26]) == pytest.approx(1, abs=1e-3)
     assert rates[10] == pytest.approx(1 + (1 / 25 - 1) * (1 + math.cos(math.pi * 10 / top)) / 2)
     assert rates[-1] < 1e-5
+
+
+@pytest.mark.parametrize("warmup", [0.1, 0.3, 0.5])
+def test_one_cycle_is_torchs_one_cycle(warmup):
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, 200, pct_start=warmup, cycle_momentum=False)
+    for step in range(200):
+        assert one_cycle(step, 200, warmup) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+        optimizer.step()
+        schedule.step() if step < 199 else None
 
 
 def test_a_constant_schedule_stays():
@@ -85,8 +97,8 @@ def test_a_constant_schedule_stays():
         ({"lr": -1}, "optimizer.lr=-1 is not a number of at least 0"),
         ({"rows_lr": "fast"}, "optimizer.rows_lr=fast is not a number"),
         ({"weight_decay": float("nan")}, "optimizer.weight_decay=nan"),
-        ({"schedule": "cosine"}, "optimizer.schedule=cosine is unknown. Accepted: one_cycle, constant"),
-        ({"warmup": 1}, "optimizer.warmup=1 is not between 0 and 1"),
+        ({"schedule": "cosine"}, "optimizer.schedule=cosine is not one of one_cycle, constant"),
+        ({"warmup": 1}, "optimizer.warmup=1 is not a number between 0 and 1"),
     ],
 )
 def test_a_value_that_is_not_accepted_is_named(settings, words):

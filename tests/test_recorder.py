@@ -108,8 +108,8 @@ def test_a_failure_loses_no_completed_step(tmp_path):
     [
         ({"every": 0}, "callbacks.recorder.every=0 is not a whole number of at least 1"),
         ({"flush_every": 1.5}, "callbacks.recorder.flush_every=1.5"),
-        ({"quantities": ["norm"]}, "Accepted: one or more of row_grad_norm, input_grad_norm, row_update_norm"),
-        ({"quantities": []}, "Accepted: one or more of"),
+        ({"quantities": ["norm"]}, "is not a list of one or more of row_grad_norm, input_grad_norm, row_update_norm"),
+        ({"quantities": []}, "is not a list of one or more of"),
     ],
 )
 def test_a_setting_that_is_not_accepted_is_named(settings, words):

@@ -118,9 +118,9 @@ def test_an_operation_that_changes_the_shape_is_refused():
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("route", "drop", "scenario.route=drop is unknown. Accepted: replace, observe, exclude"),
-        ("when", "eval", "scenario.when=eval is unknown. Accepted: train, train and eval"),
-        ("detach", "maybe", "scenario.detach=maybe is neither true nor false"),
+        ("route", "drop", "scenario.route=drop is not one of replace, observe, exclude"),
+        ("when", "eval", "scenario.when=eval is not one of train, train and eval"),
+        ("detach", "maybe", "scenario.detach=maybe is not true or false"),
         ("probability", 1.5, "scenario.probability=1.5 is not a number from 0 to 1"),
         ("probability", "half", "scenario.probability=half is not a number"),
         ("rows", "0:0", "scenario.rows=0:0 names no row"),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
 
 import lightning.pytorch as pl
 import torch
+from filelock import FileLock
 from torch import Tensor
 
 from rowgrad.errors import UserError
@@ -17,6 +21,8 @@ from rowgrad.settings import SIZE, check
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from torchvision import datasets
 
 VALIDATION = 5_000
 
@@ -49,22 +55,69 @@ class Source:
     std: float
 
 
+# MD5 of the four files after unpacking, where they are known; the sizes are the same in all of these data sets.
+_CHECKSUMS = {
+    "MNIST/train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "MNIST/train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "MNIST/t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "MNIST/t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+
+
 def _torchvision(name: str, root: Path) -> Splits:
-    """A torchvision data set in MNIST's format; missing files are downloaded and their checksums compared."""
+    """A torchvision data set in MNIST's format; missing files are downloaded and their checksums compared.
+
+    One process downloads, the others wait for it. Files that are there are checked before they are believed.
+    """
     from torchvision import datasets  # takes a second to import
 
+    kind = getattr(datasets, name)
+    folder = root / name / "raw"
+    files = [folder / Path(archive).stem for archive, _ in kind.resources]
+    if root.exists() and not root.is_dir():
+        raise UserError(f"data.root={root} is not a folder.")
     try:
-        train, test = (getattr(datasets, name)(root, train=part, download=True) for part in (True, False))
+        if not all(file.exists() for file in files):
+            root.mkdir(parents=True, exist_ok=True)
+            with FileLock(root / f".{name}.lock"):
+                _download(kind, root, files)
+        for file in files:
+            _check_file(file, _CHECKSUMS.get(f"{name}/{file.name}"))
+        train, test = (kind(root, train=part) for part in (True, False))
     except (OSError, RuntimeError) as error:
         words = str(error).partition("\n")[0].rstrip(":")
         raise MissingError(f"data.root={root}: {name} can be neither read nor downloaded there ({words}).") from error
-    except (ValueError, AssertionError) as error:
-        raise UserError(f"data.root={root}: {name}'s files are damaged; delete {root / name} and run again.") from error
     learn = Images(train.data, train.targets.long())
     return Splits(
         *(Images(*(part[where] for part in learn)) for where in (slice(-VALIDATION), slice(-VALIDATION, None))),
         Images(test.data, test.targets.long()),
     )
+
+
+def _download(kind: type[datasets.MNIST], root: Path, files: list[Path]) -> None:
+    """Downloads and unpacks beside the target; a file appears under its own name only when it is whole."""
+    if all(file.exists() for file in files):
+        return  # another process did it while this one waited
+    with TemporaryDirectory(dir=root, prefix=".download-") as beside:
+        kind(beside, train=True, download=True)
+        files[0].parent.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            (Path(beside) / kind.__name__ / "raw" / file.name).replace(file)
+
+
+def _check_file(file: Path, checksum: str | None) -> None:
+    """Compares a file in IDX format (LeCun's page on MNIST) with the size in its header, and its MD5 where known.
+
+    Raises:
+        UserError: names the file and says what to do.
+    """
+    content = file.read_bytes()
+    dimensions = content[3] if len(content) > 3 else 0  # noqa: PLR2004  (the fourth byte counts them)
+    sizes = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions)]
+    whole = dimensions > 0 and len(content) == 4 + 4 * dimensions + math.prod(sizes)
+    if not whole or (checksum is not None and hashlib.md5(content, usedforsecurity=False).hexdigest() != checksum):
+        kind = "altered" if whole else "damaged"
+        raise UserError(f"{file} is {kind}; delete it and run again, and it is downloaded anew.")
 
 
 def _digits(_root: Path) -> Splits:
@@ -261,6 +314,8 @@ class ImageData(pl.LightningDataModule):
             check(f"data.{key}", value)
         self.root, self.batch_size, self.shift, self.seed = Path(root), batch_size, shift, seed
         self.eval_batch_size = eval_batch_size
+        self._loader: TrainLoader | None = None
+        self._position: dict[str, int] | None = None
         self.missing: str | None = None
         try:
             self.name, self.splits = name, SOURCES[name].load(self.root)
@@ -284,7 +339,7 @@ class ImageData(pl.LightningDataModule):
     def train_dataloader(self) -> TrainLoader:
         """The training images on the trainer's device."""
         trainer = self._trainer()
-        return TrainLoader(
+        self._loader = TrainLoader(
             self._resident(self.splits.train, self.shift),
             self.batch_size,
             self.seed,
@@ -292,6 +347,9 @@ class ImageData(pl.LightningDataModule):
             rank=trainer.global_rank,
             world=trainer.world_size,
         )
+        if self._position is not None:
+            self._loader.load_state_dict(self._position)
+        return self._loader
 
     def val_dataloader(self) -> EvalLoader:
         """The validation images on the trainer's device."""
@@ -300,6 +358,14 @@ class ImageData(pl.LightningDataModule):
     def test_dataloader(self) -> EvalLoader:
         """The test images on the trainer's device."""
         return self._eval(self.splits.test)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the training loader is. Lightning keeps that too, but gives it back in mid-epoch only."""
+        return self._loader.state_dict() if self._loader is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Keeps the position for the training loader, which is made later."""
+        self._position = state_dict or None
 
     def _eval(self, images: Images) -> EvalLoader:
         trainer = self._trainer()

@@ -89,7 +89,10 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False) -> Summary:
     config.data.name = data.name  # the data set that is really used: evaluation must find the same
     checkpoint = newest_good(folder) if resume else None
     stop, timer = GracefulStop(), Timer()
-    trainer = _trainer(config, folder, [timer, stop, FiniteLoss()], purge_step=checkpoint and checkpoint[1])
+    if checkpoint is not None:
+        _load_weights(module, checkpoint[0], folder)
+    purge_step = (checkpoint[1] if checkpoint else 0) if resume else None
+    trainer = _trainer(config, folder, [timer, stop, FiniteLoss()], purge_step)
     console = Console(quiet=not trainer.is_global_zero, soft_wrap=True)
     if trainer.is_global_zero:
         _claim(folder, config, resume=resume)
@@ -223,13 +226,16 @@ def load(path: Path, scenario: DictConfig | None = None) -> tuple[DictConfig, Im
     if scenario is not None:
         config.scenario = scenario
     data, module = build(config)
-    try:
-        state = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
-        module.load_state_dict(state)
-    except Exception as error:
-        words = str(error).partition("\n")[0]
-        raise UserError(f"{checkpoint} does not fit the model in {folder / 'config.yaml'}: {words}") from error
+    _load_weights(module, checkpoint, folder)
     return config, data, module
+
+
+def _load_weights(module: RowClassifier, checkpoint: Path, folder: Path) -> None:
+    try:
+        module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    except Exception as error:
+        words = " ".join(str(error).split())[:200]
+        raise UserError(f"{checkpoint} does not fit the model in {folder / 'config.yaml'}: {words}") from error
 
 
 def evaluate(config: DictConfig, data: ImageData, module: RowClassifier) -> Summary:

@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from rowgrad.errors import UserError
 from rowgrad.operations import read_operation
 from rowgrad.rows import select_rows
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 SIZE = 28  # H and W of every data set here
 DATA_SETS = ("mnist", "fashion_mnist", "kmnist", "digits")
@@ -131,25 +130,37 @@ def check_config(config: DictConfig) -> None:
         read_operation(operation)
 
 
-def saved_config(folder: Path, overrides: Sequence[str]) -> DictConfig:
-    """The config of a run that is to go on, with the limits that are extended.
+def settle(config: DictConfig, folder: Path, overrides: Sequence[str]) -> DictConfig:
+    """The checked config of the run that is to start: the one that was typed, or a resumed run's own.
 
     Args:
+        config: the composed config.
         folder: the run's folder.
-        overrides: what was typed beside `resume`.
+        overrides: what was typed.
 
     Raises:
-        UserError: the folder holds no run, or something else than a limit is to be changed.
+        UserError: a value that is not accepted, a folder that holds another run, or nothing to resume.
     """
+    if config.resume is not None:
+        beside = [override for override in overrides if not override.startswith("resume=")]
+        config = _saved(Path(config.resume), beside)
+    elif (folder / "config.yaml").exists() and os.environ.get("LOCAL_RANK", "0") == "0":
+        raise UserError(f"hydra.run.dir={folder} already holds a run. resume={folder} goes on with it.")
+    check_config(config)
+    return config
+
+
+def _saved(folder: Path, overrides: Sequence[str]) -> DictConfig:
+    """A run's own config, with the limits that are extended."""
     file = folder / "config.yaml"
     if not file.is_file():
         raise UserError(f"resume={folder} is not a run's folder: there is no {file}.")
     try:
         config = OmegaConf.load(file)
-        assert isinstance(config, DictConfig)
-        assert {"data", "scenario", "model", "optimizer", "trainer"} <= config.keys()
     except Exception as error:
-        raise UserError(f"resume={folder}: {file} is not a run's config.") from error
+        raise UserError(f"resume={folder}: {file} cannot be read.") from error
+    if not isinstance(config, DictConfig) or not {"data", "scenario", "model", "optimizer", "trainer"} <= config.keys():
+        raise UserError(f"resume={folder}: {file} is not a run's config.")
     for override in overrides:
         key, _, value = override.partition("=")
         if key not in EXTENDING:
@@ -159,10 +170,13 @@ def saved_config(folder: Path, overrides: Sequence[str]) -> DictConfig:
     return config
 
 
-def finished(folder: Path) -> dict[str, Any] | None:
-    """The summary of a run that is done, else None."""
+def finished(folder: Path, config: DictConfig) -> str | None:
+    """The words for a run that is done and is not to be extended, else None."""
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        before = OmegaConf.load(folder / "config.yaml")
     except (OSError, ValueError):
         return None
-    return summary if summary.get("status") == "done" else None
+    if summary.get("status") != "done" or before != config:
+        return None
+    return f"{folder} is finished: test accuracy {summary['test/acc']:.2%}. trainer.max_epochs=… extends it."

@@ -45,6 +45,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             if storage_options is not None and target.exists():
                 target.replace(storage_options)
             part.replace(target)
+        except RuntimeError as error:  # torch's words for a file that cannot be written to its end
+            cause = error.__context__
+            raise UserError(f"{target} cannot be written: {cause if isinstance(cause, OSError) else error}") from error
         finally:
             part.unlink(missing_ok=True)
 

@@ -34,6 +34,7 @@ class GracefulStop(pl.Callback):
     def __init__(self) -> None:
         self.received: str | None = None
         self._step = -1
+        self._listens = False
 
     @contextmanager
     def listening(self) -> Generator[None]:
@@ -42,9 +43,11 @@ class GracefulStop(pl.Callback):
             yield  # Python delivers signals to the main thread alone
             return
         before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+        self._listens = True
         try:
             yield
         finally:
+            self._listens = False
             for number, handler in before.items():
                 signal.signal(number, handler)
 
@@ -55,7 +58,10 @@ class GracefulStop(pl.Callback):
         os.write(sys.stderr.fileno(), f"\n{self.received}: finishing this step, then saving.\n".encode())
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stops before the first step if a signal came while things were set up."""
+        """Takes the signals back from Lightning's own handlers; stops if one came while things were set up."""
+        if self._listens:
+            for number in SIGNALS:
+                signal.signal(number, self._receive)
         self._step = trainer.global_step
         self._stop_if_received(trainer)
 

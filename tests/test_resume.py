@@ -1,0 +1,279 @@
+"""Runs that survive: resumed to the last bit after SIGKILL, damaged checkpoints, signals, and what a resume refuses."""
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from conftest import PROJECT, command, configure, events, norms, recorded_steps, weights
+from omegaconf import OmegaConf
+
+from rowgrad.callbacks.recorder import cut_back
+from rowgrad.run import train
+
+TRAIN = PROJECT / "scripts" / "train.py"
+QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null"]
+# Every source of randomness: order and shifts of images, noise, probability, dropout.
+RANDOM = ["model=mlp", "model.network.dropout=0.3", "scenario.operation=noise 1"]
+
+
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+def saved(folder):
+    return OmegaConf.load(folder / "config.yaml")
+
+
+def copy_of(run, folder):
+    """A run's folder to spoil. Its summary is gone, as after a kill."""
+    shutil.copytree(run, folder)
+    (folder / "summary.json").unlink()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run22(tmp_path_factory):
+    """Two epochs of 11 steps, with last.ckpt of step 22 and previous.ckpt of step 20."""
+    folder = tmp_path_factory.mktemp("run22") / "run"
+    train(configure(*QUICK, *RANDOM, "trainer.max_epochs=2", "callbacks.checkpoints.every=5"), folder)
+    return folder
+
+
+def test_killed_runs_end_bit_identical_to_runs_left_alone(tmp_path):
+    """Two chains of 12 kills with SIGKILL each, at random moments and in the middle of writing a checkpoint."""
+    chains = {"mlp": RANDOM, "cnn": ["scenario.operation=RandomRotation 30", "trainer.accumulate_grad_batches=2"]}
+    options = ["--kills", "12", *QUICK, "trainer.max_epochs=16"]
+    processes = {
+        name: subprocess.Popen(
+            [sys.executable, PROJECT / "tests" / "kill.py", tmp_path / name, "--seed", str(seed), *options, *overrides],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for seed, (name, overrides) in enumerate(chains.items())
+    }
+    for name, process in processes.items():
+        output, errors = process.communicate(timeout=500)
+        assert process.returncode == 0, f"{name}: {output[-2000:]} {errors[-3000:]}"
+        result = json.loads(output)
+        assert result["differences"] == []
+        assert sum(result["kills"].values()) == 12
+        assert result["kills"]["write"] >= 2
+
+
+@pytest.mark.parametrize("spoil", ["truncate", "garbage", "empty"])
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(run22, tmp_path, capsys, spoil):
+    folder = copy_of(run22, tmp_path / "run")
+    last = folder / "checkpoints" / "last.ckpt"
+    content = {"truncate": last.read_bytes()[:-1000], "garbage": os.urandom(5000), "empty": b""}[spoil]
+    last.write_bytes(content)
+    train(saved(folder), folder, resume=True)
+    printed = capsys.readouterr().out
+    assert f"{last} is damaged" in printed
+    assert "resuming from step 20, previous.ckpt" in printed
+    assert (folder / "row_gradients.csv").read_bytes() == (run22 / "row_gradients.csv").read_bytes()
+    assert all(weights(folder)[key].equal(value) for key, value in weights(run22).items())
+    assert last.with_suffix(".damaged").read_bytes() == content
+
+
+def test_without_a_good_checkpoint_resume_says_which_files_it_tried(run22, tmp_path):
+    folder = copy_of(run22, tmp_path / "run")
+    for name in ("last.ckpt", "previous.ckpt"):
+        (folder / "checkpoints" / name).write_bytes(b"garbage")
+    result = command(TRAIN, f"resume={folder}", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "no checkpoint can be read: " in result.stderr
+    assert str(folder / "checkpoints" / "previous.ckpt") in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(run22, tmp_path, capsys):
+    folder = copy_of(run22, tmp_path / "run")
+    shutil.rmtree(folder / "checkpoints")
+    train(saved(folder), folder, resume=True)
+    assert "resuming from the beginning: no checkpoint was written" in capsys.readouterr().out
+    assert (folder / "row_gradients.csv").read_bytes() == (run22 / "row_gradients.csv").read_bytes()
+    assert [step for step, _ in events(folder)["train/loss"]] == list(range(22))
+
+
+def test_a_run_killed_after_its_last_step_is_validated_and_tested(run22, tmp_path):
+    folder = copy_of(run22, tmp_path / "run")
+    train(saved(folder), folder, resume=True)
+    expected = {key: value for key, value in summary(run22).items() if key != "train/seconds"}
+    assert {key: summary(folder)[key] for key in expected} == expected
+    assert events(folder) == events(run22)
+
+
+def test_a_finished_run_says_so_and_is_left_alone(run22, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in run22.rglob("*")}
+    result = command(TRAIN, f"resume={run22}", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    accuracy = f"{summary(run22)['test/acc']:.2%}"
+    assert result.stdout == f"{run22} is finished: test accuracy {accuracy}. trainer.max_epochs=… extends it.\n"
+    assert {path: path.stat().st_mtime_ns for path in run22.rglob("*")} == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_max_epochs_beside_resume_extends_a_run(run22, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(run22, folder)
+    result = command(TRAIN, f"resume={folder}", "trainer.max_epochs=3", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert summary(folder)["train/steps"] == 33
+    assert recorded_steps(folder) == list(range(33))
+    old = (run22 / "row_gradients.csv").read_bytes()
+    assert (folder / "row_gradients.csv").read_bytes().startswith(old)
+    assert saved(folder).trainer.max_epochs == 3
+    again = command(TRAIN, f"resume={folder}", cwd=tmp_path)
+    assert "is finished" in again.stdout
+
+
+def test_an_interrupted_run_resumes_to_the_last_bit(tmp_path):
+    alone, stopped = tmp_path / "alone", tmp_path / "stopped"
+    overrides = [*QUICK, *RANDOM, "trainer.max_epochs=40", "callbacks.recorder.flush_every=5"]
+    process = subprocess.Popen(
+        [sys.executable, TRAIN, *overrides, f"hydra.run.dir={stopped}"], cwd=tmp_path, stdout=subprocess.PIPE
+    )
+    wait_for(process, lambda: (stopped / "row_gradients.csv").is_file() and len(recorded_steps(stopped)) > 30)
+    process.send_signal(signal.SIGUSR1)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert 30 < summary(stopped)["train/steps"] < 440
+    assert summary(stopped)["status"] == "interrupted"
+    train(saved(stopped), stopped, resume=True)
+    train(configure(*overrides), alone)
+    assert (stopped / "row_gradients.csv").read_bytes() == (alone / "row_gradients.csv").read_bytes()
+    assert all(weights(stopped)[key].equal(value) for key, value in weights(alone).items())
+    assert summary(stopped)["test/acc"] == summary(alone)["test/acc"]
+
+
+def wait_for(process, condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_second_ctrl_c_leaves_at_once_and_the_run_can_go_on(tmp_path):
+    run = tmp_path / "run"
+    # A step that takes a long time: 4,000 micro-batches of one image each.
+    slow = ["trainer.accumulate_grad_batches=4000", "data.batch_size=1", "trainer.max_epochs=1000"]
+    process = subprocess.Popen(
+        [sys.executable, TRAIN, *QUICK, *slow, f"hydra.run.dir={run}"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    wait_for(process, (run / "row_gradients.csv").is_file)
+    time.sleep(0.3)
+    process.send_signal(signal.SIGINT)
+    assert "SIGINT: finishing this step, then saving." in process.stderr.readline() + process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert not (run / "summary.json").exists()
+
+
+def test_ranks_stop_after_the_same_step_whichever_got_the_signal(tmp_path):
+    run = tmp_path / "run"
+    ddp = ["trainer=ddp", "trainer.devices=2", "trainer.max_epochs=1000", "callbacks.recorder.flush_every=5"]
+    process = subprocess.Popen(
+        [sys.executable, TRAIN, *QUICK, *ddp, f"hydra.run.dir={run}"], cwd=tmp_path, stdout=subprocess.DEVNULL
+    )
+    wait_for(process, lambda: (run / "row_gradients.csv").is_file() and len(recorded_steps(run)) >= 10)
+    process.send_signal(signal.SIGTERM)  # to rank 0 alone
+    assert process.wait(timeout=60) == 130
+    assert summary(run)["status"] == "interrupted"
+    assert recorded_steps(run) == list(range(summary(run)["train/steps"]))
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path, model):
+    from rowgrad.errors import UserError
+
+    run = tmp_path / "run"
+    explode = ["optimizer.schedule=constant", "optimizer.lr=1e30", "callbacks.checkpoints.every=1", f"model={model}"]
+    with pytest.raises(UserError, match=r"(loss is (nan|inf) at step \d|is not finite after step \d).*last good"):
+        train(configure(*QUICK, *explode, "trainer.max_epochs=50"), run)
+    assert summary(run)["status"] == "failed"
+    assert "not finite" in summary(run)["error"] or "loss is" in summary(run)["error"]
+    for path in (run / "checkpoints").glob("*.ckpt"):
+        state = torch.load(path, weights_only=True)["state_dict"]
+        assert all(tensor.isfinite().all() for tensor in state.values() if tensor.is_floating_point())
+
+
+def test_a_full_disk_is_said_plainly_and_leaves_no_half_written_checkpoint(tmp_path):
+    run = tmp_path / "run"
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))  # noqa: E731
+    process = subprocess.run(
+        [sys.executable, TRAIN, *QUICK, "model=mlp", "callbacks.recorder=null", f"hydra.run.dir={run}"],
+        cwd=tmp_path,
+        preexec_fn=limit,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert process.returncode == 1
+    assert "Cannot train: " in process.stderr
+    assert re.search(r"File too large|No space", process.stderr)
+    assert "Traceback" not in process.stderr
+    assert not list(run.rglob("*.part"))
+    assert not list(run.rglob("*.ckpt"))
+    assert summary(run)["status"] == "failed"
+
+
+def test_lines_of_the_csv_are_cut_back_to_a_step(tmp_path):
+    path = tmp_path / "x.csv"
+    for content, step, left in (
+        ("step,a\n0,1\n1,2\n2,3\n", 2, "step,a\n0,1\n1,2\n"),
+        ("step,a\n0,1\n1,2", 5, "step,a\n0,1\n"),
+        ("step,a\n0,1\n", 0, "step,a\n"),
+        ("step", 3, ""),
+        ("", 3, ""),
+    ):
+        path.write_text(content)
+        cut_back(path, step)
+        assert path.read_text() == left
+
+
+def test_a_checkpoint_holds_plain_values_and_tensors_only(run22):
+    state = torch.load(run22 / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 22
+    assert norms(run22, "row_grad_norm").shape == (22, 28)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["resume=nowhere"], "resume=nowhere is not a run's folder: there is no nowhere/config.yaml."),
+        (["resume=."], "resume=. is not a run's folder: there is no config.yaml."),
+        (["resume={run}", "scenario=modify"], "scenario=modify cannot go with resume, which keeps the run's config."),
+        (["resume={run}", "trainer.max_epochs=many"], "trainer.max_epochs=many is not a whole number of at least 1"),
+        (["hydra.run.dir={run}"], "already holds a run. resume={run} goes on with it."),
+    ],
+)
+def test_what_cannot_be_resumed_is_said_plainly(run22, tmp_path, arguments, words):
+    result = command(TRAIN, *(argument.format(run=run22) for argument in arguments), cwd=tmp_path)
+    assert result.returncode == 1
+    assert words.format(run=run22) in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_of_another_model_is_refused(run22, tmp_path):
+    folder = copy_of(run22, tmp_path / "run")
+    config = saved(folder)
+    config.model.network.hidden = [32]
+    (folder / "config.yaml").write_text(OmegaConf.to_yaml(config))
+    for script, argument in (("train.py", f"resume={folder}"), ("evaluate.py", folder)):
+        result = command(PROJECT / "scripts" / script, argument, cwd=tmp_path)
+        assert result.returncode == 1
+        assert "does not fit the model" in result.stderr
+        assert "Traceback" not in result.stderr
