@@ -21,9 +21,9 @@ OmegaConf.register_resolver("run_folder", run_folder)
 
 @hydra.main(config_path="../configs", config_name="train")
 def main(config: DictConfig) -> None:
+    """One run."""
     job, resume = HydraConfig.get(), config.resume is not None
-    folder = Path(job.runtime.output_dir)
-    config = settle(config, folder, job.overrides.task)
+    folder, config = Path(job.runtime.output_dir), settle(config, job)
     if resume and (done := finished(folder, config)):
         print(done)
         return

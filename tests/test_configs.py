@@ -6,8 +6,8 @@ import lightning.pytorch as pl
 import pytest
 from conftest import CONFIGS, configure
 
-from rowgrad.data import SOURCES
 from rowgrad.run import build, make
+from rowgrad.sources import SOURCES
 
 CHOICES = sorted(path.relative_to(CONFIGS).with_suffix("") for path in CONFIGS.glob("*/*.yaml"))
 

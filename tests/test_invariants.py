@@ -192,6 +192,7 @@ def test_6_two_ranks_give_the_norms_of_one(tmp_path, rows):
         f"scenario.rows={rows}", f"hydra.run.dir={tmp_path / 'two'}", cwd=tmp_path,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
+    assert "Traceback" not in result.stderr
     for quantity in ("row_grad_norm", "input_grad_norm"):
         torch.testing.assert_close(*(norms(tmp_path / n, quantity) for n in ("one", "two")), rtol=2e-3, atol=1e-6)
     losses = [torch.tensor(events(tmp_path / ranks)["train/loss"]) for ranks in ("one", "two")]

@@ -54,6 +54,7 @@ def test_killed_runs_end_bit_identical_to_runs_left_alone(tmp_path):
     processes = {
         name: subprocess.Popen(
             [sys.executable, PROJECT / "tests" / "kill.py", tmp_path / name, "--seed", str(seed), *options, *overrides],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},  # two chains on two cores
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

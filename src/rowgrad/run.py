@@ -5,15 +5,11 @@ from __future__ import annotations
 import json
 import logging
 import platform
-import shutil
-import sys
 import warnings
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
@@ -22,19 +18,20 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.panel import Panel
 
 from rowgrad.callbacks import Checkpoints, FiniteLoss, GracefulStop
 from rowgrad.callbacks.checkpoints import AtomicCheckpointIO, newest_good
 from rowgrad.errors import UserError
-from rowgrad.gradients import cut_fraction, cut_rows
 from rowgrad.module import RowClassifier
-from rowgrad.rows import name_rows
 from rowgrad.scenario import Scenario
 from rowgrad.settings import check_config
+from rowgrad.summary import closing_lines, fallback_notice, mean_cut_fraction, write_whole
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from rowgrad.data import ImageData
+    from rowgrad.summary import Summary
 
 # Lightning 2.6 uses a name that torch deprecates; whoever runs this can do nothing about it.
 warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
@@ -46,7 +43,6 @@ for name in ("lightning.pytorch", "lightning.fabric"):
 TARGETS = ["rowgrad.*", "torch.*", "torchvision.transforms.v2.*", "lightning.pytorch.*"]
 
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "tensorboard", "rowgrad")
-Summary = dict[str, Any]
 
 
 def make(config: Any, **arguments: Any) -> Any:
@@ -99,7 +95,7 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False) -> Summary:
         if resume:
             console.print(_set_aside_damaged(folder, checkpoint))
     if data.missing:
-        console.print(_fallback_notice(data))
+        console.print(fallback_notice(data))
     if trainer.is_global_zero and checkpoint is None:
         _logger(trainer).experiment.add_text("scenario", module.scenario.sentence())
         _logger(trainer).experiment.add_text("data", data.missing or data.name)
@@ -113,14 +109,14 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False) -> Summary:
         raise
     finally:
         summary |= {"train/steps": trainer.global_step, "train/seconds": round(timer.time_elapsed("train"), 3)}
-        recorded = _recorded(folder)
         if trainer.is_global_zero:
-            summary["cut_fraction"] = None if recorded is None else float(cut_fraction(*recorded).mean())
+            summary["cut_fraction"] = mean_cut_fraction(folder)
             write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
             _logger(trainer).finalize("success")
     if data.missing:
-        console.print(_fallback_notice(data))
-    console.print(_closing_lines(summary, folder, module.scenario, _cut_words(recorded)))
+        console.print(fallback_notice(data))
+    if trainer.is_global_zero:
+        console.print(closing_lines(summary, folder, module.scenario))
     return summary
 
 
@@ -253,72 +249,3 @@ def _metrics(trainer: pl.Trainer) -> Summary:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _recorded(folder: Path) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Row and input gradient norms (steps, H) of `row_gradients.csv`, or None where not both were recorded."""
-    file = folder / "row_gradients.csv"
-    if not file.is_file():
-        return None
-    with file.open(encoding="utf-8") as lines:
-        names = next(lines).strip().split(",")
-        content = lines.readlines()
-    if not content:
-        return None
-    table = torch.from_numpy(np.loadtxt(content, delimiter=",", ndmin=2))
-    parts = [
-        table[:, [i for i, name in enumerate(names) if name.startswith(prefix)]]
-        for prefix in ("row_grad_norm/", "input_grad_norm/")
-    ]
-    return (parts[0], parts[1]) if all(part.numel() for part in parts) else None
-
-
-def _cut_words(recorded: tuple[torch.Tensor, torch.Tensor] | None) -> str:
-    if recorded is None:
-        return "not recorded"
-    steps = len(recorded[0])
-    counts = cut_rows(*recorded).sum(0)
-    always, sometimes = counts == steps, (counts > 0) & (counts < steps)
-    if not counts.any():
-        return "no row: gradient reached every row"
-    words = f"{name_rows(always.tolist())}: row gradient exactly 0.0 at each of {steps} steps"
-    return words + (f"; {name_rows(sometimes.tolist())} at some of them" if sometimes.any() else "")
-
-
-def _closing_lines(summary: Summary, folder: Path, scenario: Scenario, cut: str) -> str:
-    lines = {}
-    if "test/acc" in summary:
-        operated = f"; {summary['test/acc_operated']:.2%} with the rows {scenario.operation.phrase} in every image"
-        changed = scenario.route == "replace" and not scenario.idle
-        lines["test accuracy"] = f"[bold]{summary['test/acc']:.2%}[/]" + (operated if changed else "")
-    else:
-        lines["status"] = f"[bold]{summary['status']}[/] after step {summary['train/steps']}; not tested"
-    lines["cut"] = cut
-    if summary["cut_fraction"]:
-        lines[""] = f"they carried {summary['cut_fraction']:.1%} of the squared gradient at the network's input"
-    lines["run's folder"] = str(_shown(folder))
-    beside = Path(sys.executable).with_name("tensorboard")
-    command = "tensorboard" if shutil.which("tensorboard") or not beside.exists() else str(_shown(beside))
-    lines["watch it"] = f"{command} --logdir {_shown(folder)}"
-    return "\n".join(f"{name:15}{words}" for name, words in lines.items())
-
-
-def _shown(path: Path) -> Path:
-    """The path as one would type it here."""
-    path, here = path.absolute(), Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
-
-
-def _fallback_notice(data: ImageData) -> Panel:
-    words = f"{data.missing}\nTraining on [bold]{data.name}[/] instead. data.fallback=null makes this an error."
-    return Panel(words, title="[bold]NOT THE DATA SET YOU ASKED FOR[/]", border_style="bold red")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that it is whole or as it was before."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

@@ -13,13 +13,17 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from rowgrad.errors import UserError
 from rowgrad.operations import read_operation
 from rowgrad.rows import select_rows
+
+if TYPE_CHECKING:
+    from hydra.conf import HydraConf
 
 SIZE = 28  # H and W of every data set here
 DATA_SETS = ("mnist", "fashion_mnist", "kmnist", "digits")
@@ -130,23 +134,26 @@ def check_config(config: DictConfig) -> None:
         read_operation(operation)
 
 
-def settle(config: DictConfig, folder: Path, overrides: Sequence[str]) -> DictConfig:
+def settle(config: DictConfig, job: HydraConf) -> DictConfig:
     """The checked config of the run that is to start: the one that was typed, or a resumed run's own.
 
     Args:
         config: the composed config.
-        folder: the run's folder.
-        overrides: what was typed.
+        job: Hydra's own config.
 
     Raises:
         UserError: a value that is not accepted, a folder that holds another run, or nothing to resume.
     """
+    folder = Path(job.runtime.output_dir)
     if config.resume is not None:
-        beside = [override for override in overrides if not override.startswith("resume=")]
+        beside = [override for override in job.overrides.task if not override.startswith("resume=")]
         config = _saved(Path(config.resume), beside)
     elif (folder / "config.yaml").exists() and os.environ.get("LOCAL_RANK", "0") == "0":
         raise UserError(f"hydra.run.dir={folder} already holds a run. resume={folder} goes on with it.")
     check_config(config)
+    if "strategy" in config.trainer and job.mode == RunMode.MULTIRUN:
+        # Each rank's process runs the command line again, so every rank would run the whole sweep.
+        raise UserError("trainer=ddp cannot go with -m. Start one command for each run.")
     return config
 
 

@@ -1,0 +1,141 @@
+"""Data sets: where they come from, whether their files are whole, and their three splits."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from filelock import FileLock
+from torch import Tensor
+
+from rowgrad.errors import UserError
+from rowgrad.settings import SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torchvision import datasets
+
+VALIDATION = 5_000
+
+
+class MissingError(UserError):
+    """A data set that is not there and cannot be downloaded."""
+
+
+class Images(NamedTuple):
+    """Images (N, H, W) as uint8 and their classes (N,) as int64."""
+
+    pixels: Tensor
+    labels: Tensor
+
+
+class Splits(NamedTuple):
+    """A data set in three parts that share no image."""
+
+    train: Images
+    val: Images
+    test: Images
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a data set comes from, and the mean and standard deviation of its training pixels on a scale of 0 to 1."""
+
+    load: Callable[[Path], Splits]
+    mean: float
+    std: float
+
+
+# MD5 of the four files after unpacking, where they are known; the sizes are the same in all of these data sets.
+_CHECKSUMS = {
+    "MNIST/train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "MNIST/train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "MNIST/t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "MNIST/t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+
+
+def _torchvision(name: str, root: Path) -> Splits:
+    """A torchvision data set in MNIST's format; missing files are downloaded and their checksums compared.
+
+    One process downloads, the others wait for it. Files that are there are checked before they are believed.
+    """
+    from torchvision import datasets  # takes a second to import
+
+    kind = getattr(datasets, name)
+    folder = root / name / "raw"
+    files = [folder / Path(archive).stem for archive, _ in kind.resources]
+    if root.exists() and not root.is_dir():
+        raise UserError(f"data.root={root} is not a folder.")
+    try:
+        if not all(file.exists() for file in files):
+            root.mkdir(parents=True, exist_ok=True)
+            with FileLock(root / f".{name}.lock"):
+                _download(kind, root, files)
+        for file in files:
+            _check_file(file, _CHECKSUMS.get(f"{name}/{file.name}"))
+        train, test = (kind(root, train=part) for part in (True, False))
+    except (OSError, RuntimeError) as error:
+        words = str(error).partition("\n")[0].rstrip(":")
+        raise MissingError(f"data.root={root}: {name} can be neither read nor downloaded there ({words}).") from error
+    learn = Images(train.data, train.targets.long())
+    return Splits(
+        *(Images(*(part[where] for part in learn)) for where in (slice(-VALIDATION), slice(-VALIDATION, None))),
+        Images(test.data, test.targets.long()),
+    )
+
+
+def _download(kind: type[datasets.MNIST], root: Path, files: list[Path]) -> None:
+    """Downloads and unpacks beside the target; a file appears under its own name only when it is whole."""
+    if all(file.exists() for file in files):
+        return  # another process did it while this one waited
+    with TemporaryDirectory(dir=root, prefix=".download-") as beside:
+        kind(beside, train=True, download=True)
+        files[0].parent.mkdir(parents=True, exist_ok=True)
+        for file in files:
+            (Path(beside) / kind.__name__ / "raw" / file.name).replace(file)
+
+
+def _check_file(file: Path, checksum: str | None) -> None:
+    """Compares a file in IDX format (LeCun's page on MNIST) with the size in its header, and its MD5 where known.
+
+    Raises:
+        UserError: names the file and says what to do.
+    """
+    content = file.read_bytes()
+    dimensions = content[3] if len(content) > 3 else 0  # noqa: PLR2004  (the fourth byte counts them)
+    sizes = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions)]
+    whole = dimensions > 0 and len(content) == 4 + 4 * dimensions + math.prod(sizes)
+    if not whole or (checksum is not None and hashlib.md5(content, usedforsecurity=False).hexdigest() != checksum):
+        kind = "altered" if whole else "damaged"
+        raise UserError(f"{file} is {kind}; delete it and run again, and it is downloaded anew.")
+
+
+def _digits(_root: Path) -> Splits:
+    """scikit-learn's 1,797 real handwritten digits of 8x8, resized to 28x28: 1,297, 200 and 300 in a fixed order."""
+    from sklearn.datasets import load_digits  # takes a second to import
+
+    images, labels = load_digits(return_X_y=True)
+    small = torch.from_numpy(images).float().view(-1, 1, 8, 8) * (255 / 16)
+    large = torch.nn.functional.interpolate(small, (SIZE, SIZE), mode="bilinear", align_corners=False)
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
+    pixels = large[order, 0].round().clamp(0, 255).to(torch.uint8)
+    classes = torch.from_numpy(labels)[order].long()
+    return Splits(
+        *(Images(pixels[part], classes[part]) for part in (slice(1297), slice(1297, 1497), slice(1497, None)))
+    )
+
+
+SOURCES = {
+    "mnist": Source(partial(_torchvision, "MNIST"), 0.1307, 0.3081),
+    "fashion_mnist": Source(partial(_torchvision, "FashionMNIST"), 0.2860, 0.3530),
+    "kmnist": Source(partial(_torchvision, "KMNIST"), 0.1918, 0.3483),
+    "digits": Source(_digits, 0.3050, 0.3244),
+}

@@ -1,0 +1,279 @@
+"""What people type wrong: one or two lines that name the key or file and what is accepted, no traceback."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import torch
+from conftest import PROJECT, command, configure
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from rowgrad.data import ImageData
+from rowgrad.errors import UserError
+from rowgrad.settings import ACCEPTED, DATA_SETS, check, check_config
+from rowgrad.sources import SOURCES
+
+TRAIN = PROJECT / "scripts" / "train.py"
+OPERATIONS = "Accepted: none, shift, scale, noise, flip, blur, erase, each with its number"
+ROWS = "Accepted: all, none, an index (5, -1), a slice (0:14, ::2) or a list of these ([0:3,-1])."
+RANGE = "an image has 28 rows, 0 to 27 (or -28 to -1 from the bottom)"
+
+# What is typed -> what is answered after "Cannot train: ". Nothing heavy is imported to know any of these.
+QUICK = {
+    "scenario=augmnt": "scenario=augmnt is unknown; did you mean augment? Accepted: augment, baseline, modify, ",
+    "model=vit": "model=vit is unknown. Accepted: cnn, mlp.",
+    "data=mnits": "data=mnits is unknown; did you mean mnist? Accepted: digits, fashion_mnist, kmnist, mnist.",
+    "scenario.row=3": "Could not override 'scenario.row'. Key 'row' is not in struct. Did you mean: 'rows'?",
+    "sceanrio=augment": "Could not override 'sceanrio'. Key 'sceanrio' is not in struct. Did you mean: 'scenario'?",
+    "seed": "'seed' cannot be read (missing EQUAL at '<EOF>'). Write key=value.",
+    "scenario.rows=[0:3": "'scenario.rows=[0:3' cannot be read (no viable alternative at input '[0:3'). Write ",
+    "scenario.rows=28": f"scenario.rows=28 is out of range: {RANGE}.",
+    "scenario.rows=-29": f"scenario.rows=-29 is out of range: {RANGE}.",
+    "scenario.rows=top": f"scenario.rows=top is not a row selection. {ROWS}",
+    "scenario.rows=0-14": f"scenario.rows=0-14 is not a row selection. {ROWS}",
+    "scenario.rows=14:14": f"scenario.rows=14:14 names no row: {RANGE}. For no row write none.",
+    "scenario.rows=[]": f"scenario.rows=[] names no row; for no row write none. {ROWS}",
+    "scenario.rows=::0": "scenario.rows=::0: a slice's step cannot be 0.",
+    "scenario.operation=shfit": f"scenario.operation=shfit: there is no operation 'shfit'. {OPERATIONS}",
+    "scenario.operation=shift one": "scenario.operation=shift one: after the name come numbers.",
+    "scenario.operation=3": "scenario.operation=3 is not an operation.",
+    "scenario.detach=maybe": "scenario.detach=maybe is not true or false.",
+    "scenario.probability=2": "scenario.probability=2 is not a number from 0 to 1.",
+    "scenario.route=drop": "scenario.route=drop is not one of replace, observe, exclude.",
+    "data.batch_size=0": "data.batch_size=0 is not a whole number of at least 1.",
+    "data.batch_size=many": "data.batch_size=many is not a whole number of at least 1.",
+    "data.batch_size=1.5": "data.batch_size=1.5 is not a whole number of at least 1.",
+    "data.fallback=none": "data.fallback=none is not one of mnist, fashion_mnist, kmnist, digits, or null.",
+    "optimizer.lr=-0.1": "optimizer.lr=-0.1 is not a number of at least 0.",
+    "optimizer.lr=fast": "optimizer.lr=fast is not a number of at least 0.",
+    "optimizer.rows_lr=-1": "optimizer.rows_lr=-1 is not a number of at least 0.",
+    "optimizer.weight_decay=nan": "optimizer.weight_decay=nan is not a number of at least 0.",
+    "seed=-1": "seed=-1 is not a whole number of at least 0.",
+    "seed=null": "seed=None is not a whole number of at least 0.",
+    "trainer.max_epochs=0": "trainer.max_epochs=0 is not a whole number of at least 1, or -1 for no limit.",
+    "trainer.accelerator=gpuu": "trainer.accelerator=gpuu is not one of auto, cpu, gpu, cuda, mps, tpu.",
+    "trainer.precision=half": "trainer.precision=half is not one of 32-true, 16-mixed, bf16-mixed",
+    "trainer.gradient_clip_val=-1": "trainer.gradient_clip_val=-1 is not a number of at least 0, or null.",
+    "callbacks.recorder.every=0": "callbacks.recorder.every=0 is not a whole number of at least 1.",
+    "callbacks.recorder.quantities=[norm]": "callbacks.recorder.quantities=['norm'] is not a list of one or more of ",
+    "hydra.run.dir=/proc/rowgrad/run": "No such file or directory: /proc/rowgrad",
+    "data.root=${nowhere}": "Interpolation key 'nowhere' not found",
+}
+# These need torch or the data to be known.
+SLOW = {
+    "data.batch_size=1298": "data.batch_size=1298 is larger than the 1297 training images of digits.",
+    "+trainer.foo=1": "trainer: Trainer.__init__() got an unexpected keyword argument 'foo'",
+    "+model.network.foo=1": "model.network: StridedConvNet.__init__() got an unexpected keyword argument 'foo'",
+    "scenario.operation=RandomFoo": "scenario.operation=RandomFoo: there is no operation 'RandomFoo'.",
+    "model.network._target_=os.system": "model.network: ",
+    "trainer.devices=0": "trainer.devices=0, trainer.precision=32-true cannot be had here: ",
+}
+if not torch.cuda.is_available():
+    SLOW["trainer.accelerator=gpu"] = (
+        "trainer.accelerator=gpu, trainer.devices=1, trainer.precision=32-true cannot be had"
+    )
+
+
+def answer(result):
+    """The lines after Hydra's, checked for what holds of every mistake."""
+    assert result.returncode == 1
+    assert "Traceback" not in result.stderr
+    lines = [line for line in result.stderr.splitlines() if not line.startswith("Error executing job with overrides")]
+    assert len(lines) <= 2
+    return lines[0]
+
+
+@pytest.mark.parametrize("typed", QUICK)
+def test_a_mistake_is_answered_at_once_and_in_plain_words(tmp_path, typed):
+    arguments = [str(TRAIN), *([] if typed.startswith("data=") else ["data=digits"]), typed]
+    code = (
+        f"import atexit, runpy, sys; sys.argv = {arguments}\n"
+        "atexit.register(lambda: print('heavy:', sorted({'torch', 'lightning', 'sklearn'} & set(sys.modules))))\n"
+        "runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    result = command("-c", code, cwd=tmp_path)
+    assert answer(result).startswith("Cannot train: " + QUICK[typed])
+    assert result.stdout == "heavy: []\n"
+
+
+@pytest.mark.parametrize("typed", SLOW)
+def test_a_mistake_that_only_torch_or_the_data_know_is_plain_too(tmp_path, typed):
+    result = command(TRAIN, "data=digits", "trainer.max_steps=1", typed, cwd=tmp_path)
+    assert SLOW[typed] in answer(result)
+    assert not list(tmp_path.rglob("*.json"))
+
+
+# ---- data
+
+
+@pytest.fixture
+def folder(tmp_path, mnist):
+    """A folder with MNIST that may be spoilt."""
+    shutil.copytree(mnist / "MNIST" / "raw", tmp_path / "MNIST" / "raw")
+    return tmp_path
+
+
+def spoil(path, how):
+    content = path.read_bytes()
+    path.write_bytes(
+        {
+            "truncated": content[: len(content) // 2],
+            "longer": content + b"\0",
+            "empty": b"",
+            "altered": content[:-1] + bytes([content[-1] ^ 1]),
+            "another file": b"<html>",
+        }[how]
+    )
+
+
+@pytest.mark.mnist
+@pytest.mark.parametrize(
+    ("how", "word"),
+    [
+        ("truncated", "damaged"),
+        ("longer", "damaged"),
+        ("empty", "damaged"),
+        ("altered", "altered"),
+        ("another file", "damaged"),
+    ],
+)
+@pytest.mark.parametrize("name", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
+def test_a_spoilt_mnist_file_is_named_with_what_to_do(folder, name, how, word):
+    file = folder / "MNIST" / "raw" / name
+    spoil(file, how)
+    with pytest.raises(UserError) as info:
+        ImageData("mnist", str(folder), "digits", 128)  # the fallback is for missing data, not for damaged ones
+    assert str(info.value) == f"{file} is {word}; delete it and run again, and it is downloaded anew."
+
+
+def test_a_data_root_that_is_a_file_is_a_mistake(tmp_path):
+    (tmp_path / "data").write_text("")
+    with pytest.raises(UserError, match=r"data.root=.*data is not a folder"):
+        ImageData("mnist", str(tmp_path / "data"), "digits", 128)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_data_root_that_cannot_be_read_falls_back_and_says_so(tmp_path):
+    (tmp_path / "data").mkdir(mode=0)
+    data = ImageData("mnist", str(tmp_path / "data"), "digits", 128)
+    assert "Permission denied" in (data.missing or "")
+
+
+def test_two_runs_that_need_the_download_do_it_once(tmp_path):
+    """Two processes, one server, one request for each file."""
+    server_root = tmp_path / "server"
+    server_root.mkdir()
+    make = (
+        "import gzip, hashlib, json, pathlib, sys, torch\n"
+        "root, resources = pathlib.Path(sys.argv[1]), []\n"
+        "for part, n in (('train', 5200), ('t10k', 50)):\n"
+        "  for kind, shape in (('images-idx3', (n, 28, 28)), ('labels-idx1', (n,))):\n"
+        "    head = b'\\0\\0\\x08' + bytes([len(shape)]) + b''.join(s.to_bytes(4, 'big') for s in shape)\n"
+        "    body = torch.randint(0, 10, shape, dtype=torch.uint8).numpy().tobytes()\n"
+        "    packed = gzip.compress(head + body, 1)\n"
+        "    (root / f'{part}-{kind}-ubyte.gz').write_bytes(packed)\n"
+        "    resources.append((f'{part}-{kind}-ubyte.gz', hashlib.md5(packed).hexdigest()))\n"
+        "print(json.dumps(resources))\n"
+    )
+    resources = json.loads(command("-c", make, server_root, cwd=tmp_path).stdout)
+    asked = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=str(server_root))
+
+        def log_message(self, *_):
+            asked.append(self.path)
+
+    use = (
+        "import sys\nfrom torchvision import datasets\nfrom rowgrad import sources\n"
+        "from rowgrad.data import ImageData\n"
+        f"datasets.MNIST.resources = {resources}\nsources._CHECKSUMS = {{}}\n"
+        "datasets.MNIST.mirrors = [sys.argv[1]]\n"
+        "data = ImageData('mnist', sys.argv[2], None, 16)\n"
+        "print(data.name, len(data.splits.train.labels), int(data.splits.train.pixels.sum()))\n"
+    )
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        arguments = [sys.executable, "-c", use, f"http://127.0.0.1:{server.server_port}/", str(tmp_path / "data")]
+        processes = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+        outputs = [process.communicate(timeout=120)[0] for process in processes]
+        server.shutdown()
+    assert outputs[0] == outputs[1]
+    assert outputs[0].startswith("mnist 200 ")
+    # torchvision asks twice in one download: where the file is, and for the file.
+    assert sorted(asked) == sorted(f"/{name}" for name, _ in resources for _ in range(2))
+    assert sorted(p.name for p in (tmp_path / "data" / "MNIST" / "raw").iterdir()) == sorted(
+        name.removesuffix(".gz") for name, _ in resources
+    )
+    assert not list((tmp_path / "data").glob(".download-*"))
+
+
+def test_runs_that_start_together_never_share_a_folder(tmp_path):
+    arguments = [sys.executable, TRAIN, "data=digits", "trainer.max_steps=1", "callbacks.progress=null"]
+    processes = [subprocess.Popen(arguments, cwd=tmp_path, stdout=subprocess.DEVNULL) for _ in range(3)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
+    runs = list((tmp_path / "logs" / "augment").iterdir())
+    assert len(runs) == 3
+    assert all((run / "summary.json").is_file() for run in runs)
+    assert {path.name for path in tmp_path.iterdir()} == {"logs"}
+
+
+# ---- any value at all
+
+JUNK = (
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 100)
+    | st.floats()
+    | st.text(max_size=6)
+    | st.lists(st.integers(-40, 40) | st.text(max_size=4), max_size=3)
+)
+
+
+@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@given(key=st.sampled_from([*ACCEPTED, "scenario.rows", "scenario.operation"]), value=JUNK)
+def test_any_value_of_any_key_is_accepted_or_named(key, value):
+    config = OmegaConf.merge(BASE)
+    OmegaConf.update(config, key, value)
+    try:
+        check_config(config)
+    except UserError as error:
+        assert key in str(error)  # noqa: PT017
+
+
+BASE = configure("data=digits")
+
+
+def test_every_default_is_accepted_and_every_limit_belongs_to_a_key():
+    check_config(BASE)
+    for key in ACCEPTED:
+        assert OmegaConf.select(BASE, key, default="absent") != "absent"
+
+
+def test_a_value_is_checked_where_it_is_used_too():
+    with pytest.raises(UserError, match=r"optimizer\.lr=-1 is not a number of at least 0\."):
+        check("optimizer.lr", -1)
+
+
+def test_the_data_sets_of_the_config_are_those_that_can_be_loaded():
+    assert set(DATA_SETS) == set(SOURCES)
+
+
+def test_a_sweep_is_not_started_over_several_ranks(tmp_path):
+    arguments = ["-m", "data=digits", "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "seed=0,1"]
+    result = command(TRAIN, *arguments, cwd=tmp_path)
+    assert "trainer=ddp cannot go with -m. Start one command for each run." in answer(result)
+
+
+def test_nothing_listens_on_the_port_that_stands_for_no_network():
+    with socket.socket() as probe:
+        assert probe.connect_ex(("127.0.0.1", 9)) != 0
