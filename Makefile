@@ -8,8 +8,9 @@ BIN := .venv/bin
 train: .venv/ready
 	$(BIN)/python scripts/train.py $(ARGS)
 
+# A file of tests is one process's; each computes on one core.
 test: .venv/ready
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 lint: .venv/ready
 	$(BIN)/ruff check
