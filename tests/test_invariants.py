@@ -201,9 +201,11 @@ def test_6_two_ranks_give_the_norms_of_one(tmp_path, rows):
 
 @pytest.mark.filterwarnings("ignore:Detected call of `lr_scheduler.step")  # torch's, when the first step is skipped
 @pytest.mark.parametrize("precision", ["bf16-mixed", "16-mixed"])
+@pytest.mark.parametrize("fused", [False, True], ids=["plain", "fused"])  # fused ones unscale inside their step
 @pytest.mark.parametrize("case", ["baseline", "augment-half", "augment-half-control"])
-def test_6_mixed_precision_gives_the_norms_to_its_tolerance(tmp_path, device, precision, case):
+def test_6_mixed_precision_gives_the_norms_to_its_tolerance(tmp_path, device, precision, case, fused):
     overrides, told = CASES[case]
+    overrides = [*overrides, f"+optimizer.algorithm.fused={str(fused).lower()}"]
     # On a CPU, Lightning has no name for float16 with a scaler, so it is put together here.
     plugin = MixedPrecision(precision, device, torch.amp.GradScaler(device) if precision == "16-mixed" else None)
     module, steps = fit(tmp_path, device, *overrides, *MLP, plugins=[plugin])

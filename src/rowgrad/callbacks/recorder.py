@@ -156,14 +156,21 @@ class RowGradientRecorder(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Writes what is left: every step that was completed before the failure."""
-        self._close(trainer)
+        self._close(trainer, alone=True)
 
-    def flush(self, trainer: pl.Trainer) -> None:
-        """Writes the recorded steps to TensorBoard and the CSV file."""
+    def flush(self, trainer: pl.Trainer, *, alone: bool = False) -> None:
+        """Writes the recorded steps to TensorBoard and the CSV file.
+
+        Args:
+            trainer: the trainer.
+            alone: whether other ranks may be gone. Norms are the same on all ranks; the loss is then this rank's.
+        """
         count = len(self._steps)
         if not count:
             return
-        losses = trainer.strategy.reduce(self._losses[:count], reduce_op="mean")
+        losses = self._losses[:count]
+        if not alone:
+            losses = trainer.strategy.reduce(losses, reduce_op="mean")
         if trainer.is_global_zero:
             norms = dict(zip(self.quantities, row_norms(self._ring[:count]).unbind(1), strict=True))
             self._write_events(trainer, norms, losses)
@@ -191,8 +198,8 @@ class RowGradientRecorder(pl.Callback):
         self._csv.write("".join(line % (step, *values) for step, values in zip(self._steps, table, strict=True)))
         self._csv.flush()
 
-    def _close(self, trainer: pl.Trainer) -> None:
-        self.flush(trainer)
+    def _close(self, trainer: pl.Trainer, *, alone: bool = False) -> None:
+        self.flush(trainer, alone=alone)
         if self._csv is not None:
             self._csv.close()
             self._csv = None
