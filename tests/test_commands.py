@@ -33,7 +33,10 @@ def trained(tmp_path_factory):
 def test_a_run_ends_with_what_people_want_to_know(trained):
     result, run = trained
     facts = summary(run)
-    *_, accuracy, cut, share, folder, watch = result.stdout.splitlines()
+    first, *_, accuracy, cut, share, folder, watch = result.stdout.splitlines()
+    assert first == (
+        "scenario       Rows 0–13 are detached, shifted by +1 with probability 0.5 and fed to the network."
+    )
     assert accuracy == (
         f"test accuracy  {facts['test/acc']:.2%}; {facts['test/acc_operated']:.2%}"
         " with the rows shifted by +1 in every image"
@@ -140,6 +143,7 @@ def test_a_signal_stops_a_run_between_two_steps_with_everything_saved(tmp_path, 
     facts = summary(run)
     assert facts["status"] == "interrupted"
     assert f"interrupted after step {facts['train/steps']}; not tested" in output
+    assert "go on          python scripts/train.py resume=run\n" in output
     assert recorded_steps(run) == list(range(facts["train/steps"]))
     checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == facts["train/steps"]

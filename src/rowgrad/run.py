@@ -96,6 +96,7 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False) -> Summary:
             console.print(_set_aside_damaged(folder, checkpoint))
     if data.missing:
         console.print(fallback_notice(data))
+    console.print(f"scenario       {module.scenario.sentence()}")
     if trainer.is_global_zero and checkpoint is None:
         _logger(trainer).experiment.add_text("scenario", module.scenario.sentence())
         _logger(trainer).experiment.add_text("data", data.missing or data.name)

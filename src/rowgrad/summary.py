@@ -70,6 +70,8 @@ def closing_lines(summary: Summary, folder: Path, scenario: Scenario) -> str:
     if summary["cut_fraction"]:
         lines[""] = f"they carried {summary['cut_fraction']:.1%} of the squared gradient at the network's input"
     lines["run's folder"] = str(_shown(folder))
+    if summary["status"] == "interrupted":
+        lines["go on"] = f"python scripts/train.py resume={_shown(folder)}"
     beside = Path(sys.executable).with_name("tensorboard")
     command = "tensorboard" if shutil.which("tensorboard") or not beside.exists() else str(_shown(beside))
     lines["watch it"] = f"{command} --logdir {_shown(folder)}"
