@@ -40,6 +40,9 @@ QUICK = {
     "scenario.rows=top": f"scenario.rows=top is not a row selection. {ROWS}",
     "scenario.rows=0-14": f"scenario.rows=0-14 is not a row selection. {ROWS}",
     "scenario.rows=14:14": f"scenario.rows=14:14 names no row: {RANGE}. For no row write none.",
+    "scenario.rows=null": f"scenario.rows=None is not a row selection. {ROWS}",
+    "scenario.rows=1.5": f"scenario.rows=1.5 is not a row selection. {ROWS}",
+    "scenario.rows={top:1}": f"scenario.rows={{'top': 1}} is not a row selection. {ROWS}",
     "scenario.rows=[]": f"scenario.rows=[] names no row; for no row write none. {ROWS}",
     "scenario.rows=::0": "scenario.rows=::0: a slice's step cannot be 0.",
     "scenario.operation=shfit": f"scenario.operation=shfit: there is no operation 'shfit'. {OPERATIONS}",
@@ -236,14 +239,15 @@ JUNK = (
     | st.floats()
     | st.text(max_size=6)
     | st.lists(st.integers(-40, 40) | st.text(max_size=4), max_size=3)
+    | st.dictionaries(st.text(max_size=4), st.integers(-40, 40), max_size=2)
 )
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=500, derandomize=True, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(key=st.sampled_from([*ACCEPTED, "scenario.rows", "scenario.operation"]), value=JUNK)
 def test_any_value_of_any_key_is_accepted_or_named(key, value):
     config = OmegaConf.merge(BASE)
-    OmegaConf.update(config, key, value)
+    OmegaConf.update(config, key, value, merge=False)
     try:
         check_config(config)
     except UserError as error:

@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from rowgrad.errors import UserError
 
-RowSpec = str | int | Sequence["str | int"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+RowSpec = str | int | list["str | int"] | tuple["str | int", ...]
 
 GRAMMAR = "all, none, an index (5, -1), a slice (0:14, ::2) or a list of these ([0:3,-1])"
 BASE_60 = 60  # YAML 1.1 reads an unquoted 14:28 as a number of minutes and seconds, 868
@@ -33,7 +36,7 @@ def select_rows(spec: RowSpec, height: int) -> tuple[bool, ...]:
         UserError: malformed, an index outside 0...H-1 (after counting negative ones from the end), or a selection that
             names no row without saying `none`.
     """
-    parts = [spec] if isinstance(spec, str | int) else list(spec)
+    parts = spec if isinstance(spec, list | tuple) else [spec]
     if not parts:
         raise UserError(f"scenario.rows=[] names no row; for no row write none. Accepted: {GRAMMAR}.")
     chosen = {row for part in parts for row in _one(part, height)}
