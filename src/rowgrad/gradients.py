@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 def row_norms(gradients: Tensor) -> Tensor:
@@ -42,3 +47,10 @@ def cut_fraction(row_grad_norm: Tensor, input_grad_norm: Tensor) -> Tensor:
     total = energy.sum(-1)
     stopped = (energy * cut_rows(row_grad_norm, input_grad_norm)).sum(-1)
     return torch.where(total > 0, stopped / total.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
+
+
+def means(norms: Tensor, selected: Sequence[bool]) -> dict[str, Tensor]:
+    """Means (...) of norms (..., H) over the selected rows and over the others, each where there are such rows."""
+    mask = torch.tensor(selected)
+    parts = {"selected": mask, "other": ~mask}
+    return {part: norms[..., rows].mean(-1) for part, rows in parts.items() if rows.any()}

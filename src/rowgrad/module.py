@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -79,11 +80,38 @@ class RowClassifier(pl.LightningModule):
         seen = self.scenario(images + self.rows, draw)
         return self.network(seen + self.tap if self.tap.requires_grad else seen)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The micro-batch's share of the loss of one optimizer step."""
-        logits = self(batch.images, Draw(self.seed, self.global_step, batch.first))
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """The micro-batch's share of the loss and the accuracy of one optimizer step."""
+        logits = self(batch.images, self.training_draw(batch))
         loss = cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
-        return loss if batch.weight == 1 else loss * batch.weight
+        accuracy = (logits.detach().argmax(1) == batch.labels).float().mean()
+        if batch.weight != 1:
+            loss, accuracy = loss * batch.weight, accuracy * batch.weight
+        return {"loss": loss, "acc": accuracy}
+
+    def training_draw(self, batch: Batch, steps_ago: int = 0) -> Draw:
+        """The randomness of a batch in the optimizer step that is due, or of one that was `steps_ago`."""
+        return Draw(self.seed, self.global_step - steps_ago, batch.first)
+
+    def per_image_gradients(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What each image of a training batch contributes to its rows' gradient and to the input gradient.
+
+        One pass more, which leaves no trace: no gradient, no statistics of batch normalisation, no random number that
+        training would have had.
+
+        Returns:
+            ∂ΣL/∂u and ∂ΣL/∂z, (B, 1, H, W) each, where ΣL is the sum over the batch: their means over the images are
+            ∂L/∂θ and ∂L/∂τ of this batch.
+        """
+        buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+        device = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=device):
+            images = (batch.images + self.rows).detach().requires_grad_()
+            seen = self.scenario(images, self.training_draw(batch))
+            logits = functional_call(self.network, buffers, (seen,))
+        loss = cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing, reduction="sum")
+        of_images, of_seen = torch.autograd.grad(loss, (images, seen))
+        return of_images, of_seen
 
     def on_before_zero_grad(self, optimizer: Optimizer) -> None:
         """Clears τ's gradient, which no optimizer does."""

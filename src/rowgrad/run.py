@@ -19,13 +19,15 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from rowgrad.board import announce, conclude
 from rowgrad.callbacks import Checkpoints, FiniteLoss, GracefulStop
 from rowgrad.callbacks.checkpoints import AtomicCheckpointIO, newest_good
 from rowgrad.errors import UserError
 from rowgrad.module import RowClassifier
+from rowgrad.runs import read_run
 from rowgrad.scenario import Scenario
 from rowgrad.settings import check_config
-from rowgrad.summary import closing_lines, fallback_notice, mean_cut_fraction, write_whole
+from rowgrad.summary import closing_lines, fallback_notice, write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,10 +99,10 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False) -> Summary:
     if data.missing:
         console.print(fallback_notice(data))
     console.print(f"scenario       {module.scenario.sentence()}")
-    if trainer.is_global_zero and checkpoint is None:
-        _logger(trainer).experiment.add_text("scenario", module.scenario.sentence())
-        _logger(trainer).experiment.add_text("data", data.missing or data.name)
     summary: Summary = {"status": "failed"} | _circumstances(config, data, module, trainer)
+    if trainer.is_global_zero and checkpoint is None:
+        sentences = {"scenario": module.scenario.sentence(), "data": data.missing or str(data.name)}
+        announce(_logger(trainer).experiment, config, sentences, {n: str(summary[n]) for n in ("python", *PACKAGES)})
     try:
         with stop.listening():
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint and checkpoint[0], weights_only=True)
@@ -111,13 +113,14 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False) -> Summary:
     finally:
         summary |= {"train/steps": trainer.global_step, "train/seconds": round(timer.time_elapsed("train"), 3)}
         if trainer.is_global_zero:
-            summary["cut_fraction"] = mean_cut_fraction(folder)
+            summary["cut_fraction"] = read_run(folder).cut_fraction
             write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+            conclude(_logger(trainer).experiment, summary, trainer.global_step)
             _logger(trainer).finalize("success")
     if data.missing:
         console.print(fallback_notice(data))
     if trainer.is_global_zero:
-        console.print(closing_lines(summary, folder, module.scenario))
+        console.print(closing_lines(read_run(folder), module.scenario))
     return summary
 
 

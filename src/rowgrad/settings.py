@@ -101,6 +101,9 @@ ACCEPTED = {
     "callbacks.recorder.every": whole(1),
     "callbacks.recorder.flush_every": whole(1),
     "callbacks.recorder.quantities": Accepted(_some_quantities, f"a list of one or more of {', '.join(QUANTITIES)}"),
+    "callbacks.pictures.every": whole(1),
+    "callbacks.pictures.digits": whole(1),
+    "callbacks.histograms.every": whole(1),
     "callbacks.checkpoints.every": whole(1),
 }
 

@@ -1,7 +1,9 @@
-"""What watches a run: the recorder of row gradients, checkpoints, and what stops it early."""
+"""What watches a run: recorder, histograms and pictures of row gradients, checkpoints, and what stops it early."""
 
 from rowgrad.callbacks.checkpoints import Checkpoints
+from rowgrad.callbacks.histograms import PerImageHistograms
+from rowgrad.callbacks.pictures import Pictures
 from rowgrad.callbacks.recorder import RowGradientRecorder
 from rowgrad.callbacks.stops import FiniteLoss, GracefulStop
 
-__all__ = ["Checkpoints", "FiniteLoss", "GracefulStop", "RowGradientRecorder"]
+__all__ = ["Checkpoints", "FiniteLoss", "GracefulStop", "PerImageHistograms", "Pictures", "RowGradientRecorder"]

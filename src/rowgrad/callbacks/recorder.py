@@ -12,7 +12,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from tensorboard.compat.proto import summary_pb2
 from torch import Tensor
 
-from rowgrad.gradients import cut_fraction, row_norms
+from rowgrad.gradients import cut_fraction, means, row_norms
+from rowgrad.runs import recorded_norms
 from rowgrad.settings import QUANTITIES, check
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 Summary: Any = getattr(summary_pb2, "Summary")  # noqa: B009  (made at import, so type checkers do not see it)
 CSV_QUANTITIES = QUANTITIES[:2]
+METRICS = ("train/loss", "train/acc")
 
 
 def row_tags(quantity: str, height: int) -> list[str]:
@@ -40,11 +42,13 @@ class RowGradientRecorder(pl.Callback):
     scaler skips is not recorded.
 
     Logs, one event a step:
-        * `train/loss`
+        * `train/loss`, `train/acc`
         * `row_grad_norm/row_00` ...: ‖∂L/∂θ_r‖₂
         * `input_grad_norm/row_00` ...: ‖∂L/∂τ_r‖₂
         * `row_update_norm/row_00` ...: ‖θ_r(t+1) − θ_r(t)‖₂
         * `grad_flow/cut_fraction`: share of the squared input gradient in rows that no gradient reached
+        * `grad_flow/row_grad_norm_selected`, `..._other`, `grad_flow/input_grad_norm_selected`, `..._other`: means over
+          the rows that the scenario selects and over the others
 
     The first two norms also go to `row_gradients.csv` in the trainer's `default_root_dir`. Step t, counted from 0, is
     the one that turns θ(t) into θ(t+1).
@@ -64,37 +68,31 @@ class RowGradientRecorder(pl.Callback):
         self.every, self.flush_every = every, flush_every
         self.quantities = [quantity for quantity in QUANTITIES if quantity in quantities]
         self._steps: list[int] = []
+        self._history: list[tuple[Tensor, dict[str, Tensor]]] = []
         self._pending = False
         self._scale = 1.0
         self._csv: TextIOWrapper | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Switches the tap on where the input gradient is recorded."""
-        module = _classifier(pl_module)
+        module = classifier(pl_module)
         if stage == "fit":
             module.tap.requires_grad_("input_grad_norm" in self.quantities)
             self._tags = {quantity: row_tags(quantity, len(module.rows)) for quantity in self.quantities}
-        if stage == "fit" and trainer.is_global_zero and trainer.logger is not None and trainer.ckpt_path is None:
-            self._writer(trainer).add_custom_scalars(
-                {
-                    "row gradients": {
-                        "row gradient norm, every row": ["Multiline", [r"row_grad_norm/row_\d+"]],
-                        "input gradient norm, every row": ["Multiline", [r"input_grad_norm/row_\d+"]],
-                        "share of the gradient that the cut stops": ["Multiline", ["grad_flow/cut_fraction"]],
-                        "how far each row moved": ["Multiline", [r"row_update_norm/row_\d+"]],
-                    }
-                }
-            )
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Makes the ring and opens the CSV file."""
-        rows = _classifier(pl_module).rows
+        module = classifier(pl_module)
+        rows = module.rows
+        self._selected = module.scenario.selected.tolist()
         self._ring = torch.zeros(self.flush_every, len(self.quantities), *rows.shape, device=rows.device)
-        self._losses = torch.zeros(self.flush_every, device=rows.device)
-        self._loss = torch.zeros((), device=rows.device)
+        self._metrics = torch.zeros(self.flush_every, len(METRICS), device=rows.device)
+        self._metric = torch.zeros(len(METRICS), device=rows.device)
         if trainer.is_global_zero and set(self.quantities) & set(CSV_QUANTITIES):
             path = Path(trainer.default_root_dir) / "row_gradients.csv"
             cut_back(path, trainer.global_step)
+            earlier = recorded_norms(path.parent)
+            self._history = [earlier] if earlier[1] else []
             self._csv = path.open("a", encoding="utf-8")
             if self._csv.tell() == 0:
                 names = ["step", *(tag for q in CSV_QUANTITIES if q in self._tags for tag in self._tags[q])]
@@ -102,7 +100,7 @@ class RowGradientRecorder(pl.Callback):
 
     def on_before_zero_grad(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer) -> None:
         """A new optimizer step begins."""
-        self._loss.zero_()
+        self._metric.zero_()
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -110,7 +108,7 @@ class RowGradientRecorder(pl.Callback):
         """Copies the step's gradients into the ring: after unscaling, before clipping."""
         if trainer.global_step % self.every:
             return
-        module, scaler = _classifier(pl_module), _scaler(trainer)
+        module, scaler = classifier(pl_module), _scaler(trainer)
         self._scale = 1.0 if scaler is None else scaler.get_scale()
         # The scaler unscales what is in the optimizer, so never τ, and leaves θ to optimizers that do it in their step.
         scaled = {"input_grad_norm"} | ({"row_grad_norm"} if _unscales_itself(optimizer) else set())
@@ -129,17 +127,18 @@ class RowGradientRecorder(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Adds up the loss over micro-batches and, after the optimizer's step, completes the record."""
-        self._loss.add_(outputs["loss"])
+        """Adds up loss and accuracy over micro-batches and, after the optimizer's step, completes the record."""
+        self._metric[0].add_(outputs["loss"])
+        self._metric[1].add_(outputs["acc"], alpha=1 / trainer.accumulate_grad_batches)
         if not self._pending:
             return
         self._pending = False
         scaler = _scaler(trainer)
         if scaler is not None and scaler.get_scale() < self._scale:  # so a scaler says that it skipped the step
             return
-        self._losses[len(self._steps)] = self._loss
+        self._metrics[len(self._steps)] = self._metric
         if "row_update_norm" in self.quantities:
-            self._ring[len(self._steps), -1].sub_(_classifier(pl_module).rows.detach())
+            self._ring[len(self._steps), -1].sub_(classifier(pl_module).rows.detach())
         self._steps.append(trainer.global_step - 1)
         if len(self._steps) == self.flush_every:
             self.flush(trainer)
@@ -168,27 +167,48 @@ class RowGradientRecorder(pl.Callback):
         count = len(self._steps)
         if not count:
             return
-        losses = self._losses[:count]
+        metrics = self._metrics[:count]
         if not alone:
-            losses = trainer.strategy.reduce(losses, reduce_op="mean")
+            metrics = trainer.strategy.reduce(metrics, reduce_op="mean")
         if trainer.is_global_zero:
-            norms = dict(zip(self.quantities, row_norms(self._ring[:count]).unbind(1), strict=True))
-            self._write_events(trainer, norms, losses)
+            norms = dict(zip(self.quantities, row_norms(self._ring[:count]).cpu().unbind(1), strict=True))
+            self._history.append((torch.tensor(self._steps), norms))
+            self._write_events(trainer, norms, metrics.double().cpu())
             self._write_csv(norms)
         self._steps.clear()
 
-    def _write_events(self, trainer: pl.Trainer, norms: dict[str, Tensor], losses: Tensor) -> None:
+    def recorded(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Everything that was flushed, from before a resume too.
+
+        Returns:
+            Optimizer steps (T,) and the norms (T, H) by their names. A quantity that is not in `row_gradients.csv` is
+            NaN before a resume.
+        """
+        steps = [steps for steps, _ in self._history]
+        if not steps:
+            return torch.zeros(0, dtype=torch.long), {}
+        lost = torch.full((len(steps[0]), len(self._selected)), torch.nan)
+        return torch.cat(steps), {
+            quantity: torch.cat([norms.get(quantity, lost).float() for _, norms in self._history])
+            for quantity in self.quantities
+        }
+
+    def _write_events(self, trainer: pl.Trainer, norms: dict[str, Tensor], metrics: Tensor) -> None:
         if trainer.logger is None:
             return
-        names = ["train/loss", *(tag for tags in self._tags.values() for tag in tags)]
-        columns = [losses.double()[:, None], *norms.values()]
+        names = [*METRICS, *(tag for tags in self._tags.values() for tag in tags)]
+        columns = [metrics, *norms.values()]
+        for quantity in [q for q in CSV_QUANTITIES if q in norms]:
+            for part, mean in means(norms[quantity], self._selected).items():
+                names.append(f"grad_flow/{quantity}_{part}")
+                columns.append(mean[:, None])
         if set(CSV_QUANTITIES) <= norms.keys():
             names.append("grad_flow/cut_fraction")
             columns.append(cut_fraction(norms["row_grad_norm"], norms["input_grad_norm"])[:, None])
-        writer = self._writer(trainer).file_writer
+        file = writer(trainer).file_writer
         for step, values in zip(self._steps, torch.cat(columns, 1).tolist(), strict=True):
             pairs = zip(names, values, strict=True)
-            writer.add_summary(Summary(value=[Summary.Value(tag=tag, simple_value=v) for tag, v in pairs]), step)
+            file.add_summary(Summary(value=[Summary.Value(tag=tag, simple_value=v) for tag, v in pairs]), step)
 
     def _write_csv(self, norms: dict[str, Tensor]) -> None:
         if self._csv is None:
@@ -203,10 +223,6 @@ class RowGradientRecorder(pl.Callback):
         if self._csv is not None:
             self._csv.close()
             self._csv = None
-
-    def _writer(self, trainer: pl.Trainer) -> Any:
-        assert isinstance(trainer.logger, TensorBoardLogger), "the recorder writes TensorBoard's own events"
-        return trainer.logger.experiment
 
 
 def cut_back(path: Path, step: int) -> None:
@@ -223,7 +239,14 @@ def cut_back(path: Path, step: int) -> None:
     os.truncate(path, keep)
 
 
-def _classifier(module: pl.LightningModule) -> RowClassifier:
+def writer(trainer: pl.Trainer) -> Any:
+    """The run's event file."""
+    assert isinstance(trainer.logger, TensorBoardLogger), "rowgrad writes TensorBoard's own events"
+    return trainer.logger.experiment
+
+
+def classifier(module: pl.LightningModule) -> RowClassifier:
+    """The module that is trained, as what it is."""
     from rowgrad.module import RowClassifier
 
     assert isinstance(module, RowClassifier)
