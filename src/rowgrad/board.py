@@ -44,7 +44,9 @@ def announce(writer: SummaryWriter, config: DictConfig, sentences: dict[str, str
 
 
 def conclude(writer: SummaryWriter, summary: Summary, step: int) -> None:
-    """Writes the final metrics and, where the run is done, its end for *HParams*."""
+    """Writes how the run ended, its final metrics and, where it is done, its end for *HParams*."""
+    facts = {name: value for name, value in summary.items() if name == "status" or "/" in name}
+    writer.add_text("outcome", "\n".join(f"- {name}: {value}" for name, value in facts.items()), step)
     for tag, name in FINAL.items():
         if tag != name and summary.get(name) is not None:
             writer.add_scalar(tag, summary[name], step)
