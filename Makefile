@@ -3,7 +3,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: train test lint format tensorboard clean
+.PHONY: train test test-browser lint format tensorboard clean
 
 train: .venv/ready
 	$(BIN)/python scripts/train.py $(ARGS)
@@ -11,6 +11,10 @@ train: .venv/ready
 # A file of tests is one process's; each computes on one core.
 test: .venv/ready
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+
+# What people look at, in a real Chromium: TensorBoard and the report.
+test-browser: .venv/browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser $(ARGS)
 
 lint: .venv/ready
 	$(BIN)/ruff check
@@ -31,6 +35,14 @@ tensorboard: .venv/ready
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv sync --inexact --compile-bytecode --python $(BIN)/python
+	touch $@
+
+.venv/browser: .venv/ready
+	$(BIN)/uv sync --inexact --group browser --python $(BIN)/python
+	@which chromium chromium-browser google-chrome > /dev/null 2>&1 || { \
+		SUDO=$$([ "$$(id -u)" = 0 ] || echo "sudo -n"); \
+		$$SUDO apt-get update -qq && $$SUDO apt-get install -qq -y --no-install-recommends chromium; \
+	} || { echo "No Chromium here and none could be installed: install it, then again make test-browser"; exit 1; }
 	touch $@
 
 clean:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard.summary import hparams
 
 from rowgrad.settings import QUANTITIES
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
 
     from rowgrad.summary import Summary
@@ -17,27 +21,35 @@ if TYPE_CHECKING:
 # Final metrics in the HParams tab -> where summary.json has them.
 FINAL = {"test/acc": "test/acc", "test/loss": "test/loss", "grad_flow/mean_cut_fraction": "cut_fraction"}
 ROW_CHARTS = {
-    "row_grad_norm": "What reaches the rows: ‖∂L/∂θ_r‖ of all 28 rows (0 = cut)",
-    "input_grad_norm": "What arrives at the network's input: ‖∂L/∂τ_r‖ of all 28 rows",
-    "row_update_norm": "How far each row moves: ‖θ_r(t+1) − θ_r(t)‖",
+    "row_grad_norm": "What reaches each row: ‖∂L/∂θ_r‖",
+    "input_grad_norm": "What arrives at the input: ‖∂L/∂τ_r‖",
+    "row_update_norm": "How far each row moves",
 }
 
 
-def announce(writer: SummaryWriter, config: DictConfig, sentences: dict[str, str], versions: dict[str, str]) -> None:
-    """Writes the layout of *Custom Scalars*, the texts and the hyperparameters.
+class Logger(TensorBoardLogger):
+    """Lightning's logger without its `epoch` chart, which would stand before all others."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Logs everything but the epoch."""
+        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
+
+
+def announce(writer: SummaryWriter, config: DictConfig, sentences: Sequence[str], versions: dict[str, str]) -> None:
+    """Writes the layout of *Custom Scalars*, what the run is, and its hyperparameters.
 
     Args:
         writer: the run's event file.
         config: the run's config.
-        sentences: texts by their tags.
+        sentences: scenario and data, in plain words.
         versions: of packages, by their names.
     """
     writer.add_custom_scalars(layout(config))
+    table = ["| package | version |", "| --- | --- |", *(f"| {n} | {v} |" for n, v in versions.items())]
+    writer.add_text("about", "\n\n".join([*sentences, "\n".join(table)]))
     resolved = OmegaConf.to_yaml(config, resolve=True)
-    table = "\n".join(["| package | version |", "| --- | --- |", *(f"| {n} | {v} |" for n, v in versions.items())])
-    code = "\n".join("    " + line for line in resolved.splitlines())  # four spaces: Markdown's code
-    for tag, text in (sentences | {"config": code, "versions": table}).items():
-        writer.add_text(tag, text)
+    writer.add_text("config", "\n".join("    " + line for line in resolved.splitlines()))  # four spaces: code
     experiment, start, _ = hparams(hyperparameters(config), dict.fromkeys(FINAL, 0.0))
     for record in (experiment, start):
         _file(writer).add_summary(record)
@@ -59,31 +71,37 @@ def layout(config: DictConfig) -> dict[str, dict[str, list[Any]]]:
     """The charts of *Custom Scalars*: those that the run's recorder feeds."""
     recorder = config.callbacks.get("recorder")
     quantities = [q for q in QUANTITIES if recorder is not None and q in recorder.quantities]
-    charts = {ROW_CHARTS[q]: [rf"{q}/row_\d+"] for q in quantities}
-    for quantity, words in {"row_grad_norm": "row gradient", "input_grad_norm": "input gradient"}.items():
+    pair = {"row_grad_norm": "row", "input_grad_norm": "input"}
+    charts = {ROW_CHARTS[q]: rf"{q}/row_\d+" for q in pair if q in quantities}
+    for quantity, words in pair.items():
         if quantity in quantities:
-            charts[f"Mean {words} of the selected rows and of the others"] = [rf"grad_flow/{quantity}_(selected|other)"]
-    if {"row_grad_norm", "input_grad_norm"} <= set(quantities):
-        charts["Cut fraction: share of the squared input gradient that reaches no row"] = ["grad_flow/cut_fraction"]
-    watched = ["Accuracy: training batches, validation, test", "Loss: training batches, validation, test"]
-    charts |= {watched[0]: [r"(train|val|test)/acc.*"], watched[1]: [r"(train|val|test)/loss"]}
-    return {"rowgrad": {title: ["Multiline", tags] for title, tags in charts.items()}}
+            charts[f"Mean {words} gradient: selected, others"] = rf"grad_means/{quantity}_(selected|other)"
+    if pair.keys() <= set(quantities):
+        charts["Cut fraction: share of ‖∂L/∂τ‖² that the cut stops"] = "grad_flow/cut_fraction"
+    charts["Accuracy: training batches, validation, test"] = "(train|val|test)/acc.*"
+    if "row_update_norm" in quantities:
+        charts[ROW_CHARTS["row_update_norm"]] = r"row_update_norm/row_\d+"
+    charts["Loss: training batches, validation, test"] = "(train|val|test)/loss"
+    return {"rowgrad": {title: ["Multiline", [tags]] for title, tags in charts.items()}}
 
 
 def hyperparameters(config: DictConfig) -> dict[str, str | float]:
     """What tells one run from another in *HParams*: scenario, seed, sizes and rates."""
-    scenario = {k: _plain(v) for k, v in config.scenario.items() if k != "name"}
+    scenario = {f"with {k}": _plain(v) for k, v in config.scenario.items() if k not in {"name", "rows", "detach"}}
     return {
-        "scenario": config.scenario.name,
-        **scenario,
-        "seed": config.seed,
-        "data": config.data.name,
-        "network": str(config.model.network.get("_target_", "")).rpartition(".")[2],
-        "batch_size": config.data.batch_size,
-        "max_epochs": config.trainer.max_epochs,
+        # TensorBoard shows the first five by the alphabet; the others can be switched on.
+        "detach": _plain(config.scenario.detach),
         "lr": config.optimizer.lr,
-        "rows_lr": config.optimizer.rows_lr,
-        "weight_decay": config.optimizer.weight_decay,
+        "rows": _plain(config.scenario.rows),
+        "scenario": config.scenario.name,
+        "seed": config.seed,
+        "with rows_lr": config.optimizer.rows_lr,
+        "with weight_decay": config.optimizer.weight_decay,
+        "with batch_size": config.data.batch_size,
+        "with max_epochs": config.trainer.max_epochs,
+        "with data": config.data.name,
+        "with network": str(config.model.network.get("_target_", "")).rpartition(".")[2],
+        **scenario,
     }
 
 

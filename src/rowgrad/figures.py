@@ -7,9 +7,10 @@ that have no colour of their own are drawn in `INK`, so that a page can give the
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from matplotlib.image import AxesImage
     from torch import Tensor
 
+    from rowgrad.runs import Curve
+
 INK = "#1f2328"
 SELECTED, OTHER = "#D55E00", "#0072B2"
 ZERO = "#c9ccd1"
@@ -36,6 +39,8 @@ TITLES = {
 }
 UNIT = "loss per normalised pixel"
 GAP = 4  # pixels between two strips of digits
+POINTS = 60  # of a smoothed curve
+LONG = 40  # letters of a name
 COLUMNS = 600  # a heatmap averages steps into at most so many columns
 
 
@@ -47,7 +52,7 @@ def new_figure(width: float, height: float) -> Figure:
     return Figure(figsize=(width, height))
 
 
-def png(figure: Figure, dpi: int = 100) -> bytes:
+def png(figure: Figure, dpi: int = 110) -> bytes:
     """The figure on white, as a PNG file."""
     file = io.BytesIO()
     figure.savefig(file, format="png", dpi=dpi, facecolor="white")
@@ -62,21 +67,22 @@ def heatmaps(steps: Tensor, norms: Mapping[str, Tensor], selected: Sequence[bool
         norms: norms (T, H) by their names, a panel each; gradients are on one scale.
         selected: the scenario's rows, marked in the margin.
     """
-    figure = new_figure(4.6 * len(norms), 3.6)
-    panels = figure.subplots(1, len(norms), squeeze=False, sharey=True)[0]
-    figure.subplots_adjust(left=0.2 / len(norms), right=1 - 0.1 / len(norms), bottom=0.24, top=0.91, wspace=0.1)
+    figure = new_figure(4.6, 1.9 * len(norms) + 0.5)
+    inches = figure.get_figheight()
+    panels = figure.subplots(len(norms), 1, squeeze=False)[:, 0]
+    figure.subplots_adjust(left=0.13, right=0.99, bottom=0.75 / inches, top=1 - 0.25 / inches, hspace=0.38)
     gradients = [quantity for quantity in norms if quantity != "row_update_norm"]
     for panel, (quantity, values) in zip(panels, norms.items(), strict=True):
         moves = quantity == "row_update_norm"
         scale = log_scale([values] if moves else [norms[q] for q in gradients])
         image = draw_heatmap(panel, steps, values, selected, scale)
         panel.set_title(TITLES[quantity], fontsize=10)
-        panel.set_xlabel("optimizer step")
-        if moves or quantity == gradients[-1]:
-            label = "normalised pixels" if moves else UNIT
-            beside = panel if moves else list(panels[: len(gradients)])
-            figure.colorbar(image, ax=beside, label=label, pad=0.01, aspect=30).ax.minorticks_off()
-    panels[0].set_ylabel("image row (0 = top)")
+        label = "normalised pixels" if moves else UNIT
+        bar = figure.colorbar(image, ax=panel, label=label, pad=0.02, aspect=20)
+        bar.ax.minorticks_off()
+        bar.ax.yaxis.label.set_fontsize(8)
+        panel.set_ylabel("image row")
+    panels[-1].set_xlabel("optimizer step")
     figure.legend(handles=_key(selected), loc="lower center", ncols=3, fontsize=9, frameon=False)
     return figure
 
@@ -121,7 +127,7 @@ def mark_rows(axes: Axes, rows: np.ndarray) -> None:
     """A bar in the left margin beside rows at such heights."""
     left = [-0.012] * len(rows)
     across = axes.get_yaxis_transform()
-    axes.vlines(left, rows - 0.5, rows + 0.5, colors=SELECTED, lw=4, transform=across, clip_on=False)
+    axes.vlines(left, rows - 0.53, rows + 0.53, colors=SELECTED, lw=4, transform=across, clip_on=False)
 
 
 def _key(selected: Sequence[bool]) -> list[Patch | Line2D]:
@@ -163,9 +169,9 @@ def digits(views: Mapping[str, Tensor], bars: Mapping[str, tuple[str, Tensor]], 
         selected: the scenario's rows, marked in the margin.
     """
     height, pitch = len(selected), len(selected) + GAP
-    figure = new_figure(9.2, 1.05 * len(views) + 0.75)
-    left, right = figure.subplots(1, 2, width_ratios=[3, 1])
-    figure.subplots_adjust(left=0.12, right=0.985, bottom=0.62 / figure.get_figheight(), top=0.985, wspace=0.03)
+    figure = new_figure(5.4, 1.05 * len(views) + 0.75)
+    left, right = figure.subplots(1, 2, width_ratios=[2, 1])
+    figure.subplots_adjust(left=0.2, right=0.985, bottom=0.62 / figure.get_figheight(), top=0.985, wspace=0.03)
     strips = [np.concatenate(list(images[:, 0].numpy()), axis=1) for images in views.values()]
     gap = np.full((GAP, strips[0].shape[1]), np.nan)
     left.imshow(np.concatenate([part for strip in strips for part in (strip, gap)][:-1]), cmap="gray", aspect="auto")
@@ -173,22 +179,145 @@ def digits(views: Mapping[str, Tensor], bars: Mapping[str, tuple[str, Tensor]], 
     left.set_yticks([i * pitch + height / 2 for i in range(len(views))], list(views))
     left.tick_params(length=0, pad=8)
     left.spines[:].set_visible(False)
-    right.set(ylim=left.get_ylim(), yticks=[], xlabel="mean norm over all steps")
+    right.set(ylim=left.get_ylim(), yticks=[])
+    right.set_xlabel("mean norm over all steps", fontsize=8)
+    right.tick_params(labelsize=8)
     right.spines[["top", "right"]].set_visible(False)
     chosen, across = np.flatnonzero(selected), right.get_yaxis_transform()
     for i, name in enumerate(views):
         top = i * pitch
         mark_rows(left, top + chosen)
         if name not in bars:
-            right.text(0.03, top + height / 2, "observers send\nno gradient back", va="center", transform=across)
+            right.text(
+                0.03, top + height / 2, "observers send\nno gradient back", va="center", fontsize=8, transform=across
+            )
             continue
         title, values = bars[name]
         colors = [SELECTED if is_selected else OTHER for is_selected in selected]
         right.barh(top + np.arange(height), values.numpy(), color=colors, height=0.8)
-        right.text(0.99, top + 2, title, ha="right", va="center", fontsize=9, transform=across)
+        right.text(1, top + height - 2, title, ha="right", va="center", fontsize=9, transform=across)
         if len(chosen) and not values[selected].any():
             words = "exactly 0"
             right.text(0.03, top + chosen.mean(), words, color=SELECTED, va="center", fontsize=9, transform=across)
     if len(chosen):
         figure.legend(handles=_key(selected)[1:], loc="lower left", fontsize=9, frameon=False)
     return figure
+
+
+def compared_heatmaps(runs: Mapping[str, tuple[Tensor, Mapping[str, Tensor], Sequence[bool]]]) -> Figure:
+    """Row and input gradient norms of several runs, all on one colour scale.
+
+    Args:
+        runs: steps (T,), norms (T, H) by their names, and the selected rows, by the run's name.
+    """
+    figure = Figure(figsize=(9.2, 1.7 * len(runs) + 0.9), layout="constrained")
+    quantities = ("row_grad_norm", "input_grad_norm")
+    panels = figure.subplots(len(runs), 2, squeeze=False, sharey=True)
+    scale = log_scale([norms[q] for _, norms, _ in runs.values() for q in quantities if q in norms])
+    image = ScalarMappable(scale, "viridis")
+    for pair, (name, (steps, norms, selected)) in zip(panels, runs.items(), strict=True):
+        pair[0].set_ylabel(f"{name}\nimage row", fontsize=8)
+        for panel, quantity in zip(pair, quantities, strict=True):
+            if quantity in norms:
+                draw_heatmap(panel, steps, norms[quantity], selected, scale)
+            else:
+                panel.text(0.5, 0.5, "not recorded", ha="center", transform=panel.transAxes)
+    for panel, quantity in zip(panels[0], quantities, strict=True):
+        panel.set_title(TITLES[quantity], fontsize=10)
+    for panel in panels[-1]:
+        panel.set_xlabel("optimizer step")
+    figure.colorbar(image, ax=panels, label=UNIT, aspect=30, pad=0.01)
+    key = [Patch(color=ZERO, label="exactly 0"), Line2D([], [], color=SELECTED, lw=4, label="selected rows")]
+    figure.legend(handles=key, loc="outside lower center", ncols=2, fontsize=9, frameon=False)
+    return figure
+
+
+def learning_curves(curves: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figure:
+    """Loss and accuracy over optimizer steps: training batches as lines, validation as dots.
+
+    Args:
+        curves: for each group of runs that differ in their seed alone, by its name: the runs' curves by their tags.
+    """
+    figure = Figure(figsize=(9.2, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2)
+    for panel, (metric, label) in zip(panels, {"loss": "loss", "acc": "accuracy, %"}.items(), strict=True):
+        for group, color in zip(curves, _colors(len(curves)), strict=True):
+            for number, (steps, values) in enumerate(curves[group].get(f"train/{metric}", [])):
+                centres, means = _smoothed(steps, values)
+                shown = means * 100 if metric == "acc" else means
+                panel.plot(centres, shown, color=color, lw=1.2, label=None if number else group)
+            for steps, values in curves[group].get(f"val/{metric}", []):
+                panel.plot(steps, np.array(values) * (100 if metric == "acc" else 1), "o", color=color, ms=5)
+        panel.set(xlabel="optimizer step", ylabel=label)
+        panel.grid(alpha=0.25)
+    panels[0].set_yscale("log")
+    panels[0].set_title("Loss of training batches (lines) and validation (dots)", fontsize=10)
+    panels[1].set_title("Accuracy of training batches and validation", fontsize=10)
+    _name_groups(figure, curves)
+    return figure
+
+
+def row_profiles(profiles: Mapping[str, Mapping[str, Tensor]]) -> Figure:
+    """Mean norm of each row, with a band of one standard deviation over seeds.
+
+    Args:
+        profiles: for each group of runs that differ in their seed alone, by its name: norms by their names, averaged
+            over steps, (N, H) for N seeds.
+    """
+    figure = Figure(figsize=(9.2, 3.6), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for panel, quantity in zip(panels, ("row_grad_norm", "input_grad_norm"), strict=True):
+        for (group, norms), color in zip(profiles.items(), _colors(len(profiles)), strict=True):
+            if quantity not in norms:
+                continue
+            mean = norms[quantity].mean(0).numpy()
+            rows = np.arange(len(mean))
+            panel.plot(rows, mean, "-o", color=color, ms=3, lw=1.2, label=group)
+            if len(norms[quantity]) > 1:
+                spread = norms[quantity].std(0).numpy()
+                panel.fill_between(rows, mean - spread, mean + spread, color=color, alpha=0.2, lw=0)
+        panel.set(xlabel="image row (0 = top)", title=TITLES[quantity])
+        panel.title.set_fontsize(10)
+        panel.set_xticks(range(0, 28, 7))
+        panel.grid(alpha=0.25)
+    panels[0].set_ylabel(f"mean over steps,\n{UNIT}")
+    _name_groups(figure, profiles)
+    return figure
+
+
+def compared_rows(rows: Mapping[str, tuple[Tensor, Sequence[bool]]]) -> Figure:
+    """θ (H, W) of several runs on one colour scale, with the selected rows, by the run's name."""
+    across = min(len(rows), 4)
+    down = -(-len(rows) // across)
+    figure = Figure(figsize=(2.3 * across + 1, 2.3 * down + 0.6), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False, sharey=True)
+    limit = max(float(theta.abs().max()) for theta, _ in rows.values())
+    images = []
+    for panel, (name, (theta, selected)) in zip(panels.flat, rows.items(), strict=False):
+        images.append(draw_rows(panel, theta, selected, limit))
+        panel.set_title(name, fontsize=8)
+    for panel in panels.flat[len(rows) :]:
+        panel.set_visible(False)
+    figure.colorbar(images[0], ax=panels, label="θ, normalised pixels", aspect=30)
+    return figure
+
+
+def _colors(count: int) -> list[Any]:
+    """Colours that can be told apart, for so many groups."""
+    if count <= len(PALETTE):
+        return list(PALETTE[:count])
+    return list(colormaps["viridis"](np.linspace(0, 0.95, count)))
+
+
+def _name_groups(figure: Figure, groups: Mapping[str, Any]) -> None:
+    handles = [Line2D([], [], color=c, lw=2, label=g) for g, c in zip(groups, _colors(len(groups)), strict=True)]
+    columns = 3 if max(map(len, groups), default=0) < LONG else 2
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+
+
+def _smoothed(steps: Sequence[int], values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Means over `POINTS` pieces of a curve, and the middles of the pieces."""
+    pieces = min(POINTS, len(steps))
+    split = zip(np.array_split(np.array(steps, float), pieces), np.array_split(np.array(values), pieces), strict=True)
+    middles = [(part.mean(), value.mean()) for part, value in split]
+    return np.array([m for m, _ in middles]), np.array([v for _, v in middles])

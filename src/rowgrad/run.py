@@ -13,13 +13,13 @@ import lightning.pytorch as pl
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.callbacks import ProgressBar, Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
-from rowgrad.board import announce, conclude
+from rowgrad.board import Logger, announce, conclude
 from rowgrad.callbacks import Checkpoints, FiniteLoss, GracefulStop
 from rowgrad.callbacks.checkpoints import AtomicCheckpointIO, newest_good
 from rowgrad.errors import UserError
@@ -101,7 +101,7 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False) -> Summary:
     console.print(f"scenario       {module.scenario.sentence()}")
     summary: Summary = {"status": "failed"} | _circumstances(config, data, module, trainer)
     if trainer.is_global_zero and checkpoint is None:
-        sentences = {"scenario": module.scenario.sentence(), "data": data.missing or str(data.name)}
+        sentences = [module.scenario.sentence(), *([data.missing] if data.missing else []), f"Data set: {data.name}."]
         announce(_logger(trainer).experiment, config, sentences, {n: str(summary[n]) for n in ("python", *PACKAGES)})
     try:
         with stop.listening():
@@ -132,7 +132,8 @@ def _trainer(config: DictConfig, folder: Path, callbacks: list[pl.Callback], pur
         return make(
             config.trainer,
             callbacks=[*watchers, *callbacks],
-            logger=TensorBoardLogger(folder, name="tensorboard", version="", default_hp_metric=False, **purge),
+            enable_progress_bar=any(isinstance(watcher, ProgressBar) for watcher in watchers),
+            logger=Logger(folder, name="tensorboard", version="", default_hp_metric=False, **purge),
             default_root_dir=str(folder),
             plugins=[AtomicCheckpointIO()],
         )

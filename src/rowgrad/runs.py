@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
+Curve = tuple[list[int], list[float]]  # optimizer steps and values
 BOTH = ("row_grad_norm", "input_grad_norm")  # what a cut is told from
 
 
@@ -89,7 +90,7 @@ class Run:
         file = self.folder / "checkpoints" / "last.ckpt"
         return torch.load(file, map_location="cpu", weights_only=True)["state_dict"]["rows"] if file.is_file() else None
 
-    def curves(self, tags: Sequence[str]) -> dict[str, tuple[list[int], list[float]]]:
+    def curves(self, tags: Sequence[str]) -> dict[str, Curve]:
         """Steps and values of some scalars of the event files, by their tags; those that are there."""
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

@@ -34,7 +34,7 @@ class Pictures(pl.Callback):
         UserError: a value that is not accepted; it names the key.
     """
 
-    def __init__(self, every: int = 1000, digits: int = 8) -> None:
+    def __init__(self, every: int = 1000, digits: int = 4) -> None:
         for key, value in {"every": every, "digits": digits}.items():
             check(f"callbacks.pictures.{key}", value)
         self.every, self.digits = every, digits

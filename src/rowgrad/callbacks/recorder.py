@@ -47,8 +47,8 @@ class RowGradientRecorder(pl.Callback):
         * `input_grad_norm/row_00` ...: ‖∂L/∂τ_r‖₂
         * `row_update_norm/row_00` ...: ‖θ_r(t+1) − θ_r(t)‖₂
         * `grad_flow/cut_fraction`: share of the squared input gradient in rows that no gradient reached
-        * `grad_flow/row_grad_norm_selected`, `..._other`, `grad_flow/input_grad_norm_selected`, `..._other`: means over
-          the rows that the scenario selects and over the others
+        * `grad_means/row_grad_norm_selected`, `..._other` and the same of `input_grad_norm`: means over the rows that
+          the scenario selects and over the others
 
     The first two norms also go to `row_gradients.csv` in the trainer's `default_root_dir`. Step t, counted from 0, is
     the one that turns θ(t) into θ(t+1).
@@ -200,7 +200,7 @@ class RowGradientRecorder(pl.Callback):
         columns = [metrics, *norms.values()]
         for quantity in [q for q in CSV_QUANTITIES if q in norms]:
             for part, mean in means(norms[quantity], self._selected).items():
-                names.append(f"grad_flow/{quantity}_{part}")
+                names.append(f"grad_means/{quantity}_{part}")
                 columns.append(mean[:, None])
         if set(CSV_QUANTITIES) <= norms.keys():
             names.append("grad_flow/cut_fraction")

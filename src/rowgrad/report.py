@@ -1,0 +1,265 @@
+"""Runs -> a page that explains itself, figures for a paper, a table for a README."""
+
+from __future__ import annotations
+
+import html
+import io
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import torch
+from omegaconf import OmegaConf
+
+from rowgrad import figures
+from rowgrad.rows import name_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+
+    from rowgrad.runs import Run
+
+CURVES = ("train/loss", "train/acc", "val/loss", "val/acc")
+MOST_HEATMAPS = 24
+# Keys that may differ between runs of one group: they do not change what is trained.
+APART = ("seed", "resume", "data.root", "callbacks", "hydra", "model.checkpoint")
+STYLE: Any = {  # matplotlib's names are no plain text to a type checker
+    "svg.fonttype": "none",
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    **dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"),
+        figures.INK,
+    ),
+}
+
+
+def flat(config: Any) -> dict[str, Any]:
+    """A config's values by their full keys."""
+    pairs: dict[str, Any] = {}
+
+    def walk(prefix: str, node: Any) -> None:
+        if isinstance(node, dict):
+            for key, value in node.items():
+                walk(f"{prefix}{key}.", value)
+        else:
+            pairs[prefix[:-1]] = node
+
+    walk("", OmegaConf.to_container(config, resolve=True))
+    return pairs
+
+
+def group_names(runs: Sequence[Run]) -> list[str]:
+    """A name for each run: its scenario, and what else tells it from other runs of that scenario; never its seed."""
+    configs = [flat(run.config) for run in runs]
+    names = []
+    for config in configs:
+        alike = [other for other in configs if other.get("scenario.name") == config.get("scenario.name")]
+        telling = [
+            f"{key.removeprefix('scenario.')}={_word(value)}"
+            for key, value in config.items()
+            if not key.startswith(APART) and any(other.get(key) != value for other in alike)
+        ]
+        names.append(", ".join([str(config.get("scenario.name")), *telling]))
+    return names
+
+
+def run_names(runs: Sequence[Run]) -> list[str]:
+    """A name for each run, its seed included where one name stands for several runs; repetitions are numbered."""
+    groups, names = group_names(runs), []
+    for group, run in zip(groups, runs, strict=True):
+        name = f"{group}, seed {run.config.seed}" if groups.count(group) > 1 else group
+        again = sum(earlier == name or earlier.startswith(f"{name} (") for earlier in names)
+        names.append(f"{name} ({again + 1})" if again else name)
+    return names
+
+
+def _word(value: Any) -> str:
+    return str(value).lower() if isinstance(value, bool | None) else str(value)
+
+
+def _percent(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}%}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _cut(run: Run) -> str:
+    counts = run.cut_counts
+    if counts is None:
+        return "not recorded"
+    always = name_rows((counts == len(run.steps)).tolist()).removeprefix("rows ").removeprefix("row ")
+    sometimes = int(((counts > 0) & (counts < len(run.steps))).sum())
+    always = "none" if always == "no row" else always
+    return always + (f" ({sometimes} more at some)" if sometimes else "")
+
+
+COLUMNS: dict[str, Callable[[Run], str]] = {
+    "scenario": lambda run: str(run.config.scenario.name),
+    "selected": lambda run: name_rows(run.selected).removeprefix("rows ").removeprefix("row "),
+    "detach": lambda run: _word(run.config.scenario.detach) if any(run.selected) else "–",
+    "seed": lambda run: str(run.config.seed),
+    "data": lambda run: str(run.summary.get("data", run.config.data.name)),
+    "status": lambda run: run.status,
+    "test accuracy": lambda run: _percent(run.summary.get("test/acc"), 2),
+    "rows changed in every image": lambda run: _percent(run.summary.get("test/acc_operated"), 2),
+    "test loss": lambda run: _number(run.summary.get("test/loss")),
+    "rows cut at every step": _cut,
+    "cut fraction": lambda run: _percent(run.cut_fraction, 1),
+    "steps": lambda run: str(run.summary.get("train/steps", "")),
+    "seconds": lambda run: f"{run.summary['train/seconds']:.1f}" if "train/seconds" in run.summary else "",
+}
+
+
+def table(runs: Sequence[Run]) -> list[list[str]]:
+    """The runs as rows of text, the columns' names first."""
+    return [
+        ["run", *COLUMNS],
+        *(
+            [name, *(column(run) for column in COLUMNS.values())]
+            for name, run in zip(run_names(runs), runs, strict=True)
+        ),
+    ]
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    head, *body = [f"| {' | '.join(row)} |" for row in rows]
+    return "\n".join([head, "| " + " | ".join("---" for _ in rows[0]) + " |", *body]) + "\n"
+
+
+def draw(runs: Sequence[Run], progress: Callable[[str], None] = lambda _: None) -> dict[str, tuple[str, Figure]]:
+    """The figures of some runs by their names, each with a sentence that says how to read it.
+
+    Args:
+        runs: at least one.
+        progress: is told what is being drawn.
+    """
+    groups, names = group_names(runs), run_names(runs)
+    members = {
+        group: [run for g, run in zip(groups, runs, strict=True) if g == group] for group in dict.fromkeys(groups)
+    }
+    drawn: dict[str, tuple[str, Figure]] = {}
+    recorded = {name: run for name, run in zip(names, runs, strict=True) if len(run.steps)}
+    if recorded:
+        progress("heatmaps")
+        shown = dict(list(recorded.items())[:MOST_HEATMAPS])
+        words = (
+            "Every row at every step, all runs on one colour scale. Grey is exactly zero: no gradient reaches the row."
+            " On the right, what arrives at the network's input all the same."
+        )
+        if len(shown) < len(recorded):
+            words += f" The first {len(shown)} of {len(recorded)} runs."
+        wall = {name: (run.steps, run.norms, run.selected) for name, run in shown.items()}
+        drawn["heatmaps"] = words, figures.compared_heatmaps(wall)
+        progress("row profiles")
+        profiles = {
+            group: {
+                quantity: torch.stack([run.norms[quantity].mean(0) for run in some])
+                for quantity in ("row_grad_norm", "input_grad_norm")
+                if all(quantity in run.norms for run in some)
+            }
+            for group, some in members.items()
+        }
+        words = "Each row's norm, averaged over the steps; the band is one standard deviation over seeds."
+        drawn["row_profiles"] = words, figures.row_profiles(profiles)
+    progress("learning curves")
+    curves: dict[str, dict[str, list[Any]]] = {group: {} for group in members}
+    for group, run in zip(groups, runs, strict=True):
+        for tag, curve in run.curves(CURVES).items():
+            curves[group].setdefault(tag, []).append(curve)
+    words = "Training batches, averaged over neighbouring steps, one line a run; dots are the validation images."
+    drawn["learning_curves"] = words, figures.learning_curves(curves)
+    thetas = {n: (run.rows, run.selected) for n, run in zip(names, runs, strict=True) if run.rows is not None}
+    if thetas:
+        progress("learnt rows")
+        few = dict(list(thetas.items())[:MOST_HEATMAPS])
+        words = "θ, what the rows have learnt to add to every image. A row that was always cut has stayed at zero."
+        drawn["learnt_rows"] = words, figures.compared_rows(few)
+    return drawn
+
+
+def write(runs: Sequence[Run], folder: Path, progress: Callable[[str], None] = lambda _: None) -> Path:
+    """Writes `report.html`, and each figure as PNG and SVG in `figures/`.
+
+    Args:
+        runs: at least one.
+        folder: where to; it is made.
+        progress: is told what is being drawn.
+
+    Returns:
+        The page.
+    """
+    pictures = folder / "figures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    sections = []
+    with mpl.rc_context(STYLE):
+        for name, (words, figure) in draw(runs, progress).items():
+            (pictures / f"{name}.png").write_bytes(figures.png(figure, dpi=150))
+            picture = svg(figure, name)
+            (pictures / f"{name}.svg").write_text(picture, encoding="utf-8")
+            sections.append(_section(name.replace("_", " ").capitalize(), words, picture))
+    page = folder / "report.html"
+    part = page.with_suffix(".part")
+    part.write_text(_page(runs, sections), encoding="utf-8")
+    part.replace(page)
+    return page
+
+
+def svg(figure: Figure, salt: str) -> str:
+    """The figure as SVG text; the same figure gives the same text."""
+    file = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": salt}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    return file.getvalue()
+
+
+def _section(title: str, words: str, picture: str) -> str:
+    inline = picture[picture.index("<svg") :].replace(figures.INK, "currentColor")
+    label = html.escape(f"{title}. {words}", quote=True)
+    inline = inline.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    return f"<section><h2>{html.escape(title)}</h2><p>{html.escape(words)}</p><figure>{inline}</figure></section>"
+
+
+def _page(runs: Sequence[Run], sections: Sequence[str]) -> str:
+    head, *body = table(runs)
+    cells = "\n".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in body)
+    heads = "".join(f"<th>{html.escape(name)}</th>" for name in head)
+    folders = "".join(
+        f"<li><b>{html.escape(name)}</b>: <code>{html.escape(str(run.folder))}</code></li>"
+        for name, run in zip(run_names(runs), runs, strict=True)
+    )
+    facts = runs[0].summary
+    made = ", ".join(f"{name} {facts[name]}" for name in ("rowgrad", "torch", "lightning") if name in facts)
+    return f"""<!DOCTYPE html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>rowgrad: {len(runs)} run{"s" if len(runs) > 1 else ""}</title>
+<style>{STYLESHEET}</style></head><body>
+<h1>What reaches the rows</h1>
+<p>{len(runs)} run{"s" if len(runs) > 1 else ""} on {html.escape(str(facts.get("device", "?")))}, {html.escape(made)}.
+A row is <b>cut</b> where gradient arrives at the network's input in it and none of it reaches the row; the cut fraction
+is the share of the squared input gradient in such rows, averaged over the steps.</p>
+<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>
+{cells}
+</tbody></table></div>
+{"".join(sections)}
+<section><h2>Folders</h2><ul>{folders}</ul></section>
+</body></html>
+"""
+
+
+STYLESHEET = """
+:root { color-scheme: light dark; --line: #8886; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem;
+       color: light-dark(#1f2328, #e6e8eb); background: light-dark(#fff, #14171b); }
+h1 { font-size: 1.7rem; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .8rem; font-variant-numeric: tabular-nums; }
+th, td { border-bottom: 1px solid var(--line); padding: .3rem .6rem; text-align: left; vertical-align: top; }
+figure { margin: 0; } svg { max-width: 100%; height: auto; }
+"""

@@ -1,0 +1,72 @@
+"""TensorBoard and pages in a real Chromium."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from playwright.sync_api import sync_playwright
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from playwright.sync_api import Browser, Page
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+
+
+@contextmanager
+def chromium() -> Generator[Browser]:
+    """The system's Chromium, without a window."""
+    program = next((path for name in NAMES if (path := shutil.which(name))), None)
+    assert program is not None, f"none of {', '.join(NAMES)} is installed"
+    with sync_playwright() as playwright:
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-background-networking"]
+        browser = playwright.chromium.launch(executable_path=program, args=flags)
+        yield browser
+        browser.close()
+
+
+@contextmanager
+def tensorboard(folder: Path, patience: float = 120) -> Generator[str]:
+    """TensorBoard on a folder and a free loopback port; gives its address once it has read the runs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    arguments = ["--logdir", str(folder), "--host", "127.0.0.1", "--port", str(port), "--reload_interval", "2"]
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tensorboard.main", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        deadline = time.monotonic() + patience
+        while not _has_runs(address):
+            assert server.poll() is None, "TensorBoard has stopped"
+            assert time.monotonic() < deadline, "TensorBoard has not read the runs"
+            time.sleep(0.3)
+        yield address
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def _has_runs(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/data/runs") as answer:
+            return answer.read().strip() not in {b"", b"[]"}
+    except OSError:
+        return False
+
+
+def open_tab(browser: Browser, address: str, tab: str, width: int = 1400, height: int = 1000) -> Page:
+    """A page of TensorBoard, in light colours."""
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.goto(f"{address}/?darkMode=false#{tab}")
+    return page

@@ -1,0 +1,251 @@
+"""Pictures, histograms, texts and hyperparameters of a run in TensorBoard."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import configure, norms, recorded_steps, weights
+from matplotlib.figure import Figure
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar import layout_pb2
+from tensorboard.plugins.hparams import plugin_data_pb2
+from torch.nn.functional import cross_entropy
+from torchvision import datasets
+
+from rowgrad import figures
+from rowgrad.board import layout
+from rowgrad.callbacks import Pictures
+from rowgrad.data import Resident, TrainLoader
+from rowgrad.randomness import Draw
+from rowgrad.run import build, train
+
+QUICK = ["data=digits", "callbacks.progress=null", "trainer.accelerator=cpu"]
+PICTURES = ["pictures/1_row_gradients", "pictures/2_digits", "pictures/3_learnt_rows"]
+
+
+def watched(folder):
+    accumulator = EventAccumulator(str(folder / "tensorboard"), {"images": 0, "histograms": 0, "tensors": 0})
+    accumulator.Reload()
+    return accumulator
+
+
+def text(accumulator, tag):
+    (event,) = accumulator.Tensors(f"{tag}/text_summary")
+    return event.tensor_proto.string_val[0].decode()
+
+
+@pytest.mark.parametrize("scenario", ["baseline", "augment", "visualize", "modify"])
+def test_a_run_ends_with_its_pictures(run, scenario):
+    accumulator = watched(run(f"scenario={scenario}"))
+    assert accumulator.Tags()["images"] == PICTURES
+    for tag in PICTURES:
+        (event,) = accumulator.Images(tag)
+        assert event.step == 10
+        picture = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)).convert("RGB"))
+        assert min(picture.shape[:2]) > 300
+        assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+
+
+def test_pictures_come_every_so_many_steps_and_at_the_end(run):
+    accumulator = watched(run("callbacks.pictures.every=4"))
+    assert [event.step for event in accumulator.Images(PICTURES[0])] == [3, 7, 10]
+
+
+def test_a_picture_shows_what_the_recorder_wrote_from_before_a_resume_too(tmp_path, monkeypatch):
+    drawn = []
+
+    def keep(steps, values, selected):
+        drawn.append((steps.tolist(), values, selected))
+        return Figure()
+
+    monkeypatch.setattr(figures, "heatmaps", keep)
+    config = configure(*QUICK, "scenario=augment", "trainer.max_steps=5")
+    train(config, tmp_path / "run")
+    config.trainer.max_steps = 9
+    train(config, tmp_path / "run", resume=True)
+    steps, values, selected = drawn[-1]
+    assert steps == recorded_steps(tmp_path / "run") == list(range(9))
+    assert selected == [row < 14 for row in range(28)]
+    for quantity in ("row_grad_norm", "input_grad_norm"):
+        torch.testing.assert_close(values[quantity], norms(tmp_path / "run", quantity).float(), rtol=1e-6, atol=0)
+    moved = values["row_update_norm"]
+    assert moved[:5].isnan().all()  # not in the CSV file, so not known after a resume
+    assert (moved[5:, 14:] > 0).all()
+
+
+def test_digits_are_shown_as_the_last_step_had_them(tmp_path, monkeypatch):
+    shown, batches = [], []
+    monkeypatch.setattr(figures, "digits", lambda *shows: shown.append(shows[:2]) or Figure())
+    original = Pictures.on_train_batch_end
+
+    def keep(self, trainer, module, outputs, batch, batch_idx):
+        batches.append((batch, module.rows.detach().clone()))
+        original(self, trainer, module, outputs, batch, batch_idx)
+
+    monkeypatch.setattr(Pictures, "on_train_batch_end", keep)
+    train(
+        configure(*QUICK, "scenario=augment", "scenario.probability=1", "callbacks.pictures.digits=3"), tmp_path / "r"
+    )
+    views, bars = shown[-1]
+    batch, rows = batches[-1]
+    u = batch.images[:3] + rows
+    expected = u.clone()
+    expected[:, :, :14] += 1
+    torch.testing.assert_close(views["original"], batch.images[:3])
+    torch.testing.assert_close(views["network saw"], expected)
+    torch.testing.assert_close(views["observer saw"], expected)
+    torch.testing.assert_close(
+        bars["original"][1].double(), norms(tmp_path / "r", "row_grad_norm").mean(0), rtol=1e-5, atol=0
+    )
+
+
+def test_exact_zeros_are_grey_and_what_is_not_known_is_left_out():
+    values = torch.tensor([[0.0, 1.0], [0.1, torch.nan]])
+    axes = Figure().subplots()
+    figures.draw_heatmap(axes, torch.tensor([0, 1]), values, [True, False], figures.log_scale([values]))
+    pixels = axes.images[0].get_array()  # (row, step, colour)
+    grey = [int(figures.ZERO[i : i + 2], 16) for i in (1, 3, 5)]
+    assert pixels[0, 0].tolist() == [*grey, 255]
+    assert pixels[1, 1, 3] == 0
+    assert pixels[1, 0].tolist() == [253, 231, 36, 255]  # viridis' brightest: the largest norm
+
+
+def test_a_long_run_is_averaged_into_columns():
+    values = torch.arange(1800.0)[:, None].expand(-1, 28)
+    assert figures.binned(values).shape == (600, 28)
+    assert figures.binned(values)[:3, 0].tolist() == [1, 4, 7]
+    assert figures.binned(values[:500]).shape == (500, 28)
+
+
+def batch_of(data, module):
+    return next(iter(TrainLoader(Resident(data.splits.train, data.source, module.device, 1), 24, seed=0)))
+
+
+def test_per_image_gradients_are_each_images_own():
+    data, module = build(configure("data=digits", "scenario=augment", "scenario.probability=1", "model=mlp"))
+    module.train()
+    module.training_draw = lambda _: None
+    batch = batch_of(data, module)
+    of_rows, of_input = module.per_image_gradients(batch)
+    for image, label, row_gradient, input_gradient in zip(batch.images, batch.labels, of_rows, of_input, strict=True):
+        seen = image.clone()[None]
+        seen[:, :, :14] += 1
+        seen.requires_grad_()
+        loss = cross_entropy(module.network(seen), label[None], label_smoothing=module.label_smoothing)
+        (expected,) = torch.autograd.grad(loss, seen)
+        torch.testing.assert_close(input_gradient, expected[0], rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(row_gradient[:, 14:], expected[0, :, 14:], rtol=1e-4, atol=1e-7)
+        assert not row_gradient[:, :14].any()
+
+
+@pytest.mark.parametrize("model", [["model=cnn"], ["model=mlp", "model.network.dropout=0.4"]])
+def test_per_image_gradients_average_to_the_rows_gradient_and_leave_no_trace(model):
+    data, module = build(configure("data=digits", "scenario=augment", "scenario.operation=noise 0.5", *model))
+    module.train()
+    module.training_draw = lambda _: Draw(0, 3)
+    batch = batch_of(data, module)
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    torch.manual_seed(5)
+    generator = torch.get_rng_state()
+    of_rows, _ = module.per_image_gradients(batch)
+    assert torch.get_rng_state().equal(generator)
+    assert all(value.equal(state[name]) for name, value in module.state_dict().items())
+    assert all(parameter.grad is None for parameter in module.parameters())
+    module.training_step(batch, 0)["loss"].backward()
+    torch.testing.assert_close(of_rows.mean(0)[0], module.rows.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_histograms_come_every_so_many_steps_and_count_images_times_rows(run):
+    accumulator = watched(run("scenario=augment", "data.batch_size=64", "callbacks.histograms.every=10"))
+    tags = accumulator.Tags()["histograms"]
+    parts = ("selected_rows", "other_rows")
+    assert sorted(tags) == sorted(f"{q}_per_image/{p}" for q in ("row_grad_norm", "input_grad_norm") for p in parts)
+    for tag in tags:
+        assert [event.step for event in accumulator.Histograms(tag)] == [0, 10, 20]
+        assert [event.histogram_value.num for event in accumulator.Histograms(tag)] == [64 * 14, 64 * 14, 17 * 14], tag
+    cut = accumulator.Histograms("row_grad_norm_per_image/selected_rows")
+    assert all(event.histogram_value.min == event.histogram_value.max == 0 for event in cut)
+
+
+def test_histograms_change_nothing_that_is_learnt(run):
+    model = ["model=mlp", "model.network.dropout=0.3", "scenario=augment", "trainer.accumulate_grad_batches=2"]
+    often = weights(run(*model, "callbacks.histograms.every=1", name="often"))
+    never = weights(run(*model, "callbacks.histograms=null", name="never"))
+    assert all(often[key].equal(never[key]) for key in often)
+
+
+def test_texts_say_what_the_run_is(run):
+    folder = run("scenario=modify")
+    accumulator = watched(folder)
+    about = text(accumulator, "about")
+    assert "Rows 14–27 are detached, scaled by 2 for observers only; the network sees black in their place." in about
+    assert "Data set: digits." in about
+    assert f"| torch | {torch.__version__.partition('+')[0]} |" in about
+    shown = [line.removeprefix("    ") for line in text(accumulator, "config").splitlines()]
+    assert shown == (folder / "config.yaml").read_text().splitlines()
+    assert "- status: done" in text(accumulator, "outcome")
+
+
+def test_a_fallback_is_said_in_tensorboard(tmp_path, monkeypatch):
+    monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
+    config = configure(
+        f"data.root={tmp_path}", "trainer.accelerator=cpu", "callbacks.progress=null", "trainer.max_steps=1"
+    )
+    train(config, tmp_path / "run")
+    assert "MNIST" in text(watched(tmp_path / "run"), "about")
+    assert "Data set: digits." in text(watched(tmp_path / "run"), "about")
+
+
+def hparams_of(accumulator_folder):
+    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+    from tensorboard.compat.proto import event_pb2
+
+    found = {}
+    for file in sorted((accumulator_folder / "tensorboard").iterdir()):
+        for raw in RawEventFileLoader(str(file)).Load():
+            for value in event_pb2.Event.FromString(raw).summary.value:
+                if value.metadata.plugin_data.plugin_name == "hparams":
+                    data = plugin_data_pb2.HParamsPluginData.FromString(value.metadata.plugin_data.content)
+                    found[data.WhichOneof("data")] = data
+    return found
+
+
+def test_hyperparameters_are_logged_with_the_final_metrics(run):
+    folder = run("scenario=augment", "seed=3")
+    found = hparams_of(folder)
+    chosen = {
+        name: value.string_value or value.number_value
+        for name, value in found["session_start_info"].session_start_info.hparams.items()
+    }
+    assert {k: chosen[k] for k in ("scenario", "rows", "detach", "seed", "lr", "with rows_lr")} == {
+        "scenario": "augment", "rows": "0:14", "detach": "true", "seed": 3, "lr": 0.01, "with rows_lr": 0.01,
+    }  # fmt: skip
+    metrics = {info.name.tag for info in found["experiment"].experiment.metric_infos}
+    assert metrics == {"test/acc", "test/loss", "grad_flow/mean_cut_fraction"}
+    assert "session_end_info" in found
+    scalars = watched(folder)
+    facts = json.loads((folder / "summary.json").read_text())
+    for tag, name in {
+        "test/acc": "test/acc",
+        "test/loss": "test/loss",
+        "grad_flow/mean_cut_fraction": "cut_fraction",
+    }.items():
+        assert scalars.Scalars(tag)[-1].value == pytest.approx(facts[name])
+    assert not {"hp_metric", "epoch"} & set(scalars.Tags()["scalars"])
+
+
+def test_custom_charts_are_those_that_the_recorder_feeds(run):
+    def titles(*overrides):
+        return list(layout(configure(*overrides))["rowgrad"])
+
+    assert len(titles()) == 8
+    assert [title for title in titles("callbacks=economy") if "input" in title.lower() or "Cut" in title] == []
+    assert titles("callbacks=silent") == [
+        "Accuracy: training batches, validation, test", "Loss: training batches, validation, test",
+    ]  # fmt: skip
+    (event,) = watched(run()).Tensors("custom_scalars__config__")
+    written = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
+    assert [chart.title for chart in written.category[0].chart] == titles()

@@ -1,0 +1,167 @@
+"""`report.py`: runs -> table, figures, page."""
+
+import json
+import re
+import shutil
+from xml.etree import ElementTree as ET
+
+import pytest
+import torch
+from conftest import PROJECT, command, configure, norms
+from PIL import Image
+
+from rowgrad import report
+from rowgrad.run import train
+from rowgrad.runs import find_runs, read_run
+
+REPORT = PROJECT / "scripts" / "report.py"
+QUICK = ["data=digits", "callbacks.progress=null", "trainer.accelerator=cpu", "trainer.max_steps=4", "model=mlp"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Four runs: augment with and without detach, one of them with two seeds; and one that knows row gradients only."""
+    root = tmp_path_factory.mktemp("runs")
+    for name, overrides in {
+        "a": ["scenario=augment", "seed=0"],
+        "b": ["scenario=augment", "seed=1"],
+        "c": ["scenario=augment", "seed=0", "scenario.detach=false"],
+        "d": ["scenario=modify", "callbacks=economy", "callbacks.progress=null"],
+    }.items():
+        train(configure(*QUICK, *overrides), root / "sweep" / name)
+    return root
+
+
+@pytest.fixture(scope="module")
+def runs(folder):
+    return [read_run(path) for path in find_runs([folder])]
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    result = command(REPORT, folder / "sweep", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"4 runs: {folder / 'sweep' / 'report' / 'report.html'}\n"
+    return folder / "sweep" / "report" / "report.html"
+
+
+def test_runs_are_found_in_a_sweeps_folder_and_each_once(folder):
+    sweep = folder / "sweep"
+    assert find_runs([sweep / "b", folder]) == [sweep / name for name in "bacd"]
+
+
+def test_runs_are_named_by_what_tells_them_apart(runs):
+    assert report.group_names(runs) == [
+        "augment, detach=true", "augment, detach=true", "augment, detach=false", "modify",
+    ]  # fmt: skip
+    assert report.run_names(runs) == [
+        "augment, detach=true, seed 0", "augment, detach=true, seed 1", "augment, detach=false", "modify",
+    ]  # fmt: skip
+    assert report.run_names([runs[0]] * 2) == ["augment, seed 0", "augment, seed 0 (2)"]
+
+
+def test_the_table_says_what_the_summaries_say(folder, runs):
+    head, *rows = report.table(runs)
+    for run, row in zip(runs, rows, strict=True):
+        told = dict(zip(head, row, strict=True))
+        facts = json.loads((run.folder / "summary.json").read_text())
+        assert told["test accuracy"] == f"{100 * facts['test/acc']:.2f}%"
+        assert told["test loss"] == f"{facts['test/loss']:.4f}"
+        assert told["steps"] == "4"
+        assert told["status"] == "done"
+    shown = [dict(zip(head, row, strict=True)) for row in rows]
+    assert [told["rows cut at every step"] for told in shown] == ["0–13", "0–13", "none", "not recorded"]
+    assert [told["selected"] for told in shown] == ["0–13", "0–13", "0–13", "14–27"]
+    energy = norms(folder / "sweep" / "a", "input_grad_norm") ** 2
+    share = (energy[:, :14].sum(1) / energy.sum(1)).mean()
+    assert shown[0]["cut fraction"] == f"{100 * share:.1f}%"
+    assert shown[3]["cut fraction"] == ""
+
+
+def test_the_markdown_table_goes_to_a_readme(folder):
+    result = command(REPORT, folder / "sweep", "--format", "md", cwd=folder)
+    head, rule, *rows = result.stdout.splitlines()
+    assert len(rows) == 4
+    assert {line.count("|") for line in (head, rule, *rows)} == {len(report.COLUMNS) + 2}
+    assert rows[0].startswith("| augment, detach=true, seed 0 | augment | 0–13 | true | 0 | digits | done |")
+
+
+def test_profiles_are_means_over_steps_and_seeds(monkeypatch, runs, folder):
+    seen = {}
+    original = report.figures.row_profiles
+    monkeypatch.setattr(report.figures, "row_profiles", lambda p: seen.update(p) or original(p))
+    report.draw(runs)
+    expected = torch.stack([norms(folder / "sweep" / name, "row_grad_norm").mean(0) for name in "ab"])
+    torch.testing.assert_close(seen["augment, detach=true"]["row_grad_norm"], expected)
+    assert set(seen["modify"]) == {"row_grad_norm"}
+
+
+def test_all_heatmaps_are_on_one_scale(runs):
+    drawn = report.draw(runs)
+    colours = [axes for axes in drawn["heatmaps"][1].axes if axes.get_ylabel() == "loss per normalised pixel"]
+    assert len(colours) == 1
+    everything = torch.cat(
+        [values.flatten() for run in runs for q, values in run.norms.items() if q != "row_update_norm"]
+    )
+    low, high = colours[0].get_ylim()
+    assert low == pytest.approx(float(everything[everything > 0].min()))
+    assert high == pytest.approx(float(everything.max()))
+
+
+def test_the_page_stands_alone_and_its_figures_are_well_formed(page):
+    text = page.read_text()
+    assert not re.findall(r'(?:src|href)\s*=\s*"(?!data:|#)[^"]*"', text)
+    assert "<script" not in text
+    pictures = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
+    assert len(pictures) == 4
+    for picture in pictures:
+        ET.fromstring(picture)
+    figures = sorted(path.name for path in (page.parent / "figures").iterdir())
+    names = ["heatmaps", "learning_curves", "learnt_rows", "row_profiles"]
+    assert figures == sorted(f"{name}.{kind}" for name in names for kind in ("png", "svg"))
+    for name in names:
+        with Image.open(page.parent / "figures" / f"{name}.png") as picture:
+            assert min(picture.size) > 300
+
+
+def test_text_and_axes_take_the_pages_colour(page):
+    pictures = "".join(re.findall(r"<svg.*?</svg>", page.read_text(), re.DOTALL))
+    assert "currentColor" in pictures
+    assert "#1f2328" not in pictures
+    assert not re.findall(r"(?:fill|stroke): ?#0{6}", pictures)
+
+
+def test_the_same_runs_give_the_same_page(page, folder, tmp_path):
+    assert command(REPORT, folder / "sweep", "--out", tmp_path, cwd=folder).returncode == 0
+    assert (tmp_path / "report.html").read_text() == page.read_text()
+
+
+def test_a_killed_run_is_shown_with_what_it_left(folder, tmp_path):
+    shutil.copytree(folder / "sweep" / "a", tmp_path / "a")
+    for lost in ("summary.json", "checkpoints/last.ckpt"):
+        (tmp_path / "a" / lost).unlink()
+    run = read_run(tmp_path / "a")
+    told = dict(zip(*report.table([run]), strict=True))
+    assert (told["status"], told["test accuracy"], told["rows cut at every step"]) == ("killed", "", "0–13")
+    page = report.write([run], tmp_path / "out")
+    assert "Learnt rows" not in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda path: path.joinpath("config.yaml").unlink(), "is neither a run's folder nor a folder of runs"),
+        (lambda path: path.joinpath("row_gradients.csv").write_text("step,x\n1,\x00\n"), "cannot be read"),
+        (lambda path: path.joinpath("config.yaml").write_text("a: 1"), "is not a run's config"),
+        (lambda path: path.joinpath("summary.json").write_text("{"), "cannot be read"),
+    ],
+)
+def test_what_is_not_a_run_is_named(folder, tmp_path, spoil, words):
+    shutil.copytree(folder / "sweep" / "a", tmp_path / "a")
+    spoil(tmp_path / "a")
+    result = command(REPORT, tmp_path / "a", cwd=tmp_path)
+    assert result.returncode == 1
+    assert words in result.stderr
+    assert str(tmp_path / "a") in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "a" / "report").exists()
