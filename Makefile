@@ -3,7 +3,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: train test test-browser lint format tensorboard clean
+.PHONY: train test test-browser pictures lint format tensorboard clean
 
 train: .venv/ready
 	$(BIN)/python scripts/train.py $(ARGS)
@@ -15,6 +15,10 @@ test: .venv/ready
 # What people look at, in a real Chromium: TensorBoard and the report.
 test-browser: .venv/browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m browser $(ARGS)
+
+# The pictures in README and docs, from four real runs.
+pictures: .venv/browser
+	$(BIN)/python tests/pictures.py logs/pictures
 
 lint: .venv/ready
 	$(BIN)/ruff check
