@@ -22,10 +22,11 @@ from rich.console import Console
 from rowgrad.callbacks import Checkpoints, FiniteLoss, GracefulStop
 from rowgrad.callbacks.checkpoints import AtomicCheckpointIO, newest_good
 from rowgrad.errors import UserError
+from rowgrad.files import write_whole
 from rowgrad.module import RowClassifier
 from rowgrad.scenario import Scenario
 from rowgrad.settings import check_config
-from rowgrad.summary import closing_lines, fallback_notice, mean_cut_fraction, write_whole
+from rowgrad.summary import closing_lines, fallback_notice, mean_cut_fraction
 
 if TYPE_CHECKING:
     from pathlib import Path
