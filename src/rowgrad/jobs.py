@@ -10,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import signal
 import sys
 import traceback
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -36,7 +38,7 @@ LONGEST = 120  # characters of a folder's name
 
 def what_is_trained(overrides: Iterable[str]) -> list[str]:
     """The overrides that make a job what it is: not the launcher, which the config group `sweep` chooses."""
-    chosen = (override for override in overrides if not override.startswith("sweep="))
+    chosen = (override.replace("\\", "") for override in overrides if not override.startswith("sweep="))
     return sorted(chosen, key=lambda override: override.partition("="))
 
 
@@ -48,11 +50,10 @@ def job_name(sweep: str, scenario: str, overrides: Any) -> str:
         scenario: the name for the only job of a sweep.
         overrides: the job's own.
     """
-    whole = read_json(Path(sweep) / SWEEP)
-    common = {*whole.get("overrides", []), *(f"{key}={value}" for key, value in whole.get("params", {}).items())}
-    mine = what_is_trained(overrides)
-    name = ",".join(override for override in mine if override not in common) or scenario
-    plain = re.sub(r"[^\w.=,+-]", "_", name)
+    common = read_json(Path(sweep) / SWEEP).get("common", [])
+    own = [override for override in what_is_trained(overrides) if override not in common]
+    name = "_".join(override.replace("=", "-", 1) for override in own) or scenario
+    plain = re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)  # what Hydra takes in resume=FOLDER without quotes
     if plain == name and len(name) <= LONGEST:
         return name
     return f"{plain[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
@@ -110,8 +111,9 @@ class Sweep(Callback):
             if "strategy" in config.trainer:
                 # Each rank's process runs the command line again, so every rank would run the whole sweep.
                 raise UserError("trainer=ddp cannot go with -m. Start one command for each run.")
-            params = OmegaConf.to_container(config.hydra.sweeper.get("params") or OmegaConf.create({}))
-            sweep = {"overrides": what_is_trained(config.hydra.overrides.task), "params": params}
+            params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
+            typed = [*params, *config.hydra.overrides.task]
+            sweep = {"overrides": what_is_trained(typed), "common": what_is_trained(_common(typed))}
             before = read_json(folder / SWEEP)
             if before and {key: before.get(key) for key in sweep} != sweep:
                 words = " ".join(before["overrides"])
@@ -122,7 +124,7 @@ class Sweep(Callback):
             if not before:
                 write_whole(folder / SWEEP, json.dumps({"command": sys.argv[1:], **sweep}, indent=2) + "\n")
             elif config.hydra.sweeper.get("storage"):
-                _go_on_with_study(config)
+                go_on_with_study(config)
             self.folder = folder
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
@@ -141,6 +143,13 @@ class Sweep(Callback):
             raise SystemExit(INTERRUPTED)
         if error is None and not complete:
             raise SystemExit(1)
+
+
+def _common(typed: list[str]) -> list[str]:
+    """The overrides that all jobs share, as a sweeper writes them in the jobs' own."""
+    parsed = {override.get_key_element(): override for override in OverridesParser.create().parse_overrides(typed)}
+    fixed = {key: override for key, override in parsed.items() if not override.is_sweep_override()}
+    return [f"{key}={override.get_value_element_as_str()}" for key, override in fixed.items()]
 
 
 @contextmanager
@@ -199,13 +208,22 @@ def _attempt(config: DictConfig, job: HydraConf, folder: Path) -> float | None:
         _record(folder, "interrupted", error)
         raise
     except (Exception, SystemExit) as error:
-        _record(folder, "failed", error)
         if _launchers_own(error):
+            _record(folder, "interrupted", error)
             raise
+        _record(folder, "failed", error)
         return None
-    if summary["status"] == "interrupted":
-        raise SystemExit(INTERRUPTED)
+    if "signal" in summary:
+        _leave(summary["signal"])
     return summary.get("val/acc")
+
+
+def _leave(name: str) -> NoReturn:
+    """Ends the sweep after a signal, which the run has kept to itself: submitit's handler queues the job again."""
+    number = signal.Signals[name]
+    if number != signal.SIGINT and callable(signal.getsignal(number)):
+        signal.raise_signal(number)
+    raise SystemExit(INTERRUPTED)
 
 
 def _record(folder: Path, status: str, error: BaseException) -> None:
@@ -213,7 +231,7 @@ def _record(folder: Path, status: str, error: BaseException) -> None:
     words = plainly(error)
     told = {"status": status, "error": f"{type(error).__name__}: {words or error}"}
     write_whole(folder / SUMMARY, json.dumps(read_json(folder / SUMMARY) | told, indent=2) + "\n")
-    if words is None:
+    if words is None and status == "failed":
         traceback.print_exception(error)
     print(f"{folder.name} {status}: {words or repr(error)}", file=sys.stderr)
 
@@ -224,7 +242,7 @@ def _launchers_own(error: BaseException) -> bool:
     return isinstance(error, SystemExit) and frames[-1].f_globals.get("__name__", "").startswith("submitit.")
 
 
-def _go_on_with_study(config: DictConfig) -> None:
+def go_on_with_study(config: DictConfig) -> None:
     """Has Optuna ask again for the trials that have no value, and then only for as many as are missing."""
     import optuna
     from optuna.trial import TrialState
@@ -252,7 +270,7 @@ def _go_on_with_study(config: DictConfig) -> None:
 
 def _override(config: DictConfig, key: str, value: int) -> None:
     """Changes Hydra's config as if it had been typed, so that the jobs' configs agree."""
-    with read_write(config), open_dict(config):
+    with read_write(config.hydra), open_dict(config.hydra):
         OmegaConf.update(config, key, value)
         config.hydra.overrides.hydra.append(f"{key}={value}")
 

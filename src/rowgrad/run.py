@@ -23,6 +23,7 @@ from rowgrad.callbacks import Checkpoints, FiniteLoss, GracefulStop
 from rowgrad.callbacks.checkpoints import AtomicCheckpointIO, newest_good
 from rowgrad.errors import UserError
 from rowgrad.files import write_whole
+from rowgrad.hparams import write_hparams
 from rowgrad.module import RowClassifier
 from rowgrad.scenario import Scenario
 from rowgrad.settings import check_config
@@ -106,6 +107,7 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False) -> Summary:
         with stop.listening():
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint and checkpoint[0], weights_only=True)
             summary |= {"status": "interrupted"} if stop.received else _measure(trainer, module, data)
+            summary |= stop.told()
     except BaseException as error:
         summary["error"] = f"{type(error).__name__}: {error}"
         raise
@@ -114,6 +116,7 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False) -> Summary:
         if trainer.is_global_zero:
             summary["cut_fraction"] = mean_cut_fraction(folder)
             write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+            write_hparams(folder, config, summary)
             _logger(trainer).finalize("success")
     if data.missing:
         console.print(fallback_notice(data))
@@ -158,6 +161,7 @@ def _circumstances(config: DictConfig, data: ImageData, module: RowClassifier, t
         **missing,
         "seed": config.seed,
         "device": _device_name(trainer.strategy.root_device),
+        "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
     }

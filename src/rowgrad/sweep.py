@@ -222,11 +222,16 @@ def closing_lines(folder: Path, jobs: Sequence[Job]) -> str:
     counts = {status: sum(job.status == status for job in jobs) for status in dict.fromkeys(job.status for job in jobs)}
     lines = [("sweep", f"{shown(folder)}: " + ", ".join(f"{count} {status}" for status, count in counts.items()))]
     rest = [job for job in jobs if job.status != "done"]
-    lines += [(job.status, f"{job.name}: {job.summary.get('error', 'no summary was written')}") for job in rest]
+    lines += [(job.status, f"{job.name}: {_cause(job)}") for job in rest]
     if rest:
         lines.append(("go on", where_to_go_on(folder)))
     lines.append(("tables", f"{shown(folder / 'sweep.md')}, {shown(folder / 'sweep.csv')}"))
     return "\n".join(f"{name:15}{words}" for name, words in lines)
+
+
+def _cause(job: Job) -> str:
+    unfinished = "killed, or still running" if job.status == "unfinished" else ""
+    return job.summary.get("error") or unfinished or f"after step {job.summary.get('train/steps')}"
 
 
 def conclude(folder: Path) -> bool:
