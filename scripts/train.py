@@ -5,9 +5,11 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from rowgrad.errors import report_plainly
+from rowgrad.jobs import command_to_repeat, run_job
 from rowgrad.settings import finished, settle
 
 
@@ -19,21 +21,25 @@ def run_folder(resume: str | None, new: str) -> str:
 OmegaConf.register_resolver("run_folder", run_folder)
 
 
-@hydra.main(config_path="../configs", config_name="train")
-def main(config: DictConfig) -> None:
-    """One run."""
+@hydra.main(config_path="../configs", config_name="train", execution_whitelist=["rowgrad.jobs.Sweep"])
+def main(config: DictConfig) -> float | None:
+    """One run, or one job of a sweep."""
     job, resume = HydraConfig.get(), config.resume is not None
+    if job.mode == RunMode.MULTIRUN:
+        return run_job(config, job)
     folder, config = Path(job.runtime.output_dir), settle(config, job)
     if resume and (done := finished(folder, config)):
         print(done)
-        return
+        return None
 
     from rowgrad.run import train  # late, so that --help and typing mistakes answer at once
 
     if train(config, folder, resume=resume)["status"] == "interrupted":
         sys.exit(130)
+    return None
 
 
 if __name__ == "__main__":
     report_plainly("train")
+    sys.argv[1:] = command_to_repeat(sys.argv[1:])
     main()

@@ -118,13 +118,13 @@ def test_a_sweep_leaves_one_folder_a_job(tmp_path):
     assert result.returncode == 0, result.stderr
     (sweep,) = (tmp_path / "logs" / "sweeps").iterdir()
     found = {folder.name: summary(folder) for folder in sweep.iterdir() if folder.is_dir()}
-    assert sorted(found) == [f"{job}_{name}_seed=0" for job, name in enumerate(names)]
-    assert [facts["scenario"] for _, facts in sorted(found.items())] == names
+    assert sorted(found) == [f"scenario-{name}" for name in sorted(names)]
+    assert [facts["scenario"] for _, facts in sorted(found.items())] == sorted(names)
     assert all(facts["status"] == "done" and facts["train/steps"] == 5 for facts in found.values())
     assert all("val/acc" in facts for facts in found.values())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_stops_a_run_between_two_steps_with_everything_saved(tmp_path, number):
     run = tmp_path / "run"
     arguments = [*QUICK, "trainer.max_epochs=100000", "callbacks.recorder.flush_every=5", f"hydra.run.dir={run}"]

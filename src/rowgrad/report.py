@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -11,6 +12,7 @@ import torch
 from omegaconf import OmegaConf
 
 from rowgrad import figures
+from rowgrad.files import write_whole
 from rowgrad.rows import name_rows
 
 if TYPE_CHECKING:
@@ -35,6 +37,16 @@ STYLE: Any = {  # matplotlib's names are no plain text to a type checker
         figures.INK,
     ),
 }
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of words under a title, with what they mean."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    caption: str
 
 
 def flat(config: Any) -> dict[str, Any]:
@@ -184,30 +196,36 @@ def draw(runs: Sequence[Run], progress: Callable[[str], None] = lambda _: None) 
     return drawn
 
 
-def write(runs: Sequence[Run], folder: Path, progress: Callable[[str], None] = lambda _: None) -> Path:
+def write(
+    runs: Sequence[Run],
+    folder: Path,
+    progress: Callable[[str], None] = lambda _: None,
+    answers: Sequence[Table] = (),
+) -> Path:
     """Writes `report.html`, and each figure as PNG and SVG in `figures/`.
 
     Args:
         runs: at least one.
         folder: where to; it is made.
         progress: is told what is being drawn.
+        answers: tables that come before the figures.
 
     Returns:
         The page.
     """
     pictures = folder / "figures"
     pictures.mkdir(parents=True, exist_ok=True)
-    sections = []
+    sections = [
+        _section(answer.title, answer.caption, _html_table([answer.header, *answer.rows])) for answer in answers
+    ]
     with mpl.rc_context(STYLE):
         for name, (words, figure) in draw(runs, progress).items():
             (pictures / f"{name}.png").write_bytes(figures.png(figure, dpi=150))
             picture = svg(figure, name)
             (pictures / f"{name}.svg").write_text(picture, encoding="utf-8")
-            sections.append(_section(name.replace("_", " ").capitalize(), words, picture))
+            sections.append(_section(name.replace("_", " ").capitalize(), words, _inline(picture, words)))
     page = folder / "report.html"
-    part = page.with_suffix(".part")
-    part.write_text(_page(runs, sections), encoding="utf-8")
-    part.replace(page)
+    write_whole(page, _page(runs, sections))
     return page
 
 
@@ -219,17 +237,24 @@ def svg(figure: Figure, salt: str) -> str:
     return file.getvalue()
 
 
-def _section(title: str, words: str, picture: str) -> str:
+def _section(title: str, words: str, content: str) -> str:
+    return f"<section><h2>{html.escape(title)}</h2><p>{html.escape(words)}</p>{content}</section>"
+
+
+def _inline(picture: str, words: str) -> str:
     inline = picture[picture.index("<svg") :].replace(figures.INK, "currentColor")
-    label = html.escape(f"{title}. {words}", quote=True)
-    inline = inline.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
-    return f"<section><h2>{html.escape(title)}</h2><p>{html.escape(words)}</p><figure>{inline}</figure></section>"
+    label = html.escape(words, quote=True)
+    return "<figure>" + inline.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1) + "</figure>"
+
+
+def _html_table(rows: Sequence[Sequence[str]]) -> str:
+    head, *body = rows
+    heads = "".join(f"<th>{html.escape(name)}</th>" for name in head)
+    cells = "\n".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in body)
+    return f'<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>\n{cells}\n</tbody></table></div>'
 
 
 def _page(runs: Sequence[Run], sections: Sequence[str]) -> str:
-    head, *body = table(runs)
-    cells = "\n".join("<tr>" + "".join(f"<td>{html.escape(c)}</td>" for c in row) + "</tr>" for row in body)
-    heads = "".join(f"<th>{html.escape(name)}</th>" for name in head)
     folders = "".join(
         f"<li><b>{html.escape(name)}</b>: <code>{html.escape(str(run.folder))}</code></li>"
         for name, run in zip(run_names(runs), runs, strict=True)
@@ -244,9 +269,7 @@ def _page(runs: Sequence[Run], sections: Sequence[str]) -> str:
 <p>{len(runs)} run{"s" if len(runs) > 1 else ""} on {html.escape(str(facts.get("device", "?")))}, {html.escape(made)}.
 A row is <b>cut</b> where gradient arrives at the network's input in it and none of it reaches the row; the cut fraction
 is the share of the squared input gradient in such rows, averaged over the steps.</p>
-<div class="wide"><table><thead><tr>{heads}</tr></thead><tbody>
-{cells}
-</tbody></table></div>
+{_html_table(table(runs))}
 {"".join(sections)}
 <section><h2>Folders</h2><ul>{folders}</ul></section>
 </body></html>

@@ -23,11 +23,12 @@ from rowgrad.board import Logger, announce, conclude
 from rowgrad.callbacks import Checkpoints, FiniteLoss, GracefulStop
 from rowgrad.callbacks.checkpoints import AtomicCheckpointIO, newest_good
 from rowgrad.errors import UserError
+from rowgrad.files import write_whole
 from rowgrad.module import RowClassifier
 from rowgrad.runs import read_run
 from rowgrad.scenario import Scenario
 from rowgrad.settings import check_config
-from rowgrad.summary import closing_lines, fallback_notice, write_whole
+from rowgrad.summary import closing_lines, fallback_notice
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -107,6 +108,7 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False) -> Summary:
         with stop.listening():
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint and checkpoint[0], weights_only=True)
             summary |= {"status": "interrupted"} if stop.received else _measure(trainer, module, data)
+            summary |= stop.told()
     except BaseException as error:
         summary["error"] = f"{type(error).__name__}: {error}"
         raise
@@ -161,6 +163,7 @@ def _circumstances(config: DictConfig, data: ImageData, module: RowClassifier, t
         **missing,
         "seed": config.seed,
         "device": _device_name(trainer.strategy.root_device),
+        "threads": torch.get_num_threads(),
         "python": platform.python_version(),
         **{package: version(package) for package in PACKAGES},
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, NamedTuple
@@ -79,17 +79,31 @@ def _torchvision(name: str, root: Path) -> Splits:
             root.mkdir(parents=True, exist_ok=True)
             with FileLock(root / f".{name}.lock"):
                 _download(kind, root, files)
-        for file in files:
-            _check_file(file, _CHECKSUMS.get(f"{name}/{file.name}"))
-        train, test = (kind(root, train=part) for part in (True, False))
+        return _read(name, root, tuple((file, *_stamp(file)) for file in files))
     except (OSError, RuntimeError) as error:
         words = str(error).partition("\n")[0].rstrip(":")
         raise MissingError(f"data.root={root}: {name} can be neither read nor downloaded there ({words}).") from error
+
+
+@lru_cache(maxsize=2)
+def _read(name: str, root: Path, stamped: tuple[tuple[Path, int, int, int], ...]) -> Splits:
+    """Checks and reads the files once in a process, as long as none of them is written again."""
+    from torchvision import datasets
+
+    for file, *_ in stamped:
+        _check_file(file, _CHECKSUMS.get(f"{name}/{file.name}"))
+    train, test = (getattr(datasets, name)(root, train=part) for part in (True, False))
     learn = Images(train.data, train.targets.long())
     return Splits(
         *(Images(*(part[where] for part in learn)) for where in (slice(-VALIDATION), slice(-VALIDATION, None))),
         Images(test.data, test.targets.long()),
     )
+
+
+def _stamp(file: Path) -> tuple[int, int, int]:
+    """What differs after a file was written again. The time of the last change of the inode cannot be set."""
+    status = file.stat()
+    return status.st_ino, status.st_size, status.st_ctime_ns
 
 
 def _download(kind: type[datasets.MNIST], root: Path, files: list[Path]) -> None:
@@ -118,6 +132,7 @@ def _check_file(file: Path, checksum: str | None) -> None:
         raise UserError(f"{file} is {kind}; delete it and run again, and it is downloaded anew.")
 
 
+@lru_cache(maxsize=1)
 def _digits(_root: Path) -> Splits:
     """scikit-learn's 1,797 real handwritten digits of 8x8, resized to 28x28: 1,297, 200 and 300 in a fixed order."""
     from sklearn.datasets import load_digits  # takes a second to import

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.panel import Panel
 
+from rowgrad.files import shown
 from rowgrad.rows import name_rows
 
 if TYPE_CHECKING:
@@ -42,32 +43,16 @@ def closing_lines(run: Run, scenario: Scenario) -> str:
     lines["cut"] = _cut_words(run)
     if summary["cut_fraction"]:
         lines[""] = f"they carried {summary['cut_fraction']:.1%} of the squared gradient at the network's input"
-    lines["run's folder"] = str(_shown(folder))
+    lines["run's folder"] = str(shown(folder))
     if summary["status"] == "interrupted":
-        lines["go on"] = f"python scripts/train.py resume={_shown(folder)}"
+        lines["go on"] = f"python scripts/train.py resume={shown(folder)}"
     beside = Path(sys.executable).with_name("tensorboard")
-    command = "tensorboard" if shutil.which("tensorboard") or not beside.exists() else str(_shown(beside))
-    lines["watch it"] = f"{command} --logdir {_shown(folder)}"
+    command = "tensorboard" if shutil.which("tensorboard") or not beside.exists() else str(shown(beside))
+    lines["watch it"] = f"{command} --logdir {shown(folder)}"
     return "\n".join(f"{name:15}{words}" for name, words in lines.items())
-
-
-def _shown(path: Path) -> Path:
-    """The path as one would type it here."""
-    path, here = path.absolute(), Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def fallback_notice(data: ImageData) -> Panel:
     """Says where nobody can miss it that other data are used."""
     words = f"{data.missing}\nTraining on [bold]{data.name}[/] instead. data.fallback=null makes this an error."
     return Panel(words, title="[bold]NOT THE DATA SET YOU ASKED FOR[/]", border_style="bold red")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that it is whole or as it was before."""
-    part = path.with_name(path.name + ".part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)

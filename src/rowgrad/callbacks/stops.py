@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-# Ctrl-C, and what batch systems send before they take the machine away.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+# Ctrl-C, and what batch systems send before they take the machine away; SIGUSR2 is submitit's.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class GracefulStop(pl.Callback):
@@ -53,9 +53,15 @@ class GracefulStop(pl.Callback):
 
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if self.received is not None:
+            if number == signal.SIGTERM and self.received.startswith("SIGUSR"):
+                return  # a batch system warns first, and then means the same
             os._exit(128 + number)  # files are whole at any moment, so there is nothing to tidy up
         self.received = signal.Signals(number).name
         os.write(sys.stderr.fileno(), f"\n{self.received}: finishing this step, then saving.\n".encode())
+
+    def told(self) -> dict[str, str]:
+        """The signal for a run's summary; nothing where none came."""
+        return {"signal": self.received} if self.received else {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Takes the signals back from Lightning's own handlers; stops if one came while things were set up."""

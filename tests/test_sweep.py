@@ -1,0 +1,477 @@
+"""Sweeps: one process, tables with the right numbers, nothing lost, and the launchers and the sweeper that exist."""
+
+import csv
+import json
+import math
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from types import SimpleNamespace
+
+import optuna
+import pytest
+from conftest import PROJECT, command, configure, events, recorded_steps, weights
+from filelock import FileLock
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+from scipy import integrate
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import metadata
+
+import rowgrad.run
+from rowgrad import sources
+from rowgrad.data import ImageData
+from rowgrad.files import write_whole
+from rowgrad.jobs import command_to_repeat, go_on_with_study, job_name, run_job
+from rowgrad.sweep import Job, as_csv, compare, detach_table, read_jobs, seeds_table, spread
+
+TRAIN = PROJECT / "scripts" / "train.py"
+QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null", "trainer.max_steps=4"]
+
+
+def sweep(*arguments, cwd, **others):
+    return command(TRAIN, "-m", *QUICK, "hydra.sweep.dir=sweep", *arguments, cwd=cwd, **others)
+
+
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+def table(folder):
+    with (folder / "sweep.csv").open() as file:
+        return {line["job"]: line for line in csv.DictReader(file)}
+
+
+def trained_steps(folder):
+    """How often each step of a job was trained and written to TensorBoard."""
+    return [step for step, _ in events(folder)["train/loss"]]
+
+
+# ---- one command, one answer
+
+
+@pytest.fixture(scope="module")
+def answered(tmp_path_factory):
+    """Two scenarios, with and without detach, two seeds; what the command printed, and its folder."""
+    folder = tmp_path_factory.mktemp("answered")
+    arguments = ["scenario=modify,augment", "scenario.detach=true,false", "seed=0,1"]
+    result = sweep(*arguments, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return result, folder / "sweep"
+
+
+def test_a_sweep_ends_with_a_line_for_each_job(answered):
+    _, folder = answered
+    lines = table(folder)
+    assert len(lines) == 8
+    for name, line in lines.items():
+        facts = summary(folder / name)
+        assert {key: line[key] for key in facts} == {key: str(value) for key, value in facts.items()}
+        assert (line["status"], line["error"]) == ("done", "")
+        assert name == f"scenario-{line['scenario']}_scenario.detach-{line['scenario.detach']}_seed-{line['seed']}"
+    assert {(line["scenario"], line["scenario.detach"], line["seed"]) for line in lines.values()} == {
+        (scenario, detach, seed) for scenario in ("modify", "augment") for detach in ("True", "False") for seed in "01"
+    }
+
+
+def test_a_sweep_prints_and_writes_its_tables(answered):
+    result, folder = answered
+    markdown = (folder / "sweep.md").read_text()
+    a, b = (summary(folder / f"scenario-augment_scenario.detach-True_seed-{seed}")["test/acc"] for seed in (0, 1))
+    accuracy = f"{50 * (a + b):.2f} ± {100 * abs(a - b) / math.sqrt(2):.2f} %"
+    for shown in (result.stdout, markdown):
+        assert any("scenario=augment scenario.detach=True" in x and accuracy in x for x in shown.splitlines())
+        assert "What detach does" in shown
+        assert "sweep          sweep: 8 done" in shown
+    # The loss never uses modify's rows, so nothing that it learns depends on detach.
+    assert "| scenario=modify | test/acc | 2 | 0 in every pair | – | – |" in markdown
+    assert "scipy.stats.ttest_rel" in markdown
+
+
+def test_a_job_of_a_sweep_is_bit_identical_to_the_run_alone(answered, tmp_path):
+    _, folder = answered
+    job = folder / "scenario-augment_scenario.detach-False_seed-1"  # the last of eight in one process
+    rowgrad.run.train(configure(*QUICK, "scenario.detach=false", "seed=1"), tmp_path / "alone")
+    assert (job / "row_gradients.csv").read_bytes() == (tmp_path / "alone" / "row_gradients.csv").read_bytes()
+    assert all(weights(job)[key].equal(value) for key, value in weights(tmp_path / "alone").items())
+
+
+def test_the_hparams_tab_has_a_runs_settings_and_metrics(answered):
+    _, folder = answered
+    job = folder / "scenario-augment_scenario.detach-False_seed-1"
+    accumulator = EventAccumulator(str(job / "tensorboard"))
+    accumulator.Reload()
+    content = accumulator.PluginTagToContent("hparams")
+    start = metadata.parse_session_start_info_plugin_data(content["_hparams_/session_start_info"]).hparams
+    assert start["detach"].string_value == "false"
+    assert start["seed"].number_value == 1
+    assert start["with operation"].string_value == "shift 1"
+    experiment = metadata.parse_experiment_plugin_data(content["_hparams_/experiment"])
+    tags = {info.name.tag for info in experiment.metric_infos}
+    assert tags == {"test/acc", "test/loss", "grad_flow/mean_cut_fraction"}
+    assert tags <= events(job).keys()
+
+
+def test_the_same_command_again_trains_nothing(answered):
+    _, folder = answered
+    before = {path: path.stat().st_mtime_ns for job in folder.glob("*/job.json") for path in job.parent.rglob("*")}
+    result = command(TRAIN, f"sweep.resume={folder}", cwd=folder.parent)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count(" is done already.") == 8
+    after = {path: path.stat().st_mtime_ns for path in before}
+    assert {path.name for path in before if before[path] != after[path]} <= {"job.lock"}
+
+
+@pytest.mark.mnist
+def test_the_files_are_read_once_in_a_process_and_again_when_they_change(mnist, tmp_path, monkeypatch):
+    checked = []
+    monkeypatch.setattr(sources, "_check_file", lambda file, _: checked.append(file.name))
+    shutil.copytree(mnist / "MNIST" / "raw", tmp_path / "MNIST" / "raw")
+    first, second = (ImageData("mnist", str(tmp_path), None, 128) for _ in range(2))
+    assert len(checked) == 4
+    assert first.splits.train.pixels is second.splits.train.pixels
+    file = tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
+    times = file.stat().st_atime_ns, file.stat().st_mtime_ns
+    content = file.read_bytes()
+    file.write_bytes(content[:-1] + bytes([9 - content[-1]]))
+    os.utime(file, ns=times)  # of the same size and date
+    third = ImageData("mnist", str(tmp_path), None, 128)
+    assert len(checked) == 8
+    assert int(third.splits.test.labels[-1]) == 9 - int(first.splits.test.labels[-1])
+
+
+# ---- nothing lost
+
+
+def wait_for(process, condition, seconds=120):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_sweep_with_a_job_that_raises_and_one_that_is_killed_ends_complete_when_it_is_run_again(tmp_path):
+    """Job 0 ends, job 1 raises, job 2 is killed with SIGKILL together with the sweep, job 3 never starts."""
+    folder = tmp_path / "sweep"
+    jobs = [folder / f"seed-{seed}" for seed in range(4)]
+    jobs[1].mkdir(parents=True)
+    (jobs[1] / "tensorboard").write_text("a file where a folder should be")
+    basics = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null", "trainer.max_epochs=6"]
+    basics += ["callbacks.recorder.flush_every=5", "callbacks.checkpoints.every=7", "scenario.operation=noise 1"]
+    arguments = ["-m", *basics, "seed=0,1,2,3", "hydra.sweep.dir=sweep"]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen([sys.executable, TRAIN, *arguments], cwd=tmp_path, stdout=log, stderr=log)
+        wait_for(process, lambda: (jobs[2] / "row_gradients.csv").is_file() and len(recorded_steps(jobs[2])) > 20)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(timeout=60) == -signal.SIGKILL
+    assert summary(jobs[0])["status"] == "done"
+    assert summary(jobs[1])["status"] == "failed"
+    assert summary(jobs[1])["error"].startswith("FileExistsError: ")
+    assert not (jobs[2] / "summary.json").exists()
+    assert not jobs[3].exists()
+    ended = {path: path.stat().st_mtime_ns for path in jobs[0].rglob("*.*") if path.suffix != ".lock"}
+
+    (jobs[1] / "tensorboard").unlink()
+    again = command(TRAIN, *arguments, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count(" is done already.") == 1
+    assert "resuming from step " in again.stdout
+    assert "sweep          sweep: 4 done\n" in again.stdout
+    assert [line["status"] for line in table(folder).values()] == ["done"] * 4
+    assert ended == {path: path.stat().st_mtime_ns for path in ended}
+    for job in jobs:
+        assert recorded_steps(job) == trained_steps(job) == list(range(66))
+    alone = tmp_path / "alone"
+    rowgrad.run.train(configure(*basics, "seed=2"), alone)
+    assert (alone / "row_gradients.csv").read_bytes() == (jobs[2] / "row_gradients.csv").read_bytes()
+    assert all(weights(jobs[2])[key].equal(value) for key, value in weights(alone).items())
+
+
+def test_ctrl_c_ends_the_sweep_and_says_how_to_go_on(tmp_path):
+    endless = [*QUICK, "trainer.max_steps=-1", "trainer.max_epochs=1000", "callbacks.recorder.flush_every=5"]
+    process = subprocess.Popen(
+        [sys.executable, TRAIN, "-m", *endless, "seed=0,1", "hydra.sweep.dir=sweep"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    job = tmp_path / "sweep" / "seed-0"
+    wait_for(process, lambda: (job / "row_gradients.csv").is_file() and len(recorded_steps(job)) >= 10)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert "sweep          sweep: 1 interrupted\n" in output
+    assert f"interrupted    seed-0: after step {summary(job)['train/steps']}\n" in output
+    assert "go on          python scripts/train.py sweep.resume=sweep\n" in output
+    assert not (tmp_path / "sweep" / "seed-1").exists()
+
+
+def hydras(folder, *overrides):
+    """What `run_job` reads of Hydra's config."""
+    folder.mkdir(parents=True, exist_ok=True)
+    return SimpleNamespace(
+        runtime=SimpleNamespace(output_dir=str(folder)), overrides=SimpleNamespace(task=list(overrides))
+    )
+
+
+def test_even_an_exit_inside_a_job_is_recorded_and_does_not_end_the_sweep(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(rowgrad.run, "train", lambda *_, **__: sys.exit(3))
+    assert run_job(configure("data=digits"), hydras(tmp_path / "job", "seed=0")) is None
+    assert summary(tmp_path / "job") == {"status": "failed", "error": "SystemExit: 3"}
+    assert "job failed: SystemExit(3)" in capsys.readouterr().err
+
+
+def test_ctrl_c_outside_of_training_ends_the_sweep_too(tmp_path, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(rowgrad.run, "train", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_job(configure("data=digits"), hydras(tmp_path / "job", "seed=0"))
+    assert summary(tmp_path / "job")["status"] == "interrupted"
+
+
+def test_two_processes_never_train_the_same_job(tmp_path, capsys):
+    job = hydras(tmp_path / "job", "seed=0")
+    with FileLock(tmp_path / "job" / "job.lock"):
+        assert run_job(configure("data=digits"), job) is None
+    assert "job is being trained by another process" in capsys.readouterr().err
+    assert not (tmp_path / "job" / "job.json").exists()
+
+
+def test_a_job_that_never_saved_begins_again_with_the_mended_config(tmp_path):
+    folder = tmp_path / "job"
+    broken = configure(*QUICK, "optimizer.lr=1e30", "optimizer.schedule=constant")
+    assert run_job(broken, hydras(folder, "seed=0")) is None
+    assert "not finite" in summary(folder)["error"] or "loss is" in summary(folder)["error"]
+    assert not list(folder.glob("checkpoints/*"))
+    accuracy = run_job(configure(*QUICK), hydras(folder, "seed=0"))
+    assert accuracy == summary(folder)["val/acc"]
+    assert recorded_steps(folder) == [0, 1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["sweep.resume=nowhere"], "sweep.resume=nowhere is not a sweep's folder: there is no nowhere/sweep.json."),
+        (["sweep.resume={sweep}", "seed=3"], "seed=3 cannot go with sweep.resume, which repeats the sweep's command."),
+        (["-m", "seed=5,6", "hydra.sweep.dir={sweep}"], "hydra.sweep.dir={sweep} holds another sweep ("),
+        (["-m", "scenario=augment,modfy"], "scenario=modfy is unknown; did you mean modify? Accepted: "),
+        (["-m", "seed=1,2", "hydra.sweep.dir=/proc/rowgrad"], "No such file or directory: /proc/rowgrad"),
+        (["-m", "sweep=jobs", "seed=1,2"], "sweep=jobs is unknown"),
+    ],
+)
+def test_what_cannot_be_swept_is_said_plainly(answered, tmp_path, arguments, words):
+    _, folder = answered
+    result = command(TRAIN, *(argument.format(sweep=folder) for argument in arguments), cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.startswith("Cannot train: " + words.format(sweep=folder))
+    assert len(result.stderr.splitlines()) == 1
+    assert not list(tmp_path.rglob("*.csv"))
+
+
+# ---- names and statistics
+
+
+def test_a_jobs_folder_is_named_after_what_differs_and_never_after_its_place(tmp_path):
+    write_whole(tmp_path / "sweep.json", json.dumps({"common": ["data=digits"]}))
+    name = lambda *overrides: job_name(str(tmp_path), "augment", overrides)  # noqa: E731
+    assert name("data=digits", "seed=3", "scenario=modify") == "scenario-modify_seed-3"
+    assert name("scenario=modify", "sweep=joblib", "seed=3", "data=digits") == "scenario-modify_seed-3"
+    assert name("data=digits") == "augment"
+    long = [name(f"scenario.rows=[{','.join(map(str, range(n)))}]") for n in (27, 28)]
+    assert long[0] != long[1]
+    assert all(len(word) < 140 for word in long)
+    for word in (*long, name("optimizer.lr=1e+30", "scenario.rows=-1")):  # it can be typed as it is
+        (resume,) = OverridesParser.create().parse_overrides([f"resume=logs/{word}"])
+        assert resume.value() == f"logs/{word}"
+        assert not resume.is_sweep_override()
+
+
+def test_the_command_is_repeated_in_its_own_folder(tmp_path):
+    folder = tmp_path / "it's, here"
+    folder.mkdir()
+    write_whole(folder / "sweep.json", json.dumps({"command": ["-m", "seed=0,1", "hydra.sweep.dir=x"]}))
+    arguments = command_to_repeat([f"sweep.resume={folder}", "-m", "hydra.launcher.n_jobs=2"])
+    assert arguments[:2] == ["-m", "seed=0,1"]
+    assert OverridesParser.create().parse_overrides([arguments[2]])[0].value() == str(folder)
+    assert arguments[3:] == ["hydra.launcher.n_jobs=2"]
+    assert command_to_repeat(["seed=1"]) == ["seed=1"]
+
+
+def t_density(t, freedom):
+    """Student's density, from its definition."""
+    scale = math.gamma((freedom + 1) / 2) / (math.sqrt(freedom * math.pi) * math.gamma(freedom / 2))
+    return scale * (1 + t * t / freedom) ** (-(freedom + 1) / 2)
+
+
+def test_the_paired_test_is_students_by_its_definition():
+    treated, control = [0.991, 0.989, 0.993, 0.990, 0.988], [0.990, 0.990, 0.991, 0.988, 0.9885]
+    differences = [a - b for a, b in zip(treated, control, strict=True)]
+    mean = sum(differences) / 5
+    error = math.sqrt(sum((value - mean) ** 2 for value in differences) / 4 / 5)
+    paired = compare(treated, control)
+    assert (paired.count, paired.mean) == (5, pytest.approx(mean))
+    tail = integrate.quad(t_density, abs(mean / error), math.inf, args=(4,))[0]
+    assert paired.p == pytest.approx(2 * tail, rel=1e-6)
+    # 2.776 is the 97.5 % quantile of t with 4 degrees of freedom in every printed table.
+    assert paired.low == pytest.approx(mean - 2.776445 * error, rel=1e-5)
+    assert paired.high == pytest.approx(mean + 2.776445 * error, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("treated", "control"),
+    [([0.5], [0.4]), ([0.5, 0.6, 0.7], [0.5, 0.6, 0.7]), ([0.3, 0.5, 0.9], [0.2, 0.4, 0.8])],
+)
+def test_there_is_no_test_of_one_pair_or_of_differences_without_spread(treated, control):
+    paired = compare(treated, control)
+    assert paired.mean == pytest.approx(treated[0] - control[0])
+    assert (paired.low, paired.high, paired.p) == (None, None, None)
+
+
+def job(seed, accuracy, *, scenario="augment", detach="True", status="done", **more):
+    overrides = {"scenario": scenario, "scenario.detach": detach, "seed": str(seed)}
+    facts = {"status": status, "test/acc": accuracy, "scenario": scenario, "seed": seed} | more
+    return Job(f"{scenario}_{detach}_{seed}", overrides, facts)
+
+
+def test_groups_are_over_seeds_of_finished_jobs_with_the_sample_deviation():
+    jobs = [job(0, 0.90), job(1, 0.94), job(2, 0.10, status="failed"), job(0, 0.5, scenario="modify")]
+    assert seeds_table(jobs).rows == [
+        ["scenario=augment", "2", "92.00 ± 2.83 %"],  # sqrt(2 · 0.02²) = 0.0283
+        ["scenario=modify", "1", "50.00 %"],
+    ]
+    assert spread([1.0, 2.0, 4.5], "{:.2f}".format) == "2.50 ± 1.80"
+
+
+def test_the_effect_of_detach_pairs_jobs_of_the_same_seed_only():
+    jobs = [job(s, a) for s, a in ((0, 0.90), (1, 0.80), (2, 0.70), (3, 0.1))]
+    jobs += [job(s, a, detach="False") for s, a in ((2, 0.69), (0, 0.88), (1, 0.77), (9, 0.1))]
+    jobs += [job(0, 0.5, scenario="modify")]  # has no partner
+    effects = detach_table(jobs)
+    # Differences 0.02, 0.03, 0.01: mean 0.02, error 0.01 / sqrt(3), t = 3.4641 with 2 degrees, quantile 4.302653.
+    assert effects.rows == [["scenario=augment", "test/acc", "3", "+2.00 pp", "-0.48 … +4.48 pp", "0.074"]]
+    assert detach_table(jobs[:4]) is None
+
+
+def test_the_csv_holds_every_field_of_every_job():
+    jobs = [job(0, 0.9, extra="a,b"), Job("killed", {"seed": "1"}, {}), job(2, 0.1, status="failed", error="x: y")]
+    lines = list(csv.DictReader(as_csv(jobs).splitlines()))
+    assert [line["status"] for line in lines] == ["done", "unfinished", "failed"]
+    assert [line["error"] for line in lines] == ["", "", "x: y"]
+    assert lines[0]["extra"] == "a,b"
+    assert [line["seed"] for line in lines] == ["0", "1", "2"]
+
+
+def test_jobs_are_listed_by_the_size_of_their_numbers(tmp_path):
+    for name in ("seed-10", "seed-9", "lr-1e-05_seed-1", "lr-0.5_seed-1"):
+        (tmp_path / name).mkdir()
+        write_whole(tmp_path / name / "job.json", json.dumps({"overrides": ["seed=1"]}))
+    assert [found.name for found in read_jobs(tmp_path)] == ["lr-1e-05_seed-1", "lr-0.5_seed-1", "seed-9", "seed-10"]
+
+
+# ---- launchers and sweepers that exist
+
+
+def test_joblib_trains_several_jobs_at_once_and_divides_the_cores(tmp_path):
+    free = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
+    arguments = ["-m", *QUICK, "sweep=joblib", "hydra.launcher.n_jobs=2", "seed=0,1,-1", "hydra.sweep.dir=sweep"]
+    result = subprocess.run(
+        [sys.executable, TRAIN, *arguments], cwd=tmp_path, env=free, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1  # there is no seed -1
+    assert "failed         seed--1: UserError: seed=-1 is not a whole number of at least 0." in result.stdout
+    assert "sweep          sweep: 2 done, 1 failed\n" in result.stdout
+    assert "go on          python scripts/train.py sweep.resume=sweep\n" in result.stdout
+    assert "Traceback" not in result.stderr
+    lines = table(tmp_path / "sweep")
+    assert {name: lines[name]["status"] for name in lines} == {"seed-0": "done", "seed-1": "done", "seed--1": "failed"}
+    share = max(len(os.sched_getaffinity(0)) // 2, 1)
+    assert [lines[name]["threads"] for name in ("seed-0", "seed-1")] == [str(share)] * 2
+
+
+def processes_in(folder, words):
+    """Processes whose command line holds some words and the folder."""
+    listed = subprocess.run(["ps", "-ewwo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    return [int(line.split()[0]) for line in listed.splitlines() if words in line and str(folder) in line]
+
+
+def test_submitit_trains_each_job_in_its_own_process_and_one_that_is_queued_again_goes_on(tmp_path):
+    arguments = ["sweep=submitit_local", "seed=0,1", "trainer.max_steps=-1", "trainer.max_epochs=14"]
+    arguments += ["callbacks.recorder.flush_every=5", "hydra.sweep.dir=sweep"]
+    jobs = [tmp_path / "sweep" / f"seed-{seed}" for seed in (0, 1)]
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen([sys.executable, TRAIN, "-m", *QUICK, *arguments], cwd=tmp_path, stdout=log)
+        wait_for(process, lambda: all((job / "row_gradients.csv").is_file() for job in jobs))
+        trainers = processes_in(tmp_path, "submitit.core._submit")
+        os.kill(trainers[0], signal.SIGUSR2)  # as Slurm does before it takes the machine away
+        assert process.wait(timeout=120) == 0
+    assert len(trainers) == 2
+    for job in jobs:
+        assert recorded_steps(job) == trained_steps(job) == list(range(154))
+    assert [line["status"] for line in table(tmp_path / "sweep").values()] == ["done", "done"]
+    printed = [path.read_text() for path in (tmp_path / "sweep" / ".submitit").glob("*/*.out")]
+    assert sorted("resuming from step " in text for text in printed) == [False, True]
+
+
+def in_study(folder, query):
+    """An answer of the study's SQLite file."""
+    with closing(sqlite3.connect(folder / "study.db")) as connection:
+        return connection.execute(query).fetchall()
+
+
+def test_optuna_looks_for_the_best_validation_accuracy_and_goes_on_with_its_study_after_a_kill(tmp_path):
+    folder = tmp_path / "sweep"
+    arguments = ["-m", *QUICK, "trainer.max_steps=-1", "trainer.max_epochs=6", "callbacks.recorder.flush_every=5"]
+    arguments += ["sweep=optuna", "hydra.sweeper.n_trials=3", "hydra.sweep.dir=sweep"]
+    jobs = lambda: [path.parent for path in folder.glob("*/job.json")]  # noqa: E731
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen([sys.executable, TRAIN, *arguments], cwd=tmp_path, stdout=log, stderr=log)
+        wait_for(process, lambda: len(jobs()) == 2)
+        (running,) = (job for job in jobs() if not (job / "summary.json").exists())
+        wait_for(process, lambda: (running / "row_gradients.csv").is_file() and len(recorded_steps(running)) > 12)
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=60)
+    assert in_study(folder, "SELECT state, COUNT(*) FROM trials GROUP BY state ORDER BY state") == [
+        ("COMPLETE", 1), ("RUNNING", 1)
+    ]  # fmt: skip
+    result = command(TRAIN, "sweep.resume=sweep", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "resuming from step " in result.stdout
+    accuracies = [summary(job)["val/acc"] for job in jobs()]
+    assert len(accuracies) == 3
+    assert recorded_steps(running) == trained_steps(running) == list(range(66))
+    found = in_study(folder, "SELECT value FROM trial_values JOIN trials USING (trial_id) WHERE state = 'COMPLETE'")
+    assert sorted(value for (value,) in found) == pytest.approx(sorted(accuracies))
+    best = OmegaConf.load(folder / "optimization_results.yaml")
+    assert best.best_value == pytest.approx(max(accuracies))
+    again = command(TRAIN, *arguments, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert len(jobs()) == 3
+
+
+def test_optuna_is_asked_again_for_trials_that_failed_and_for_no_more_than_are_missing(tmp_path):
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    storage = f"sqlite:///{tmp_path / 'study.db'}"
+    study = optuna.create_study(study_name="rowgrad", storage=storage)
+    for lr, state in ((0.1, "COMPLETE"), (0.2, "FAIL"), (0.3, "FAIL"), (0.3, "COMPLETE")):
+        study.enqueue_trial({"lr": lr})
+        trial = study.ask()
+        trial.suggest_float("lr", 0, 1)
+        study.tell(trial, 1.0 if state == "COMPLETE" else None, state=optuna.trial.TrialState[state])
+    sweeper = {"n_trials": 6, "study_name": "rowgrad", "storage": storage, "sampler": {"seed": 0}}
+    config = OmegaConf.create({"hydra": {"sweeper": sweeper, "overrides": {"hydra": []}}})
+    go_on_with_study(config)
+    assert config.hydra.sweeper.n_trials == 4
+    assert config.hydra.overrides.hydra == ["hydra.sweeper.n_trials=4", "hydra.sweeper.sampler.seed=4"]
+    again = study.ask()
+    assert again.suggest_float("lr", 0, 1) == 0.2
+    assert not [trial for trial in study.get_trials() if trial.state == optuna.trial.TrialState.WAITING]
