@@ -7,6 +7,7 @@ whatever order and by whatever launcher it is started. Nothing heavy is imported
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import re
@@ -193,6 +194,8 @@ def run_job(config: DictConfig, job: HydraConf) -> float | None:
     except Timeout:
         print(f"{folder.name} is being trained by another process.", file=sys.stderr)
         return None
+    finally:
+        gc.collect()  # a run's objects hold each other, images on the device among them
 
 
 def _attempt(config: DictConfig, job: HydraConf, folder: Path) -> float | None:
