@@ -222,6 +222,11 @@ def hydras(folder, *overrides):
     )
 
 
+def test_a_job_over_several_ranks_is_refused_and_the_others_go_on(tmp_path):
+    assert run_job(configure("data=digits", "trainer=ddp"), hydras(tmp_path / "job", "trainer=ddp")) is None
+    assert summary(tmp_path / "job")["error"].startswith("UserError: trainer=ddp cannot go with -m.")
+
+
 def test_even_an_exit_inside_a_job_is_recorded_and_does_not_end_the_sweep(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(rowgrad.run, "train", lambda *_, **__: sys.exit(3))
     assert run_job(configure("data=digits"), hydras(tmp_path / "job", "seed=0")) is None
@@ -266,6 +271,7 @@ def test_a_job_that_never_saved_begins_again_with_the_mended_config(tmp_path):
         (["-m", "seed=5,6", "hydra.sweep.dir={sweep}"], "hydra.sweep.dir={sweep} holds another sweep ("),
         (["-m", "scenario=augment,modfy"], "scenario=modfy is unknown; did you mean modify? Accepted: "),
         (["-m", "seed=1,2", "hydra.sweep.dir=/proc/rowgrad"], "No such file or directory: /proc/rowgrad"),
+        (["-m", "resume={sweep}", "seed=1,2"], "resume={sweep} cannot go with -m. sweep.resume=FOLDER goes on with a "),
         (["-m", "sweep=jobs", "seed=1,2"], "sweep=jobs is unknown"),
     ],
 )

@@ -7,6 +7,7 @@ whatever order and by whatever launcher it is started. Nothing heavy is imported
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 import re
@@ -108,9 +109,7 @@ class Sweep(Callback):
         """Makes the folder this sweep's own, or goes on with the sweep that it holds."""
         with _not_swallowed():
             folder = Path(config.hydra.sweep.dir)
-            if "strategy" in config.trainer:
-                # Each rank's process runs the command line again, so every rank would run the whole sweep.
-                raise UserError("trainer=ddp cannot go with -m. Start one command for each run.")
+            _check_alone(config)
             params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
             typed = [*params, *config.hydra.overrides.task]
             sweep = {"overrides": what_is_trained(typed), "common": what_is_trained(_common(typed))}
@@ -143,6 +142,15 @@ class Sweep(Callback):
             raise SystemExit(INTERRUPTED)
         if error is None and not complete:
             raise SystemExit(1)
+
+
+def _check_alone(config: DictConfig) -> None:
+    """Refuses what only a run by itself can do."""
+    if "strategy" in config.trainer:
+        # Each rank's process runs the command line again, so every rank would run the whole sweep.
+        raise UserError("trainer=ddp cannot go with -m. Start one command for each run.")
+    if config.resume is not None:
+        raise UserError(f"resume={config.resume} cannot go with -m. {RESUME}FOLDER goes on with a sweep.")
 
 
 def _common(typed: list[str]) -> list[str]:
@@ -186,6 +194,8 @@ def run_job(config: DictConfig, job: HydraConf) -> float | None:
     except Timeout:
         print(f"{folder.name} is being trained by another process.", file=sys.stderr)
         return None
+    finally:
+        gc.collect()  # a run's objects hold each other, images on the device among them
 
 
 def _attempt(config: DictConfig, job: HydraConf, folder: Path) -> float | None:
@@ -200,6 +210,7 @@ def _attempt(config: DictConfig, job: HydraConf, folder: Path) -> float | None:
             saved = OmegaConf.load(folder / "config.yaml")
             assert isinstance(saved, DictConfig)
             config = saved
+        _check_alone(config)
         check_config(config)
         from rowgrad.run import train  # late, so that mistakes answer at once
 

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from rowgrad.errors import UserError
@@ -154,9 +153,6 @@ def settle(config: DictConfig, job: HydraConf) -> DictConfig:
     elif (folder / "config.yaml").exists() and os.environ.get("LOCAL_RANK", "0") == "0":
         raise UserError(f"hydra.run.dir={folder} already holds a run. resume={folder} goes on with it.")
     check_config(config)
-    if "strategy" in config.trainer and job.mode == RunMode.MULTIRUN:
-        # Each rank's process runs the command line again, so every rank would run the whole sweep.
-        raise UserError("trainer=ddp cannot go with -m. Start one command for each run.")
     return config
 
 
