@@ -259,3 +259,18 @@ def test_the_signal_handlers_of_the_process_are_put_back(tmp_path):
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     train(configure(*QUICK, "trainer.max_steps=2"), tmp_path / "run")
     assert {number: signal.getsignal(number) for number in before} == before
+
+
+def test_evaluation_goes_by_the_last_step_that_was_trained(tmp_path):
+    from rowgrad.run import evaluate, load, train
+
+    results = {}
+    scenario = ["scenario=modify", "scenario.from_step=2"]
+    for name, schedule in {"over": ["scenario.to_step=4"], "last": ["scenario.to_step=5"], "not yet": []}.items():
+        steps = 2 if name == "not yet" else 5
+        train(configure(*QUICK, *scenario, *schedule, f"trainer.max_steps={steps}"), tmp_path / name)
+        results[name] = evaluate(*load(tmp_path / name))
+        assert results[name] == {key: summary(tmp_path / name)[key] for key in results[name]}
+    assert results["last"]["test/acc"] == results["last"]["test/acc_operated"]  # black in both
+    assert results["over"]["test/acc"] != results["over"]["test/acc_operated"]
+    assert results["not yet"]["test/acc"] != results["not yet"]["test/acc_operated"]

@@ -20,6 +20,7 @@ from rowgrad.run import build
 pytestmark = pytest.mark.gpu
 
 UPPER = range(14)
+MIDDLE = (0.5 - 0.3050) / 0.3244  # between black and white, in the digits' normalised units
 MLP = ["model=mlp", "model.network.hidden=[64]"]
 # name -> (overrides, what the oracle is told)
 CASES = {
@@ -40,6 +41,23 @@ CASES = {
     "visualize": (["scenario=visualize"], {"rows": UPPER, "route": "observe"}),
     "modify": (["scenario=modify"], {"rows": range(14, 28), "route": "exclude"}),
     "modify-control": (["scenario=modify", "scenario.detach=false"], {"rows": range(14, 28), "route": "exclude"}),
+    "quantised-control": (
+        ["scenario=augment", "scenario.probability=1", "scenario.operation=quantise 2", "scenario.detach=false"],
+        {"rows": UPPER, "operation": lambda row: (row > MIDDLE).float() / 0.3244 - 0.3050 / 0.3244, "detach": False},
+    ),
+    "straight-through": (
+        [
+            "scenario=augment",
+            "scenario.operation=quantise 2",
+            "scenario.detach=false",
+            "scenario.straight_through=true",
+        ],
+        {
+            "rows": UPPER,
+            "operation": lambda row: row + ((row > MIDDLE).float() / 0.3244 - 0.3050 / 0.3244 - row).detach(),
+            "detach": False,
+        },
+    ),
     "all-cut": (["scenario=augment", "scenario.rows=all"], {"rows": range(28), "operation": lambda row: row + 1}),
 }
 
@@ -117,6 +135,44 @@ def test_recorded_norms_and_losses_equal_the_oracle(tmp_path, device, case, netw
     compare(tmp_path, module, steps, told)
 
 
+@pytest.mark.parametrize("network", ["cnn", "mlp"])
+@pytest.mark.parametrize("frozen", ["false", "true"])
+def test_a_broken_camera_and_a_frozen_network_have_the_oracles_gradients(tmp_path, device, network, frozen):
+    overrides, told = CASES["augment-half-control"]
+    overrides = [*overrides, f"model={network}", f"model.freeze={frozen}", "corruption=row_shift"]
+    module, steps = fit(tmp_path, device, *overrides)
+    for step in steps:
+        assert step["network"].training == (frozen == "false")
+        step["images"] = [images.clone() for images in step["images"]]
+        for images in step["images"]:
+            images[:, :, :14] += 1
+    compare(tmp_path, module, steps, told)
+
+
+def test_a_schedule_cuts_in_its_steps_only(tmp_path, device):
+    overrides, told = CASES["augment"]
+    module, steps = fit(tmp_path, device, *overrides, *MLP, "scenario.from_step=1", "scenario.to_step=3")
+    row = norms(tmp_path, "row_grad_norm")
+    assert (row[:, :14] == 0).all(1).tolist() == [False, True, True, False]
+    cut, whole = (expected(module, steps, told_) for told_ in (told, {}))
+    wanted = torch.stack([(cut if step in (1, 2) else whole)[0][step] for step in range(4)])
+    torch.testing.assert_close(row, wanted, rtol=2e-5, atol=2e-7)
+
+
+def test_random_rows_are_cut_and_the_others_are_not(tmp_path, device):
+    rows = ["scenario=augment", "scenario.operation=none", "scenario.random_rows=5"]
+    module, steps = fit(tmp_path, device, *rows, *MLP)
+    row, into = norms(tmp_path, "row_grad_norm"), norms(tmp_path, "input_grad_norm")
+    assert ((row == 0).sum(1) == 5).all()
+    assert (row[:, 14:] > 0).all()
+    assert (into > 0).all()
+    assert len({tuple(cut.tolist()) for cut in row == 0}) == 4
+    for index, step in enumerate(steps):
+        told = {"rows": (row[index] == 0).nonzero()[:, 0].tolist()}
+        wanted = expected(module, [step], told)[0][0]
+        torch.testing.assert_close(row[index], wanted, rtol=2e-5, atol=2e-7)
+
+
 def test_1_detach_and_replace_cut_exactly_the_selected_rows(run):
     folder = run("scenario=augment")
     row, into = norms(folder, "row_grad_norm"), norms(folder, "input_grad_norm")
@@ -149,6 +205,16 @@ def test_3_a_scale_without_detach_multiplies_the_gradient(run):
     assert row[:, 14:].equal(into[:, 14:])
 
 
+def test_3_straight_through_passes_the_gradient_on_unchanged_and_without_it_a_quantised_row_has_none(run):
+    quantised = ["scenario=augment", "scenario.operation=quantise 4", "scenario.detach=false", "scenario.probability=1"]
+    through = run(*quantised, "scenario.straight_through=true", name="through")
+    assert norms(through, "row_grad_norm").equal(norms(through, "input_grad_norm"))
+    row, into = (norms(run(*quantised, name=q), q) for q in ("row_grad_norm", "input_grad_norm"))
+    assert (row[:, :14] == 0).all()
+    assert (into[:, :14] > 0).all()
+    assert events(through)["train/loss"][0] == events(through.with_name("row_grad_norm"))["train/loss"][0]
+
+
 @pytest.mark.parametrize("detach", ["true", "false"])
 def test_4_excluded_rows_get_zero_with_and_without_detach(run, detach):
     row = norms(run("scenario=modify", f"scenario.detach={detach}"), "row_grad_norm")
@@ -174,6 +240,22 @@ def test_6_micro_batches_give_the_norms_of_the_whole_batch(tmp_path, device, cas
     for quantity in ("row_grad_norm", "input_grad_norm"):
         pair = [norms(tmp_path / name, quantity) for name in ("4x32", "128")]
         torch.testing.assert_close(*pair, rtol=2e-3, atol=1e-6)
+
+
+def test_6_random_rows_are_the_same_for_the_whole_step_in_whatever_micro_batches(tmp_path, device):
+    random = [
+        "scenario.rows=all",
+        "scenario.operation=noise 1",
+        "scenario.random_rows=11",
+        "corruption=row_noise",
+        *MLP,
+    ]
+    fit(tmp_path / "4x32", device, *random, "data.batch_size=32", accumulate_grad_batches=4)
+    fit(tmp_path / "128", device, *random)
+    pair = [norms(tmp_path / name, "row_grad_norm") for name in ("4x32", "128")]
+    assert ((pair[0] == 0).sum(1) == 11).all()
+    assert (pair[0] == 0).equal(pair[1] == 0)
+    torch.testing.assert_close(*pair, rtol=2e-3, atol=1e-6)
 
 
 def test_6_noise_is_the_same_for_an_image_in_whatever_micro_batch(tmp_path, device):

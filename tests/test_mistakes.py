@@ -22,7 +22,7 @@ from rowgrad.settings import ACCEPTED, DATA_SETS, check, check_config
 from rowgrad.sources import SOURCES
 
 TRAIN = PROJECT / "scripts" / "train.py"
-OPERATIONS = "Accepted: none, shift, scale, noise, flip, blur, erase, each with its number"
+OPERATIONS = "Accepted: none, shift, scale, noise, flip, blur, erase, static, quantise, each with its number"
 ROWS = "Accepted: all, none, an index (5, -1), a slice (0:14, ::2) or a list of these ([0:3,-1])."
 RANGE = "an image has 28 rows, 0 to 27 (or -28 to -1 from the bottom)"
 
@@ -48,6 +48,20 @@ QUICK = {
     "scenario.operation=shfit": f"scenario.operation=shfit: there is no operation 'shfit'. {OPERATIONS}",
     "scenario.operation=shift one": "scenario.operation=shift one: after the name come numbers.",
     "scenario.operation=3": "scenario.operation=3 is not an operation.",
+    "scenario.operation=quantise 1": "scenario.operation=quantise 1: the number of levels is a whole number",
+    "scenario.random_rows=15": "scenario.random_rows=15 is not at most 14, the number of rows in scenario.rows.",
+    "scenario.random_rows=some": "scenario.random_rows=some is not a whole number of at least 0, or null.",
+    "scenario.from_step=-1": "scenario.from_step=-1 is not a whole number of at least 0.",
+    "scenario.to_step=0": "scenario.to_step=0 is not a whole number of at least 1, or null.",
+    "scenario={from_step:5,to_step:5}": "scenario.to_step=5 is not more than scenario.from_step=5.",
+    "scenario.straight_through=1": "scenario.straight_through=1 is not true or false.",
+    "corruption=row_shft": "corruption=row_shft is unknown; did you mean row_shift? Accepted: none, row_noise, ",
+    "corruption.rows=28": f"corruption.rows=28 is out of range: {RANGE}.",
+    "corruption.offset=much": "corruption.offset=much is not a finite number.",
+    "corruption.std=-1": "corruption.std=-1 is not a number of at least 0.",
+    "model.checkpoint=3": "model.checkpoint=3 is not a run's folder, or null.",
+    "model.checkpoint=nowhere": "model.checkpoint=nowhere is not a run's folder or checkpoint: there is no nowhere/",
+    "model.freeze=2": "model.freeze=2 is not true or false.",
     "scenario.detach=maybe": "scenario.detach=maybe is not true or false.",
     "scenario.probability=2": "scenario.probability=2 is not a number from 0 to 1.",
     "scenario.route=drop": "scenario.route=drop is not one of replace, observe, exclude.",
@@ -244,7 +258,7 @@ JUNK = (
 
 
 @settings(max_examples=500, derandomize=True, suppress_health_check=[HealthCheck.too_slow], deadline=None)
-@given(key=st.sampled_from([*ACCEPTED, "scenario.rows", "scenario.operation"]), value=JUNK)
+@given(key=st.sampled_from([*ACCEPTED, "scenario.rows", "scenario.operation", "corruption.rows"]), value=JUNK)
 def test_any_value_of_any_key_is_accepted_or_named(key, value):
     config = OmegaConf.merge(BASE)
     OmegaConf.update(config, key, value, merge=False)

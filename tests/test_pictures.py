@@ -127,7 +127,7 @@ def batch_of(data, module):
 def test_per_image_gradients_are_each_images_own():
     data, module = build(configure("data=digits", "scenario=augment", "scenario.probability=1", "model=mlp"))
     module.train()
-    module.training_draw = lambda _: None
+    module.training_draw = lambda _: Draw(0, 0)
     batch = batch_of(data, module)
     of_rows, of_input = module.per_image_gradients(batch)
     for image, label, row_gradient, input_gradient in zip(batch.images, batch.labels, of_rows, of_input, strict=True):

@@ -50,6 +50,7 @@ def run22(tmp_path_factory):
 def test_killed_runs_end_bit_identical_to_runs_left_alone(tmp_path):
     """Two chains of 12 kills with SIGKILL each, at random moments and in the middle of writing a checkpoint."""
     chains = {"mlp": RANDOM, "cnn": ["scenario.operation=RandomRotation 30", "trainer.accumulate_grad_batches=2"]}
+    chains["cnn"] += ["scenario.random_rows=9", "scenario.from_step=10", "scenario.to_step=80", "corruption=row_noise"]
     options = ["--kills", "12", *QUICK, "trainer.max_epochs=16"]
     processes = {
         name: subprocess.Popen(

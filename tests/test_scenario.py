@@ -27,6 +27,7 @@ def seen(scenario, image=IMAGE):
         ("scale 2", [2, 4, 6]),
         ("flip", [3, 2, 1]),
         ("erase 7", [7, 7, 7]),
+        ("quantise 2", [1, 1, 1]),
     ],
 )
 def test_operations_by_hand(text, first_row):
@@ -48,6 +49,39 @@ def test_noise_has_its_standard_deviation():
     assert abs(noise.mean()) < 0.01
 
 
+def test_static_is_noise_and_nothing_of_the_image():
+    images = torch.full((50, 1, 28, 28), 100.0)
+    static = read_operation("static 0.5")(images, DRAW)
+    assert abs(static.std() - 0.5) < 0.01
+    assert abs(static.mean()) < 0.01
+
+
+@pytest.mark.parametrize(
+    ("levels", "expected"),
+    [
+        ("2", [-1, -1, -1, 3, 3, 3]),
+        ("3", [-1, -1, 1, 1, 3, 3]),
+        ("5", [-1, 0, 1, 1, 3, 3]),
+    ],
+)
+def test_quantise_takes_the_nearest_of_evenly_spaced_greys_from_black_to_white(levels, expected):
+    images = torch.tensor([-9.0, -0.2, 0.9, 1.4, 2.9, 50.0])[None, None, None]
+    quantise = read_operation(f"quantise {levels}", black=-1.0, white=3.0)
+    assert quantise(images, DRAW).flatten().tolist() == expected
+
+
+def test_quantise_knows_the_data_sets_black_and_white():
+    from conftest import configure
+
+    from rowgrad.run import build
+
+    data, module = build(configure("data=digits", "scenario.operation=quantise 2"))
+    assert (data.black, data.white) == (pytest.approx(-0.3050 / 0.3244), pytest.approx(0.6950 / 0.3244))
+    pixels = (torch.tensor([0.0, 127.0, 128.0, 255.0]) / 255 - 0.3050) / 0.3244
+    binary = module.scenario.operation(pixels[None, None, None], DRAW).flatten().tolist()
+    assert binary == pytest.approx([data.black, data.black, data.white, data.white])
+
+
 def test_any_torchvision_transform_works_by_name_or_as_an_object():
     named = read_operation("RandomRotation 90")(IMAGE.repeat(1, 1, 4, 4), DRAW)
     built = read_operation(v2.RandomRotation(90))(IMAGE.repeat(1, 1, 4, 4), DRAW)
@@ -62,6 +96,10 @@ def test_any_torchvision_transform_works_by_name_or_as_an_object():
         ("shift one", "after the name come numbers"),
         ("shift 1 2", "shift takes offset"),
         ("flip 1", "flip takes no number"),
+        ("quantise 2 0 1", "quantise takes levels"),
+        ("quantise 1", "the number of levels is a whole number of at least 2"),
+        ("quantise 2.5", "the number of levels is a whole number of at least 2"),
+        ("quantise inf", "the number of levels is a whole number of at least 2"),
         ("", "there is no operation ''"),
         ("RandomRotation", "torchvision's RandomRotation says"),
         ("functional", "there is no operation 'functional'"),
@@ -115,9 +153,100 @@ def test_an_operation_that_changes_the_shape_is_refused():
         scenario(IMAGE, DRAW)
 
 
+def draws(count, seed=0):
+    return [Draw(seed, step) for step in range(count)]
+
+
+def mask_of(scenario, draw, count=5):
+    return scenario.mask(torch.zeros(count, 1, 28, 2), draw).expand(count, 1, 28, 1)[:, 0, :, 0]
+
+
+@pytest.mark.parametrize("k", [0, 1, 6, 7])
+def test_so_many_of_the_selected_rows_are_drawn_at_each_step(k):
+    scenario = Scenario(rows=["3:9", -1], random_rows=k, height=28)
+    masks = torch.stack([mask_of(scenario, draw) for draw in draws(300)])
+    assert (masks.sum(-1) == k).all()
+    assert masks.eq(masks[:, :1]).all()  # the images of a step share their rows
+    assert not masks[..., [0, 1, 2, *range(9, 27)]].any()
+    shares = masks[:, 0, [*range(3, 9), 27]].float().mean(0)
+    assert (shares - k / 7).abs().max() < 0.1
+
+
+def test_random_rows_are_a_function_of_seed_and_step():
+    def masks(seed, first):
+        scenario = Scenario(rows="all", random_rows=9, height=28)
+        return torch.stack([mask_of(scenario, Draw(seed, step, first)) for step in range(20)])
+
+    assert masks(0, 0).equal(masks(0, 64))  # whichever micro-batch asks
+    assert not masks(0, 0).equal(masks(1, 0))
+    assert len({tuple(row.tolist()) for row in masks(0, 0)[:, 0]}) == 20
+
+
+def test_in_evaluation_each_image_has_random_rows_of_its_own_in_whatever_batch():
+    scenario = Scenario(rows="all", random_rows=9, height=28).eval()
+    whole = mask_of(scenario, Draw(0, -1, 0), 50)
+    parts = [mask_of(scenario, Draw(0, -1, 0), 20), mask_of(scenario, Draw(0, -1, 20), 30)]
+    assert torch.cat(parts).equal(whole)
+    assert (whole.sum(1) == 9).all()
+    assert len({tuple(row.tolist()) for row in whole}) == 50
+
+
+@pytest.mark.parametrize("route", ["replace", "exclude", "observe"])
+def test_random_rows_are_those_that_are_cut_and_changed(route):
+    scenario = Scenario(rows="all", random_rows=5, operation="erase 7", route=route, black=-3.0, height=28)
+    images = torch.zeros(4, 1, 28, 6, requires_grad=True)
+    chosen = mask_of(scenario, DRAW, 4)[0]
+    out = scenario(images, DRAW)
+    value = {"replace": 7.0, "exclude": -3.0, "observe": 0.0}[route]
+    assert out[:, 0, chosen].eq(value).all()
+    assert out[:, 0, ~chosen].eq(0).all()
+    assert scenario.observed(images, DRAW)[:, 0, chosen].eq(7).all()
+    out.sum().backward()
+    assert images.grad is not None
+    assert images.grad[:, 0, ~chosen].eq(1).all()
+    assert images.grad[:, 0, chosen].eq(1 if route == "observe" else 0).all()
+
+
+def test_no_random_row_leaves_the_images_alone():
+    assert Scenario(rows="all", random_rows=0, operation="shift 1", height=2)(IMAGE, DRAW) is IMAGE
+
+
+def test_a_schedule_has_the_scenario_at_work_in_its_steps_only():
+    scenario = Scenario(rows=0, operation="shift 1", from_step=2, to_step=4, height=2)
+    at_work = [scenario(IMAGE, draw) is not IMAGE for draw in draws(6)]
+    assert at_work == [False, False, True, True, False, False]
+    evaluation = Scenario(rows=0, operation="shift 1", from_step=2, to_step=4, when="train and eval", height=2).eval()
+    assert [evaluation(IMAGE, Draw(0, -1), step) is not IMAGE for step in range(6)] == at_work
+    assert not any(scenario.eval()(IMAGE, Draw(0, -1), step) is not IMAGE for step in range(6))
+
+
+@pytest.mark.parametrize("operation", ["quantise 2", "scale 3", "shift 1", "flip", "noise 1", "erase 0"])
+def test_straight_through_has_the_operations_values_and_the_identitys_gradient(operation):
+    images = torch.linspace(-1, 2, 24).view(2, 1, 4, 3).requires_grad_()
+    settings = {"rows": "0:2", "operation": operation, "detach": False, "height": 4}
+    plain, through = Scenario(**settings), Scenario(**settings, straight_through=True)
+    assert through(images, DRAW).equal(plain(images, DRAW))
+    weights = torch.arange(24.0).view_as(images)
+    (gradient,) = torch.autograd.grad((through(images, DRAW) * weights).sum(), images)
+    assert gradient.equal(weights)
+
+
+def test_with_detach_there_is_no_gradient_to_pass_straight_through():
+    images = torch.linspace(-1, 2, 12).view(1, 1, 4, 3).requires_grad_()
+    scenario = Scenario(rows="0:2", operation="quantise 2", straight_through=True, height=4)
+    (gradient,) = torch.autograd.grad(scenario(images, DRAW).sum(), images)
+    assert gradient[:, :, :2].eq(0).all()
+    assert gradient[:, :, 2:].eq(1).all()
+
+
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
+        ("random_rows", 1, "scenario.random_rows=1 is not at most 0, the number of rows in scenario.rows"),
+        ("random_rows", -1, "scenario.random_rows=-1 is not a whole number of at least 0"),
+        ("from_step", 0.5, "scenario.from_step=0.5 is not a whole number of at least 0"),
+        ("to_step", 0, "scenario.to_step=0 is not a whole number of at least 1"),
+        ("straight_through", 1, "scenario.straight_through=1 is not true or false"),
         ("route", "drop", "scenario.route=drop is not one of replace, observe, exclude"),
         ("when", "eval", "scenario.when=eval is not one of train, train and eval"),
         ("detach", "maybe", "scenario.detach=maybe is not true or false"),
@@ -143,6 +272,28 @@ def test_a_value_that_is_not_accepted_is_named(key, value, words):
             {"rows": 5, "operation": "scale 2", "detach": False, "route": "exclude"},
             "Row 5 is scaled by 2 for observers only; the network sees black in their place.",
         ),
+        (
+            {"rows": "0:14", "random_rows": 3, "from_step": 200},
+            (
+                "3 of rows 0–13, drawn anew at each step, are detached, left as they are and fed to the network,"
+                " from step 200 on."
+            ),
+        ),
+        (
+            {"rows": "all", "operation": "quantise 2", "detach": False, "straight_through": True, "to_step": 9},
+            (
+                "All rows are quantised to 2 levels, with their gradient passed straight through, and fed to"
+                " the network, up to step 8."
+            ),
+        ),
+        (
+            {"rows": 5, "operation": "static", "straight_through": True, "from_step": 2, "to_step": 9},
+            (
+                "Row 5 is detached, replaced by noise of standard deviation 1 and fed to the network,"
+                " from step 2 to step 8."
+            ),
+        ),
+        ({"rows": "all", "random_rows": 0}, "No row is selected: the network sees the images as they are."),
     ],
 )
 def test_a_scenario_says_itself_in_one_sentence(settings, sentence):

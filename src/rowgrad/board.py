@@ -87,7 +87,11 @@ def layout(config: DictConfig) -> dict[str, dict[str, list[Any]]]:
 
 def hyperparameters(config: DictConfig) -> dict[str, str | float]:
     """What tells one run from another in *HParams*: scenario, seed, sizes and rates."""
-    scenario = {f"with {k}": _plain(v) for k, v in config.scenario.items() if k not in {"name", "rows", "detach"}}
+    scenario = {
+        f"with {k}": _plain(v)
+        for k, v in config.scenario.items()
+        if k not in {"name", "rows", "detach"} and v is not None
+    }
     return {
         # TensorBoard shows the first five by the alphabet; the others can be switched on.
         "detach": _plain(config.scenario.detach),
@@ -100,6 +104,7 @@ def hyperparameters(config: DictConfig) -> dict[str, str | float]:
         "with batch_size": config.data.batch_size,
         "with max_epochs": config.trainer.max_epochs,
         "with data": config.data.name,
+        "with corruption": config.get("corruption", {}).get("name", "none"),
         "with network": str(config.model.network.get("_target_", "")).rpartition(".")[2],
         **scenario,
     }

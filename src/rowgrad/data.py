@@ -211,6 +211,11 @@ class ImageData(pl.LightningDataModule):
         """The value of a black pixel in normalised units."""
         return -self.source.mean / self.source.std
 
+    @property
+    def white(self) -> float:
+        """The value of a white pixel in normalised units."""
+        return (1 - self.source.mean) / self.source.std
+
     def train_dataloader(self) -> TrainLoader:
         """The training images on the trainer's device."""
         trainer = self._trainer()

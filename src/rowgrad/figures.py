@@ -188,9 +188,9 @@ def digits(views: Mapping[str, Tensor], bars: Mapping[str, tuple[str, Tensor]], 
         top = i * pitch
         mark_rows(left, top + chosen)
         if name not in bars:
-            right.text(
-                0.03, top + height / 2, "observers send\nno gradient back", va="center", fontsize=8, transform=across
-            )
+            if name.startswith("observer"):
+                words = "observers send\nno gradient back"
+                right.text(0.03, top + height / 2, words, va="center", fontsize=8, transform=across)
             continue
         title, values = bars[name]
         colors = [SELECTED if is_selected else OTHER for is_selected in selected]

@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from rowgrad.errors import UserError, plainly
 from rowgrad.files import shown, write_whole
-from rowgrad.settings import check_config
+from rowgrad.settings import check_config, find_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -210,6 +210,8 @@ def _attempt(config: DictConfig, job: HydraConf, folder: Path) -> float | None:
             saved = OmegaConf.load(folder / "config.yaml")
             assert isinstance(saved, DictConfig)
             config = saved
+        elif config.model.checkpoint is not None:
+            find_checkpoint(config.model.checkpoint)
         _check_alone(config)
         check_config(config)
         from rowgrad.run import train  # late, so that mistakes answer at once

@@ -1,13 +1,13 @@
-"""The LightningModule: row parameter θ, scenario, tap τ, network, loss.
+"""The LightningModule: the camera's damage, row parameter θ, scenario, tap τ, network, loss.
 
-    u = x + θ,  v = scenario(u),  z = v + τ,  L = mean cross-entropy(network(z), labels)
+    u = corruption(x) + θ,  v = scenario(u),  z = v + τ,  L = mean cross-entropy(network(z), labels)
 
 θ taps the gradient before the scenario's cut and τ after it; broadcasting sums both over the batch.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import lightning.pytorch as pl
 import torch
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lightning.pytorch.utilities.types import OptimizerLRScheduler
     from torch.optim import Optimizer
 
+    from rowgrad.corruption import Corruption
     from rowgrad.data import Batch
     from rowgrad.optimizers import Recipe
     from rowgrad.scenario import Scenario
@@ -36,23 +37,27 @@ class RowClassifier(pl.LightningModule):
 
     Args:
         network: images (B, 1, H, W) -> logits (B, classes).
+        corruption: what the camera does to every image.
         scenario: what happens to the rows.
         recipe: optimizer and schedule.
         height: H of the images.
         width: W of the images.
         classes: number of classes.
         label_smoothing: of the training loss, from 0 to 1 (Szegedy et al., arXiv:1512.00567).
+        freeze: whether the network stays as it is, in evaluation mode, and only the rows learn.
         seed: the run's seed.
 
     Attributes:
         rows: θ, (H, W), zero at start, learnt.
         tap: τ, (H, W), always zero, never learnt. Without `tap.requires_grad` (the recorder switches it on) it is left
             out of the sum.
+        trained: optimizer steps of the checkpoint that was loaded; evaluation goes by them.
     """
 
     def __init__(
         self,
         network: nn.Module,
+        corruption: Corruption,
         scenario: Scenario,
         recipe: Recipe,
         *,
@@ -60,24 +65,38 @@ class RowClassifier(pl.LightningModule):
         width: int,
         classes: int,
         label_smoothing: float = 0.0,
+        freeze: bool = False,
         seed: int = 0,
     ) -> None:
         super().__init__()
         check("model.label_smoothing", label_smoothing)
-        self.network = network
+        check("model.freeze", freeze)
+        self.network = network.requires_grad_(not freeze)
+        self.corruption = corruption
         self.scenario = scenario
         self.recipe = recipe
         self.label_smoothing = label_smoothing
+        self.frozen = freeze
         self.seed = seed
+        self.trained = 0
         self.rows = nn.Parameter(torch.zeros(height, width))
         self.tap = nn.Parameter(torch.zeros(height, width), requires_grad=False)
         self.val_acc, self.test_acc, self.test_acc_operated = (
             MulticlassAccuracy(classes, average="micro") for _ in range(3)
         )
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode or evaluation mode; a frozen network stays in the latter."""
+        super().train(mode)
+        if self.frozen:
+            self.network.eval()
+        return self
 
     def forward(self, images: Tensor, draw: Draw) -> Tensor:
         """Normalised images x (B, 1, H, W) -> logits (B, classes)."""
-        seen = self.scenario(images + self.rows, draw)
+        step = draw.step if self.training else max(self.trained, self.global_step, 1) - 1
+        seen = self.scenario(self.corruption(images) + self.rows, draw, step)
         return self.network(seen + self.tap if self.tap.requires_grad else seen)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
@@ -106,7 +125,7 @@ class RowClassifier(pl.LightningModule):
         buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
         device = [self.device] if self.device.type == "cuda" else []
         with torch.random.fork_rng(devices=device):
-            images = (batch.images + self.rows).detach().requires_grad_()
+            images = (self.corruption(batch.images) + self.rows).detach().requires_grad_()
             seen = self.scenario(images, self.training_draw(batch))
             logits = functional_call(self.network, buffers, (seen,))
         loss = cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing, reduction="sum")
@@ -124,7 +143,7 @@ class RowClassifier(pl.LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Logs `test/loss`, `test/acc` and `test/acc_operated`."""
         self._evaluate("test", self.test_acc, batch)
-        operated = self.scenario.routed(batch.images + self.rows, self._evaluation_draw(batch), 1.0)
+        operated = self.scenario.routed(self.corruption(batch.images) + self.rows, self._evaluation_draw(batch), 1.0)
         self._log_accuracy("test/acc_operated", self.test_acc_operated, self.network(operated), batch)
 
     def _evaluate(self, stage: str, accuracy: MulticlassAccuracy, batch: Batch) -> None:
@@ -140,6 +159,11 @@ class RowClassifier(pl.LightningModule):
     def _evaluation_draw(self, batch: Batch) -> Draw:
         """Evaluation draws the same numbers every time, others than any training step."""
         return Draw(self.seed, -1, batch.first)
+
+    def sentence(self) -> str:
+        """What happens to the images and who learns, in plain sentences."""
+        frozen = "The network is frozen: only the rows learn." if self.frozen else ""
+        return " ".join(filter(None, [self.scenario.sentence(), self.corruption.sentence(), frozen]))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """θ and the network's weights, by the recipe. τ is left out."""

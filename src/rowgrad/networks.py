@@ -1,11 +1,15 @@
-"""Plain networks from images (B, 1, H, W) to logits (B, classes)."""
+"""Plain networks from images (B, 1, H, W) to logits (B, classes), and weights from a trained run."""
 
 from __future__ import annotations
 
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
+
+from rowgrad.errors import UserError
+from rowgrad.settings import find_checkpoint
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -76,3 +80,24 @@ class MLP(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, 1, H, W) -> logits (B, classes)."""
         return self.layers(images)
+
+
+def take_weights(network: nn.Module, source: str) -> None:
+    """Gives a network the weights of a trained run's network; its row parameter θ stays behind.
+
+    Args:
+        network: of the same shape as the trained one.
+        source: the run's folder (its last weights are taken), or one of its checkpoints.
+
+    Raises:
+        UserError: there is no such checkpoint, or it does not fit.
+    """
+    file, prefix = find_checkpoint(source), "network."
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)["state_dict"]
+        network.load_state_dict(
+            {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+        )
+    except Exception as error:
+        words = " ".join(str(error).split())[:200]
+        raise UserError(f"model.checkpoint={source}: {file} does not fit the network: {words}") from error

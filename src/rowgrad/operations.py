@@ -1,13 +1,14 @@
 """What a scenario does to its rows: pure functions of images (B, 1, H, W) in normalised units, and their names.
 
 An operation sees whole images; the scenario uses its selected rows only. To add one: a frozen dataclass with
-`__call__(images, draw)` and `phrase`, and a line in `OPERATIONS`.
+`__call__(images, draw)` and `phrase`, and a line in `OPERATIONS`. Keyword-only fields `black` and `white` are given the
+data set's values of these pixels.
 """
 
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from rowgrad.errors import UserError
@@ -125,6 +126,43 @@ class Erase:
 
 
 @dataclass(frozen=True)
+class Static:
+    """std · ε with ε ~ N(0, 1) for every pixel of every image, and nothing of the image."""
+
+    std: float = 1.0
+
+    @property
+    def phrase(self) -> str:
+        return f"replaced by noise of standard deviation {self.std:g}"
+
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:
+        return self.std * draw.normal("static", tuple(images.shape), images.device).to(images.dtype)
+
+
+@dataclass(frozen=True)
+class Quantise:
+    """The nearest of `levels` evenly spaced greys from black to white. Its gradient is zero wherever it has one."""
+
+    levels: float = 2
+    black: float = field(default=0.0, kw_only=True)
+    white: float = field(default=1.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not (self.levels >= 2 and float(self.levels).is_integer()):  # noqa: PLR2004  (black and white)
+            raise UserError(
+                f"scenario.operation=quantise {self.levels:g}: the number of levels is a whole number of at least 2."
+            )
+
+    @property
+    def phrase(self) -> str:
+        return f"quantised to {self.levels:g} levels"
+
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:
+        steps, contrast = self.levels - 1, self.white - self.black
+        return ((images - self.black) / contrast).clamp(0, 1).mul(steps).round() * (contrast / steps) + self.black
+
+
+@dataclass(frozen=True)
 class Transform:
     """Any function of images, such as a `torchvision.transforms.v2` transform.
 
@@ -151,15 +189,19 @@ OPERATIONS: dict[str, type[Operation]] = {
     "flip": Flip,
     "blur": Blur,
     "erase": Erase,
+    "static": Static,
+    "quantise": Quantise,
 }
 ACCEPTED = f"{', '.join(OPERATIONS)}, each with its number (shift 1, blur 0.5), or a torchvision.transforms.v2 name"
 
 
-def read_operation(spec: str | Callable[[Tensor], Tensor]) -> Operation:
+def read_operation(spec: str | Callable[[Tensor], Tensor], black: float = 0.0, white: float = 1.0) -> Operation:
     """Makes an operation from its text.
 
     Args:
         spec: a name and its numbers (`shift 1`, `flip`, `RandomRotation 30`), or a function of images.
+        black: the value of a black pixel in normalised units, for operations with a field of that name.
+        white: of a white one.
 
     Raises:
         UserError: an unknown name, or numbers that the operation does not take.
@@ -178,10 +220,12 @@ def read_operation(spec: str | Callable[[Tensor], Tensor]) -> Operation:
     if name not in OPERATIONS:
         return Transform(_torchvision_transform(name, numbers, spec))
     kind = OPERATIONS[name]
-    takes = [field for field in inspect.signature(kind).parameters if field != "phrase"]
+    parameters = inspect.signature(kind).parameters
+    takes = [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY and name != "phrase"]
+    given = {key: value for key, value in {"black": black, "white": white}.items() if key in parameters}
     if len(numbers) > len(takes):
         raise UserError(f"scenario.operation={spec}: {name} takes {' '.join(takes) or 'no number'}.")
-    return kind(*numbers)
+    return kind(*numbers, **given)
 
 
 def _torchvision_transform(name: str, numbers: list[float], spec: str) -> Callable[[Tensor], Tensor]:

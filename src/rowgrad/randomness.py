@@ -24,7 +24,7 @@ _MIX = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
 def hash64(*numbers: int | str) -> int:
-    """Mixes whole numbers and words into one of 64 bits, the same one in every process."""
+    """Mixes whole numbers and words (by their first eight bytes) into one of 64 bits, the same one in every process."""
     state = 0
     for number in numbers:
         value = int.from_bytes(number.encode(), "little") if isinstance(number, str) else number
@@ -53,7 +53,7 @@ class Draw:
         """Uniform float32 numbers in [0, 1).
 
         Args:
-            purpose: a word; different words give independent numbers.
+            purpose: a word; words that differ in their first eight letters give independent numbers.
             shape: (B, ...); image `first + b` of the step gets the same numbers in whatever B it arrives.
             device: where they are made; the numbers are the same everywhere.
         """
@@ -64,6 +64,7 @@ class Draw:
 
     def normal(self, purpose: str, shape: tuple[int, ...], device: torch.device | None = None) -> Tensor:
         """Standard normal float32 numbers of `shape`, by the transform of Box and Muller (1958)."""
+        assert len(purpose) <= 6, "radius and angle differ in the eighth letter"  # noqa: PLR2004
         radius = (-2 * torch.log1p(-self.uniform(purpose + " radius", shape, device))).sqrt()
         return radius * torch.cos(2 * math.pi * self.uniform(purpose + " angle", shape, device))
 

@@ -22,12 +22,13 @@ _INDEX = re.compile(r"[+-]?\d+")
 _SLICE = re.compile(r"([+-]?\d+)?:([+-]?\d+)?(?::([+-]?\d+)?)?")
 
 
-def select_rows(spec: RowSpec, height: int) -> tuple[bool, ...]:
+def select_rows(spec: RowSpec, height: int, key: str = "scenario.rows") -> tuple[bool, ...]:
     """Reads a row selection.
 
     Args:
         spec: the selection in the row grammar.
         height: H, the number of rows of an image.
+        key: what a mistake is called by.
 
     Returns:
         H booleans, true for the rows that are meant.
@@ -38,12 +39,12 @@ def select_rows(spec: RowSpec, height: int) -> tuple[bool, ...]:
     """
     parts = spec if isinstance(spec, list | tuple) else [spec]
     if not parts:
-        raise UserError(f"scenario.rows=[] names no row; for no row write none. Accepted: {GRAMMAR}.")
-    chosen = {row for part in parts for row in _one(part, height)}
+        raise UserError(f"{key}=[] names no row; for no row write none. Accepted: {GRAMMAR}.")
+    chosen = {row for part in parts for row in _one(part, height, key)}
     return tuple(row in chosen for row in range(height))
 
 
-def _one(part: str | int, height: int) -> range:
+def _one(part: str | int, height: int, key: str) -> range:
     text = str(part).strip()
     rows = range(height)
     if text == "all":
@@ -52,7 +53,7 @@ def _one(part: str | int, height: int) -> range:
         return rows[:0]
     pieces = _SLICE.fullmatch(text)
     if isinstance(part, bool) or not (_INDEX.fullmatch(text) or pieces):
-        raise UserError(f"scenario.rows={text} is not a row selection. Accepted: {GRAMMAR}.")
+        raise UserError(f"{key}={text} is not a row selection. Accepted: {GRAMMAR}.")
     limits = f"an image has {height} rows, 0 to {height - 1} (or -{height} to -1 from the bottom)"
     if pieces is None:
         index = int(text)
@@ -60,14 +61,14 @@ def _one(part: str | int, height: int) -> range:
             hint = (
                 f'; in a YAML file write "{index // BASE_60}:{index % BASE_60}" in quotes' if index >= BASE_60 else ""
             )
-            raise UserError(f"scenario.rows={text} is out of range: {limits}{hint}.")
+            raise UserError(f"{key}={text} is out of range: {limits}{hint}.")
         return rows[index : index + 1 or None]
     start, stop, step = (int(n) if n else None for n in pieces.groups())
     if step == 0:
-        raise UserError(f"scenario.rows={text}: a slice's step cannot be 0.")
+        raise UserError(f"{key}={text}: a slice's step cannot be 0.")
     selected = rows[start:stop:step]
     if not selected:
-        raise UserError(f"scenario.rows={text} names no row: {limits}. For no row write none.")
+        raise UserError(f"{key}={text} names no row: {limits}. For no row write none.")
     return selected
 
 

@@ -22,9 +22,11 @@ from rich.console import Console
 from rowgrad.board import Logger, announce, conclude
 from rowgrad.callbacks import Checkpoints, FiniteLoss, GracefulStop
 from rowgrad.callbacks.checkpoints import AtomicCheckpointIO, newest_good
+from rowgrad.corruption import Corruption
 from rowgrad.errors import UserError
 from rowgrad.files import write_whole
 from rowgrad.module import RowClassifier
+from rowgrad.networks import take_weights
 from rowgrad.runs import read_run
 from rowgrad.scenario import Scenario
 from rowgrad.settings import check_config
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 
 # Lightning 2.6 uses a name that torch deprecates; whoever runs this can do nothing about it.
 warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
+# A frozen network is in evaluation mode on purpose.
+warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode at the start of training")
 # Lightning greets at length; its warnings are shown.
 for name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(name).setLevel(logging.WARNING)
@@ -53,21 +57,31 @@ def make(config: Any, **arguments: Any) -> Any:
     return instantiate(config, **arguments, _convert_="all", _execution_whitelist_=TARGETS)
 
 
-def build(config: DictConfig) -> tuple[ImageData, RowClassifier]:
-    """Data and model of a config, the network with the weights that its seed gives.
+def build(config: DictConfig, *, trained: bool = False) -> tuple[ImageData, RowClassifier]:
+    """Data and model of a config, the network with the weights of `model.checkpoint` or those that its seed gives.
+
+    Args:
+        config: the composed config.
+        trained: whether the run has weights of its own, so that `model.checkpoint` is not asked for.
 
     Raises:
         UserError: a value that is not accepted, or data that cannot be had.
     """
     check_config(config)
     data: ImageData = make(config.data, seed=config.seed)
-    shape = {"height": data.height, "width": data.width}
-    scenario = Scenario(**make(config.scenario), height=data.height, black=data.black)
+    shape: dict[str, Any] = {"height": data.height, "width": data.width}
+    scenario = Scenario(**make(config.scenario), height=data.height, black=data.black, white=data.white)
+    corruption = Corruption(**make(config.get("corruption", {})), height=data.height)
     recipe = make(config.optimizer)
     pl.seed_everything(config.seed, verbose=False)
     model = dict(config.model)
     network = make(model.pop("network"), **shape, classes=data.classes)
-    return data, RowClassifier(network, scenario, recipe, **shape, classes=data.classes, seed=config.seed, **model)
+    source = model.pop("checkpoint", None)
+    if source is not None and not trained:
+        take_weights(network, source)
+    return data, RowClassifier(
+        network, corruption, scenario, recipe, **shape, classes=data.classes, seed=config.seed, **model
+    )
 
 
 def train(config: DictConfig, folder: Path, *, resume: bool = False) -> Summary:
@@ -84,9 +98,9 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False) -> Summary:
     Raises:
         UserError: a mistake in the config or the data.
     """
-    data, module = build(config)
-    config.data.name = data.name  # the data set that is really used: evaluation must find the same
     checkpoint = newest_good(folder) if resume else None
+    data, module = build(config, trained=checkpoint is not None)
+    config.data.name = data.name  # the data set that is really used: evaluation must find the same
     stop, timer = GracefulStop(), Timer()
     if checkpoint is not None:
         _load_weights(module, checkpoint[0], folder)
@@ -99,10 +113,10 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False) -> Summary:
             console.print(_set_aside_damaged(folder, checkpoint))
     if data.missing:
         console.print(fallback_notice(data))
-    console.print(f"scenario       {module.scenario.sentence()}")
+    console.print(f"scenario       {module.sentence()}")
     summary: Summary = {"status": "failed"} | _circumstances(config, data, module, trainer)
     if trainer.is_global_zero and checkpoint is None:
-        sentences = [module.scenario.sentence(), *([data.missing] if data.missing else []), f"Data set: {data.name}."]
+        sentences = [module.sentence(), *([data.missing] if data.missing else []), f"Data set: {data.name}."]
         announce(_logger(trainer).experiment, config, sentences, {n: str(summary[n]) for n in ("python", *PACKAGES)})
     try:
         with stop.listening():
@@ -159,6 +173,7 @@ def _circumstances(config: DictConfig, data: ImageData, module: RowClassifier, t
     missing = {"data_missing": data.missing} if data.missing else {}
     return {
         "scenario": module.scenario.name,
+        "corruption": module.corruption.name,
         "data": data.name,
         **missing,
         "seed": config.seed,
@@ -229,14 +244,16 @@ def load(path: Path, scenario: DictConfig | None = None) -> tuple[DictConfig, Im
     assert isinstance(config, DictConfig)
     if scenario is not None:
         config.scenario = scenario
-    data, module = build(config)
+    data, module = build(config, trained=True)
     _load_weights(module, checkpoint, folder)
     return config, data, module
 
 
 def _load_weights(module: RowClassifier, checkpoint: Path, folder: Path) -> None:
     try:
-        module.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+        state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+        module.load_state_dict(state["state_dict"])
+        module.trained = state["global_step"]
     except Exception as error:
         words = " ".join(str(error).split())[:200]
         raise UserError(f"{checkpoint} does not fit the model in {folder / 'config.yaml'}: {words}") from error

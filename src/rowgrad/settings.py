@@ -84,6 +84,15 @@ ACCEPTED = {
     "scenario.detach": BOOLEAN,
     "scenario.route": one_of("replace", "observe", "exclude"),
     "scenario.when": one_of("train", "train and eval"),
+    "scenario.from_step": whole(0),
+    "scenario.to_step": or_null(whole(1)),
+    "scenario.random_rows": or_null(whole(0)),
+    "scenario.straight_through": BOOLEAN,
+    "corruption.offset": Accepted(number("", lambda _: True).fits, "a finite number"),
+    "corruption.std": NOT_NEGATIVE,
+    "corruption.seed": whole(0),
+    "model.checkpoint": or_null(Accepted(lambda value: isinstance(value, str) and value != "", "a run's folder")),
+    "model.freeze": BOOLEAN,
     "model.label_smoothing": number("from 0 to below 1", lambda value: 0 <= value < 1),
     "optimizer.lr": NOT_NEGATIVE,
     "optimizer.weight_decay": NOT_NEGATIVE,
@@ -130,10 +139,29 @@ def check_config(config: DictConfig) -> None:
         if group is not None and name in group:
             value = group[name]
             check(key, list(value) if OmegaConf.is_list(value) else value)
-    rows, operation = config.scenario.rows, config.scenario.operation
-    select_rows(list(rows) if OmegaConf.is_list(rows) else rows, SIZE)
-    if not OmegaConf.is_dict(operation):
-        read_operation(operation)
+    selected = {}
+    for key in ("scenario.rows", "corruption.rows"):
+        rows = OmegaConf.select(config, key, default="none")
+        selected[key] = select_rows(list(rows) if OmegaConf.is_list(rows) else rows, SIZE, key)
+    scenario = config.scenario
+    check_together(
+        selected["scenario.rows"], scenario.get("random_rows"), scenario.get("from_step", 0), scenario.get("to_step")
+    )
+    if not OmegaConf.is_dict(scenario.operation):
+        read_operation(scenario.operation)
+
+
+def check_together(selected: Sequence[bool], random_rows: int | None, from_step: int, to_step: int | None) -> None:
+    """Compares a scenario's values with each other.
+
+    Raises:
+        UserError: more random rows than selected ones, or a schedule without a step.
+    """
+    if random_rows is not None and random_rows > sum(selected):
+        limit = f"at most {sum(selected)}, the number of rows in scenario.rows"
+        raise UserError(f"scenario.random_rows={random_rows} is not {limit}.")
+    if to_step is not None and to_step <= from_step:
+        raise UserError(f"scenario.to_step={to_step} is not more than scenario.from_step={from_step}.")
 
 
 def settle(config: DictConfig, job: HydraConf) -> DictConfig:
@@ -153,7 +181,25 @@ def settle(config: DictConfig, job: HydraConf) -> DictConfig:
     elif (folder / "config.yaml").exists() and os.environ.get("LOCAL_RANK", "0") == "0":
         raise UserError(f"hydra.run.dir={folder} already holds a run. resume={folder} goes on with it.")
     check_config(config)
+    if config.resume is None and config.model.checkpoint is not None:
+        find_checkpoint(config.model.checkpoint)
     return config
+
+
+def find_checkpoint(source: str) -> Path:
+    """The checkpoint that `model.checkpoint` means: a file, or the last one in a run's folder.
+
+    Raises:
+        UserError: there is none; it says how to make one.
+    """
+    path = Path(source)
+    file = path if path.is_file() else path / "checkpoints" / "last.ckpt"
+    if not file.is_file():
+        raise UserError(
+            f"model.checkpoint={source} is not a run's folder or checkpoint: there is no {file}."
+            f" This trains one: python scripts/train.py scenario=baseline seed=0 hydra.run.dir={source}"
+        )
+    return file
 
 
 def _saved(folder: Path, overrides: Sequence[str]) -> DictConfig:

@@ -82,10 +82,16 @@ class Pictures(pl.Callback):
         """What the batch's first images went through in the optimizer step that is just done."""
         scenario, draw = module.scenario, module.training_draw(batch, steps_ago=1)
         images = batch.images[: self.digits]
-        shifted = images + module.rows.detach()
-        views = {"original": images, "network saw": scenario.routed(shifted, draw, scenario.probability)}
+        damaged = module.corruption(images)
+        views = {
+            "original": images,
+            "camera gave": damaged,
+            "network saw": scenario(damaged + module.rows.detach(), draw),
+        }
+        if module.corruption.idle:
+            del views["camera gave"]
         if not scenario.idle:
-            views["observer saw"] = scenario.observed(shifted, draw)
+            views["observer saw"] = scenario.observed(damaged + module.rows.detach(), draw)
         beside = {"original": ("‖∂L/∂θ$_r$‖", "row_grad_norm"), "network saw": ("‖∂L/∂τ$_r$‖", "input_grad_norm")}
         bars = {view: (f"mean {words}", means[q]) for view, (words, q) in beside.items() if q in means}
         return figures.digits({name: view.cpu() for name, view in views.items()}, bars, scenario.selected.tolist())

@@ -1,0 +1,135 @@
+"""The broken camera: what is added, where, and that nothing else changes."""
+
+import pytest
+import torch
+from conftest import configure, norms, weights
+
+from rowgrad.corruption import Corruption
+from rowgrad.errors import UserError
+from rowgrad.run import build
+
+IMAGES = torch.arange(24.0).view(2, 1, 4, 3)
+
+
+def test_an_offset_is_added_to_each_pixel_of_its_rows():
+    damaged = Corruption(rows=[0, 2], offset=0.5, height=4)(IMAGES)
+    assert (damaged - IMAGES).tolist() == [[[[0.5] * 3, [0.0] * 3, [0.5] * 3, [0.0] * 3]]] * 2
+
+
+def test_without_a_damaged_row_not_even_a_zero_is_added():
+    for nothing in ({}, {"rows": "all"}, {"rows": "none", "offset": 1.0, "std": 1.0}):
+        assert Corruption(**nothing, height=4)(IMAGES) is IMAGES
+
+
+def test_random_offsets_have_their_standard_deviation_and_only_in_their_rows():
+    offsets = Corruption(rows="0:4000", std=0.5, offset=2.0, height=5000).offsets
+    assert abs(offsets[:4000].std() - 0.5) < 0.02
+    assert abs(offsets[:4000].mean() - 2) < 0.03
+    assert (offsets[4000:] == 0).all()
+
+
+def test_random_offsets_follow_the_corruptions_seed_and_not_the_runs():
+    def offsets(*overrides):
+        return build(configure("data=digits", "corruption=row_noise", *overrides))[1].corruption.offsets
+
+    assert offsets("seed=5").equal(offsets())
+    assert not offsets("corruption.seed=1").equal(offsets())
+    assert offsets("corruption.seed=${seed}", "seed=1").equal(offsets("corruption.seed=1"))
+
+
+def test_the_cameras_of_the_configs_are_those_of_the_table():
+    shift, noise, none = (
+        build(configure("data=digits", f"corruption={name}"))[1].corruption
+        for name in ("row_shift", "row_noise", "none")
+    )
+    assert shift.offsets.tolist() == [1.0] * 14 + [0.0] * 14
+    assert len(set(noise.offsets.tolist())) == 28
+    assert none.idle
+
+
+def test_training_validation_and_test_see_the_damage_before_the_rows(run, monkeypatch):
+    seen = {"train": [], "eval": []}
+
+    def spy(self, images, draw, step=None):
+        seen["train" if self.training else "eval"].append((images - module_rows(self)).detach().cpu())
+        return original(self, images, draw, step)
+
+    from rowgrad.module import RowClassifier
+    from rowgrad.scenario import Scenario
+
+    modules = []
+    build_ = RowClassifier.__init__
+    monkeypatch.setattr(
+        RowClassifier, "__init__", lambda self, *a, **k: (build_(self, *a, **k), modules.append(self))[0]
+    )
+    original, module_rows = Scenario.forward, lambda _: modules[-1].rows
+    monkeypatch.setattr(Scenario, "forward", spy)
+    folders = {}
+    for name in ("none", "row_shift"):
+        run(
+            f"corruption={name}",
+            "callbacks=economy",
+            "callbacks.pictures=null",
+            "trainer.max_steps=3",
+            "data.shift=0",
+            name=name,
+        )
+        folders[name], seen["train"], seen["eval"] = dict(seen), [], []
+    for phase, count in (("train", 3), ("eval", 2)):  # 200 validation and 300 test images in a batch each
+        whole, broken = folders["none"][phase], folders["row_shift"][phase]
+        assert len(whole) == len(broken) == count
+        for before, after in zip(whole, broken, strict=True):
+            expected = torch.zeros(28, 28)
+            expected[:14] = 1
+            torch.testing.assert_close(after - before, expected.expand_as(before), rtol=0, atol=1e-5)
+
+
+def test_a_whole_camera_is_bit_identical_to_one_whose_offsets_are_zero(run):
+    none, zero = run(name="none"), run("corruption.rows=all", name="zero")
+    assert (none / "row_gradients.csv").read_bytes() == (zero / "row_gradients.csv").read_bytes()
+
+
+def test_what_is_added_is_in_no_checkpoint(run):
+    assert weights(run("corruption=row_noise", "trainer.max_steps=1")).keys() == weights(run(name="none")).keys()
+    assert norms(run("corruption=row_noise", "trainer.max_steps=2", name="two"), "row_grad_norm").shape == (2, 28)
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({}, ""),
+        ({"rows": "0:14", "offset": 1.0}, "The camera adds +1 to rows 0–13 of every image."),
+        (
+            {"rows": "all", "std": 0.5},
+            "The camera adds a number for each row (standard deviation 0.5) to all rows of every image.",
+        ),
+        (
+            {"rows": 3, "offset": -1.5, "std": 2},
+            "The camera adds -1.5 and a number for each row (standard deviation 2) to row 3 of every image.",
+        ),
+    ],
+)
+def test_the_damage_says_itself_in_one_sentence(settings, sentence):
+    assert Corruption(**settings, height=28).sentence() == sentence
+
+
+def test_the_run_says_the_damage_after_the_scenario():
+    _, module = build(configure("data=digits", "scenario=baseline", "corruption=row_shift", "model.freeze=true"))
+    assert module.sentence() == (
+        "No row is selected: the network sees the images as they are. The camera adds +1 to rows 0–13 of every image."
+        " The network is frozen: only the rows learn."
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("rows", 28, "corruption.rows=28 is out of range"),
+        ("offset", float("inf"), "corruption.offset=inf is not a finite number"),
+        ("std", -1, "corruption.std=-1 is not a number of at least 0"),
+        ("seed", 0.5, "corruption.seed=0.5 is not a whole number of at least 0"),
+    ],
+)
+def test_a_value_that_is_not_accepted_is_named(key, value, words):
+    with pytest.raises(UserError, match=words):
+        Corruption(**{key: value}, height=28)
