@@ -8,6 +8,7 @@ from xml.etree import ElementTree as ET
 import pytest
 import torch
 from conftest import PROJECT, command, configure, norms
+from omegaconf import OmegaConf
 from PIL import Image
 
 from rowgrad import report
@@ -165,3 +166,56 @@ def test_what_is_not_a_run_is_named(folder, tmp_path, spoil, words):
     assert str(tmp_path / "a") in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "a" / "report").exists()
+
+
+def altered(source, folder, summary, **config):
+    """A copy of a run that says something else of itself."""
+    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("tensorboard", "*.ckpt"))
+    saved = OmegaConf.load(folder / "config.yaml")
+    for key, value in config.items():
+        OmegaConf.update(saved, key.replace("__", "."), value)
+    OmegaConf.save(saved, folder / "config.yaml")
+    facts = json.loads((folder / "summary.json").read_text()) | summary
+    (folder / "summary.json").write_text(json.dumps(facts))
+    return read_run(folder)
+
+
+def test_a_row_atlas_shows_what_each_row_alone_costs(folder, tmp_path):
+    source, runs = folder / "sweep" / "a", []
+    for seed in (0, 1):
+        whole = altered(source, tmp_path / f"whole{seed}", {"test/acc": 0.9}, scenario__rows="none", seed=seed)
+        runs.append(whole)
+        for row in range(28):
+            accuracy = {"test/acc": 0.9 - 0.01 * row * (1 + seed)}
+            runs.append(altered(source, tmp_path / f"{row}_{seed}", accuracy, scenario__rows=row, seed=seed))
+    _, figure = report.draw(runs)["row_atlas"]
+    digit, lost, shares = figure.axes
+    assert [bar.get_width() for bar in lost.patches] == pytest.approx([1.5 * row for row in range(28)])
+    assert {round(bar.get_width() / 100, 6) for bar in shares.patches} == {round(runs[0].cut_fraction, 6)}
+    assert digit.images[0].get_array().shape == (28, 28)
+    assert "row_atlas" not in report.draw(runs[:-1])
+
+
+def test_a_repair_shows_damage_and_what_is_left_of_it(tmp_path):
+    train(configure(*QUICK, "corruption=row_shift", "scenario=augment"), tmp_path / "run")
+    run = read_run(tmp_path / "run")
+    _, figure = report.draw([run])["repair"]
+    (panel,) = figure.axes
+    learnt, left = (line.get_xdata() for line in panel.lines[:2])
+    assert [bar.get_width() for bar in panel.patches] == [1.0] * 14 + [0.0] * 14
+    torch.testing.assert_close(torch.tensor(learnt), run.rows.mean(1))
+    torch.testing.assert_close(torch.tensor(left), run.rows.mean(1) + torch.tensor([1.0] * 14 + [0.0] * 14))
+    assert "repair" not in report.draw(
+        [altered(run.folder, tmp_path / "whole", {}, corruption={"name": "none", "rows": "none"})]
+    )
+
+
+def test_cameras_are_named_not_described(tmp_path):
+    (tmp_path / "x").mkdir()
+    runs = []
+    for name in ("none", "row_shift", "row_noise"):
+        OmegaConf.save(
+            configure("scenario=baseline", f"corruption={name}"), tmp_path / "x" / "config.yaml", resolve=True
+        )
+        runs.append(read_run(tmp_path / "x"))
+    assert report.group_names(runs) == [f"baseline, corruption={name}" for name in ("none", "row_shift", "row_noise")]

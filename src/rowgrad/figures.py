@@ -321,3 +321,63 @@ def _smoothed(steps: Sequence[int], values: Sequence[float]) -> tuple[np.ndarray
     split = zip(np.array_split(np.array(steps, float), pieces), np.array_split(np.array(values), pieces), strict=True)
     middles = [(part.mean(), value.mean()) for part, value in split]
     return np.array([m for m, _ in middles]), np.array([v for _, v in middles])
+
+
+def repairs(cameras: Mapping[str, tuple[Tensor, Tensor, Sequence[bool], float]]) -> Figure:
+    """What a camera adds to each row, what the rows have learnt to add, and what is left.
+
+    Args:
+        cameras: damage (H,), θ averaged over each row (H,), the selected rows and the test accuracy, by the run's name.
+    """
+    across = min(len(cameras), 4)
+    down = -(-len(cameras) // across)
+    figure = Figure(figsize=(2.5 * across, 2.7 * down + 0.6), layout="constrained")
+    panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
+    for panel, (name, (damage, learnt, selected, accuracy)) in zip(panels.flat, cameras.items(), strict=False):
+        rows = np.arange(len(damage))
+        panel.barh(rows, damage.numpy(), height=0.9, color=ZERO)
+        panel.plot(learnt.numpy(), rows, color=OTHER, lw=1.5)
+        panel.plot((damage + learnt).numpy(), rows, color=SELECTED, lw=1.5, ls="--")
+        panel.axvline(0, color=INK, lw=0.6)
+        mark_selected(panel, selected)
+        panel.set_title(f"{name}\n{accuracy:.2%}", fontsize=8)
+    for panel in panels.flat[len(cameras) :]:
+        panel.set_visible(False)
+    for panel in panels[:, 0]:
+        panel.set_ylabel("image row")
+    figure.supxlabel("normalised pixels, mean over the row", fontsize=9)
+    key = [
+        Patch(color=ZERO, label="damage"),
+        Line2D([], [], color=OTHER, label="θ, what the row learnt"),
+        Line2D([], [], color=SELECTED, ls="--", label="what is left"),
+        Line2D([], [], color=SELECTED, lw=4, label="cut rows"),
+    ]
+    figure.legend(handles=key, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
+    return figure
+
+
+def row_atlas(losses: Tensor, shares: Tensor, digit: Tensor | None) -> Figure:
+    """What each row carries, as bars beside a mean digit.
+
+    Args:
+        losses: test accuracy that is lost where row r is cut, (N, H) for N seeds, as a share.
+        shares: cut fraction where row r is cut, (N, H).
+        digit: the data set's mean image, (H, W).
+    """
+    figure = Figure(figsize=(9.2, 4.2), layout="constrained")
+    panels = figure.subplots(1, 3, sharey=True, width_ratios=[1, 1.4, 1.4])
+    rows = np.arange(losses.shape[1])
+    if digit is not None:
+        panels[0].imshow(digit.numpy(), cmap="gray", aspect="auto")
+    panels[0].set(title="mean digit", xticks=[], ylabel="image row (0 = top)")
+    titles = {"accuracy lost, percentage points": losses, "share of the squared input gradient, %": shares}
+    for panel, (title, values) in zip(panels[1:], titles.items(), strict=True):
+        spread = 100 * values.std(0).numpy() if len(values) > 1 else None
+        panel.barh(
+            rows, 100 * values.mean(0).numpy(), xerr=spread, height=0.8, color=OTHER, ecolor=INK, error_kw={"lw": 0.8}
+        )
+        panel.set_xlabel(title)
+        panel.grid(axis="x", alpha=0.25)
+    panels[0].set_ylim(len(rows) - 0.5, -0.5)
+    panels[0].set_yticks(range(0, len(rows), 7))
+    return figure

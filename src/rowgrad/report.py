@@ -65,15 +65,23 @@ def flat(config: Any) -> dict[str, Any]:
 
 
 def group_names(runs: Sequence[Run]) -> list[str]:
-    """A name for each run: its scenario, and what else tells it from other runs of that scenario; never its seed."""
+    """A name for each run: its scenario, and what else tells it from other runs of that scenario; never its seed.
+
+    What a scenario or a camera is made of is told only where others of the same name differ in it.
+    """
     configs = [flat(run.config) for run in runs]
     names = []
     for config in configs:
         alike = [other for other in configs if other.get("scenario.name") == config.get("scenario.name")]
+        cameras = [other for other in alike if other.get("corruption.name") == config.get("corruption.name")]
         telling = [
-            f"{key.removeprefix('scenario.')}={_word(value)}"
+            f"{key.removeprefix('scenario.').removesuffix('.name')}={_word(value)}"
             for key, value in config.items()
-            if not key.startswith(APART) and any(other.get(key) != value for other in alike)
+            if not key.startswith(APART)
+            and any(
+                other.get(key) != value
+                for other in (cameras if key.startswith("corruption.") and key != "corruption.name" else alike)
+            )
         ]
         names.append(", ".join([str(config.get("scenario.name")), *telling]))
     return names
@@ -187,6 +195,7 @@ def draw(runs: Sequence[Run], progress: Callable[[str], None] = lambda _: None) 
             curves[group].setdefault(tag, []).append(curve)
     words = "Training batches, averaged over neighbouring steps, one line a run; dots are the validation images."
     drawn["learning_curves"] = words, figures.learning_curves(curves)
+    drawn |= _repairs(names, runs) | _atlas(runs)
     thetas = {n: (run.rows, run.selected) for n, run in zip(names, runs, strict=True) if run.rows is not None}
     if thetas:
         progress("learnt rows")
@@ -194,6 +203,39 @@ def draw(runs: Sequence[Run], progress: Callable[[str], None] = lambda _: None) 
         words = "θ, what the rows have learnt to add to every image. A row that was always cut has stayed at zero."
         drawn["learnt_rows"] = words, figures.compared_rows(few)
     return drawn
+
+
+def _repairs(names: Sequence[str], runs: Sequence[Run]) -> dict[str, tuple[str, Figure]]:
+    """The broken cameras, and what the rows have made of them: one run of each group."""
+    cameras = {}
+    for name, run in zip(names, runs, strict=True):
+        damage = run.damage
+        if damage is not None and run.rows is not None and run.config.seed == runs[0].config.seed:
+            cameras[name] = damage, run.rows.mean(1), run.selected, run.summary.get("test/acc", float("nan"))
+    words = (
+        "Grey: what the camera adds to each row. θ is drawn beside it, averaged over the row, and what is left of the"
+        f" damage; above it, the test accuracy. Runs with seed {runs[0].config.seed}."
+    )
+    few = dict(list(cameras.items())[:MOST_HEATMAPS])
+    return {"repair": (words, figures.repairs(few))} if cameras else {}
+
+
+def _atlas(runs: Sequence[Run]) -> dict[str, tuple[str, Figure]]:
+    """What each row carries, where every row was cut alone, beside runs in which none was, with the same seeds."""
+    done = [run for run in runs if "test/acc" in run.summary]
+    whole = {run.config.seed: run for run in done if not any(run.selected)}
+    alone = {(run.selected.index(True), run.config.seed): run for run in done if sum(run.selected) == 1}
+    height = len(runs[0].selected)
+    if not whole or alone.keys() != {(row, seed) for row in range(height) for seed in whole}:
+        return {}
+    lost = [[whole[s].summary["test/acc"] - alone[r, s].summary["test/acc"] for r in range(height)] for s in whole]
+    shares = [[alone[row, seed].cut_fraction or 0.0 for row in range(height)] for seed in whole]
+    words = (
+        "Each row alone was cut, with noise in its place: what accuracy that cost against the runs with all rows, and"
+        f" which share of the gradient it stopped. Bars end at the mean of {len(whole)} seeds, whiskers are a standard"
+        " deviation."
+    )
+    return {"row_atlas": (words, figures.row_atlas(torch.tensor(lost), torch.tensor(shares), runs[0].mean_digit()))}
 
 
 def write(

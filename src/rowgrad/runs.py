@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,14 +13,15 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
+from rowgrad.corruption import Corruption
 from rowgrad.errors import UserError
 from rowgrad.gradients import cut_fraction, cut_rows
 from rowgrad.rows import select_rows
 from rowgrad.settings import QUANTITIES, SIZE
+from rowgrad.sources import SOURCES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
 Curve = tuple[list[int], list[float]]  # optimizer steps and values
 BOTH = ("row_grad_norm", "input_grad_norm")  # what a cut is told from
@@ -90,14 +92,38 @@ class Run:
         file = self.folder / "checkpoints" / "last.ckpt"
         return torch.load(file, map_location="cpu", weights_only=True)["state_dict"]["rows"] if file.is_file() else None
 
+    @property
+    def damage(self) -> Tensor | None:
+        """What the run's camera adds to each row, (H,); None where it is whole."""
+        camera = Corruption(**_plain(self.config.get("corruption") or {}), height=SIZE)
+        return None if camera.idle else camera.offsets
+
+    def mean_digit(self) -> Tensor | None:
+        """The mean image (H, W) of the run's data set, from 0 to 1; None where its files are no longer there."""
+        name, root = self.config.data.name, Path(self.config.data.root)
+        if name != "digits" and not root.is_dir():
+            return None
+        try:
+            return SOURCES[name].load(root).test.pixels.double().mean(0) / 255
+        except UserError:
+            return None
+
     def curves(self, tags: Sequence[str]) -> dict[str, Curve]:
         """Steps and values of some scalars of the event files, by their tags; those that are there."""
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+        if not (self.folder / "tensorboard").is_dir():
+            return {}
         events = EventAccumulator(str(self.folder / "tensorboard"), {"scalars": 0, "images": 1, "histograms": 1})
         events.Reload()
         there = {tag: events.Scalars(tag) for tag in tags if tag in events.Tags()["scalars"]}
         return {tag: ([e.step for e in scalars], [e.value for e in scalars]) for tag, scalars in there.items()}
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    values = OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
 
 
 def read_run(folder: Path) -> Run:
