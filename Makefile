@@ -3,7 +3,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: train test test-browser pictures lint format tensorboard clean
+.PHONY: train test test-browser pictures results lint format tensorboard clean
 
 train: .venv/ready
 	$(BIN)/python scripts/train.py $(ARGS)
@@ -19,6 +19,10 @@ test-browser: .venv/browser
 # The pictures in README and docs, from four real runs.
 pictures: .venv/browser
 	$(BIN)/python tests/pictures.py logs/pictures
+
+# The experiments of docs/results.md, which take half an hour, and their figures.
+results: .venv/browser
+	$(BIN)/python tests/results.py logs/results
 
 lint: .venv/ready
 	$(BIN)/ruff check

@@ -1,0 +1,35 @@
+"""The experiments of docs/results.md and their figures, on MNIST: `make results` (about half an hour on 2 CPU cores).
+
+Goes on where it was stopped. What the sweeps found is in FOLDER/*/sweep.md; the figures go to docs/images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+
+from pictures import IMAGES, script, shrink
+
+SHOWN = {"article": ["row_profiles"], "repair": ["repair", "learning_curves"], "row_atlas": ["row_atlas"]}
+NETWORK = Path("logs/repair/network")
+
+
+def main() -> None:
+    """Runs what is not done and copies the figures."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    if not (NETWORK / "summary.json").exists():
+        script("train.py", "scenario=baseline", "seed=0", f"hydra.run.dir={NETWORK}")
+    for name, figures in SHOWN.items():
+        sweep = ["sweep=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={folder / name}"]
+        script("train.py", "-m", f"experiment={name}", *sweep)
+        for figure in figures:
+            target = IMAGES / f"{name}_{figure}.png"
+            shutil.copyfile(folder / name / "report" / "figures" / f"{figure}.png", target)
+            shrink(target)
+
+
+if __name__ == "__main__":
+    main()
