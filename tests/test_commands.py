@@ -274,3 +274,10 @@ def test_evaluation_goes_by_the_last_step_that_was_trained(tmp_path):
     assert results["last"]["test/acc"] == results["last"]["test/acc_operated"]  # black in both
     assert results["over"]["test/acc"] != results["over"]["test/acc_operated"]
     assert results["not yet"]["test/acc"] != results["not yet"]["test/acc_operated"]
+
+
+def test_rows_that_are_cut_at_some_steps_are_told_so(tmp_path, capsys):
+    from rowgrad.run import train
+
+    train(configure(*QUICK, "scenario.from_step=2", "trainer.max_steps=4"), tmp_path / "run")
+    assert "cut            rows 0–13: row gradient exactly 0.0 at some of 4 steps\n" in capsys.readouterr().out

@@ -21,22 +21,28 @@ def digits_for_every_name(monkeypatch):
 
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
 def test_every_choice_of_every_group_can_be_built(choice):
-    config = configure(f"{choice.parent}={choice.name}")
+    config = configure(f"{choice.parent}={choice.name}", "model.checkpoint=null")
     data, module = build(config)
-    if choice.parent.name in ("data", "scenario"):
-        assert {"data": data, "scenario": module.scenario}[choice.parent.name].name == choice.name
+    if choice.parent.name in ("data", "scenario", "corruption"):
+        named = {"data": data, "scenario": module.scenario, "corruption": module.corruption}
+        assert named[choice.parent.name].name == choice.name
     assert isinstance(make(config.trainer, accelerator="cpu", logger=False), pl.Trainer)
     for callback in config.callbacks.values():
         assert callback is None or isinstance(make(callback), pl.Callback)
 
 
-@pytest.mark.parametrize("choice", [c for c in CHOICES if c.parent.name == "scenario"], ids=str)
-def test_every_scenario_opens_with_its_question_its_command_and_what_to_see(choice):
+@pytest.mark.parametrize(
+    "choice", [c for c in CHOICES if c.parent.name in ("scenario", "corruption", "experiment")], ids=str
+)
+def test_every_question_stands_above_its_command_and_what_to_see(choice):
     lines = (CONFIGS / choice).with_suffix(".yaml").read_text().splitlines()
+    experiment = choice.parent.name == "experiment"
+    assert not experiment or lines.pop(0) == "# @package _global_"
     assert lines[0].startswith("# ")
     assert "?" in lines[0]
-    assert f"#   python scripts/train.py scenario={choice.name}" in lines
+    assert f"#   python scripts/train.py {'-m ' if experiment else ''}{choice.parent}={choice.name}" in lines
     assert any(line.startswith("# See: ") for line in lines)
+    assert not experiment or any(line.startswith("# Time: about ") for line in lines)
 
 
 @pytest.mark.parametrize(

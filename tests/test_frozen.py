@@ -6,7 +6,6 @@ import shutil
 import pytest
 import torch
 from conftest import PROJECT, command, configure, norms, weights
-from omegaconf import OmegaConf
 
 from rowgrad.errors import UserError
 from rowgrad.run import build, evaluate, load, train
@@ -88,9 +87,8 @@ def test_a_frozen_run_needs_its_source_no_more_once_it_has_a_checkpoint(source, 
     train(configure(*frozen), alone)
     train(configure(*frozen, "trainer.max_steps=7"), stopped)
     shutil.rmtree(gone)
-    config = OmegaConf.load(stopped / "config.yaml")
-    config.trainer.max_steps = -1
-    train(config, stopped, resume=True)
+    result = command(TRAIN, f"resume={stopped}", "trainer.max_steps=-1", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
     assert (alone / "row_gradients.csv").read_bytes() == (stopped / "row_gradients.csv").read_bytes()
     assert all(weights(stopped)[name].equal(value) for name, value in weights(alone).items())
     metrics = evaluate(*load(alone))

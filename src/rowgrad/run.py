@@ -43,7 +43,7 @@ warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
 # A frozen network is in evaluation mode on purpose.
 warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode at the start of training")
 # Lightning greets at length; its warnings are shown.
-for name in ("lightning.pytorch", "lightning.fabric"):
+for name in ("lightning.pytorch", "lightning.fabric", "tensorboard"):
     logging.getLogger(name).setLevel(logging.WARNING)
 
 # What a config may name as a _target_. Networks and operations of your own: add their package.

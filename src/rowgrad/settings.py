@@ -174,15 +174,15 @@ def settle(config: DictConfig, job: HydraConf) -> DictConfig:
     Raises:
         UserError: a value that is not accepted, a folder that holds another run, or nothing to resume.
     """
-    folder = Path(job.runtime.output_dir)
-    if config.resume is not None:
+    folder, resume = Path(job.runtime.output_dir), config.resume
+    if resume is not None:
         beside = [override for override in job.overrides.task if not override.startswith("resume=")]
-        config = _saved(Path(config.resume), beside)
+        config = _saved(Path(resume), beside)
     elif (folder / "config.yaml").exists() and os.environ.get("LOCAL_RANK", "0") == "0":
         raise UserError(f"hydra.run.dir={folder} already holds a run. resume={folder} goes on with it.")
     check_config(config)
-    if config.resume is None and config.model.checkpoint is not None:
-        find_checkpoint(config.model.checkpoint)
+    if resume is None and config.model.checkpoint is not None:
+        find_checkpoint(config.model.checkpoint)  # a run that goes on has weights of its own
     return config
 
 

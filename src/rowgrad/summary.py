@@ -27,6 +27,8 @@ def _cut_words(run: Run) -> str:
     always, sometimes = counts == steps, (counts > 0) & (counts < steps)
     if not counts.any():
         return "no row: gradient reached every row"
+    if not always.any():
+        return f"{name_rows(sometimes.tolist())}: row gradient exactly 0.0 at some of {steps} steps"
     words = f"{name_rows(always.tolist())}: row gradient exactly 0.0 at each of {steps} steps"
     return words + (f"; {name_rows(sometimes.tolist())} at some of them" if sometimes.any() else "")
 

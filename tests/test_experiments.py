@@ -1,0 +1,136 @@
+"""The experiments of `configs/experiment/`: every job of every sweep is accepted; those that can be quick are run."""
+
+import json
+
+import pytest
+import torch
+from conftest import CONFIGS, PROJECT, command, configure, events, norms
+from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from rowgrad.settings import check_config
+
+TRAIN = PROJECT / "scripts" / "train.py"
+NAMES = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
+# How many jobs each sweep has, and the keys that its cases differ in besides the seed.
+SWEEPS = {
+    "article": (24, {"scenario", "scenario.detach"}),
+    "detach_is_not_freeze": (12, {"optimizer.algorithm.betas", "optimizer.rows_weight_decay"}),
+    "random_rows": (24, {"scenario.random_rows"}),
+    "repair": (24, {"corruption", "scenario.rows"}),
+    "row_atlas": (87, {"scenario.rows"}),
+    "smoke": (24, {"scenario", "scenario.detach", "corruption"}),
+    "straight_through": (12, {"scenario.operation", "scenario.straight_through"}),
+}
+
+
+def jobs(name):
+    """The overrides of each job of an experiment, as Hydra's own sweeper makes them."""
+    with initialize_config_dir(str(CONFIGS)):
+        params = compose("train", [f"experiment={name}"], return_hydra_config=True).hydra.sweeper.params
+    overrides = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()])
+    (batch,) = BasicSweeper.split_arguments(overrides, None)
+    return batch
+
+
+def summaries(folder):
+    """`summary.json` of each job of a sweep, in their order."""
+    files = sorted(folder.glob("*/summary.json"), key=lambda file: int(file.parent.name.partition("_")[0]))
+    return [json.loads(file.read_text()) | {"folder": file.parent} for file in files]
+
+
+def sweep(tmp_path, *arguments):
+    """Runs a sweep on digits as a user would."""
+    result = command(
+        TRAIN, "-m", *arguments, "data=digits", "callbacks.progress=null", f"hydra.sweep.dir={tmp_path / 'sweep'}",
+        cwd=tmp_path, timeout=500,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    return summaries(tmp_path / "sweep")
+
+
+def test_every_experiment_is_known_here():
+    assert sorted(SWEEPS) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_job_of_an_experiment_is_accepted_and_no_two_are_the_same(name):
+    batch = jobs(name)
+    count, keys = SWEEPS[name]
+    assert len(batch) == len(set(map(tuple, batch))) == count
+    cases = {tuple(part for part in job if not part.startswith("seed=")) for job in batch}
+    varied = {part.partition("=")[0] for case in cases for part in case if not all(part in other for other in cases)}
+    assert varied == keys
+    for case in cases:
+        check_config(configure(f"experiment={name}", *case))
+
+
+def test_the_smoke_experiment_runs(tmp_path):
+    found = sweep(tmp_path, "experiment=smoke")
+    assert len(found) == 24
+    assert {facts["status"] for facts in found} == {"done"}
+    assert {(facts["scenario"], facts["corruption"]) for facts in found} == {
+        (scenario, corruption)
+        for scenario in ("baseline", "modify", "visualize", "augment")
+        for corruption in ("none", "row_shift", "row_noise")
+    }
+    for camera in ("none", "row_shift", "row_noise"):
+        rows = {
+            (facts["folder"] / "row_gradients.csv").read_bytes()
+            for facts in found
+            if facts["scenario"] in ("baseline", "visualize") and facts["corruption"] == camera
+        }
+        assert len(rows) == 1
+
+
+def test_the_repair_needs_its_network_and_then_only_rows_that_learn_repair(tmp_path):
+    few = ["experiment=repair", "corruption=row_shift", "seed=0"]
+    missing = command(TRAIN, "-m", *few, "data=digits", cwd=tmp_path)
+    making = next(
+        line.removeprefix("#   python ")
+        for line in (CONFIGS / "experiment" / "repair.yaml").read_text().splitlines()
+        if "hydra.run.dir" in line
+    )
+    assert missing.returncode == 1
+    assert missing.stderr.splitlines()[-1].endswith(f"This trains one: python {making}")
+    assert "Traceback" not in missing.stderr
+    script, *arguments = making.split()
+    made = command(PROJECT / script, *arguments, "data=digits", "trainer.max_epochs=8", cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    found = sweep(tmp_path, *few, "trainer.max_epochs=12", "data.shift=0")
+    learning, broken_cut, healthy_cut, all_cut = (facts["test/acc"] for facts in found)
+    assert learning > all_cut + 0.1
+    assert healthy_cut > all_cut + 0.1
+    assert broken_cut < learning
+    for facts, cut in zip(found, (range(0), range(14), range(14, 28), range(28)), strict=True):
+        zero = (norms(facts["folder"], "row_grad_norm") == 0).all(0)
+        assert zero.nonzero()[:, 0].tolist() == list(cut)
+
+
+def test_a_cut_row_moves_on_by_momentum_and_weight_decay_and_by_nothing_else(tmp_path):
+    found = sweep(
+        tmp_path, "experiment=detach_is_not_freeze", "seed=0", "scenario.from_step=11", "trainer.max_epochs=2"
+    )
+    for facts, moves in zip(found, (True, True, False, True), strict=True):
+        scalars = events(facts["folder"])
+        updates = torch.tensor([[v for _, v in scalars[f"row_update_norm/row_{r:02d}"]] for r in range(14)])
+        assert (updates[:, :11] > 0).all()
+        assert (updates[:, 11:] > 0).all() if moves else (updates[:, 11:] == 0).all()
+        assert (norms(facts["folder"], "row_grad_norm")[11:, :14] == 0).all()
+
+
+def test_straight_through_is_what_teaches_rows_before_a_quantisation(tmp_path):
+    source = tmp_path / "network"
+    made = command(
+        TRAIN, "scenario=baseline", "data=digits", "trainer.max_epochs=8", f"hydra.run.dir={source}", cwd=tmp_path
+    )
+    assert made.returncode == 0, made.stderr
+    found = sweep(
+        tmp_path, "experiment=straight_through", "seed=0", f"model.checkpoint={source}", "trainer.max_epochs=12"
+    )
+    none, none_through, alone, through = found
+    assert none["test/acc"] == none_through["test/acc"]
+    assert (norms(alone["folder"], "row_grad_norm") == 0).all()
+    assert (norms(through["folder"], "row_grad_norm") > 0).all()
+    assert through["test/acc"] > alone["test/acc"] + 0.1
