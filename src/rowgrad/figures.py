@@ -10,7 +10,6 @@ import io
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
@@ -39,6 +38,7 @@ TITLES = {
 }
 UNIT = "loss per normalised pixel"
 GAP = 4  # pixels between two strips of digits
+DASHES = ("-", "--", ":", "-.")
 POINTS = 60  # of a smoothed curve
 LONG = 40  # letters of a name
 COLUMNS = 600  # a heatmap averages steps into at most so many columns
@@ -241,13 +241,13 @@ def learning_curves(curves: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figu
     figure = Figure(figsize=(9.2, 3.6), layout="constrained")
     panels = figure.subplots(1, 2)
     for panel, (metric, label) in zip(panels, {"loss": "loss", "acc": "accuracy, %"}.items(), strict=True):
-        for group, color in zip(curves, _colors(len(curves)), strict=True):
+        for group, style in zip(curves, _styles(len(curves)), strict=True):
             for number, (steps, values) in enumerate(curves[group].get(f"train/{metric}", [])):
                 centres, means = _smoothed(steps, values)
                 shown = means * 100 if metric == "acc" else means
-                panel.plot(centres, shown, color=color, lw=1.2, label=None if number else group)
+                panel.plot(centres, shown, lw=1.2, label=None if number else group, **style)
             for steps, values in curves[group].get(f"val/{metric}", []):
-                panel.plot(steps, np.array(values) * (100 if metric == "acc" else 1), "o", color=color, ms=5)
+                panel.plot(steps, np.array(values) * (100 if metric == "acc" else 1), "o", color=style["color"], ms=5)
         panel.set(xlabel="optimizer step", ylabel=label)
         panel.grid(alpha=0.25)
     panels[0].set_yscale("log")
@@ -267,15 +267,15 @@ def row_profiles(profiles: Mapping[str, Mapping[str, Tensor]]) -> Figure:
     figure = Figure(figsize=(9.2, 3.6), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     for panel, quantity in zip(panels, ("row_grad_norm", "input_grad_norm"), strict=True):
-        for (group, norms), color in zip(profiles.items(), _colors(len(profiles)), strict=True):
+        for (group, norms), style in zip(profiles.items(), _styles(len(profiles)), strict=True):
             if quantity not in norms:
                 continue
             mean = norms[quantity].mean(0).numpy()
             rows = np.arange(len(mean))
-            panel.plot(rows, mean, "-o", color=color, ms=3, lw=1.2, label=group)
+            panel.plot(rows, mean, marker="o", ms=3, lw=1.2, label=group, **style)
             if len(norms[quantity]) > 1:
                 spread = norms[quantity].std(0).numpy()
-                panel.fill_between(rows, mean - spread, mean + spread, color=color, alpha=0.2, lw=0)
+                panel.fill_between(rows, mean - spread, mean + spread, color=style["color"], alpha=0.2, lw=0)
         panel.set(xlabel="image row (0 = top)", title=TITLES[quantity])
         panel.title.set_fontsize(10)
         panel.set_xticks(range(0, 28, 7))
@@ -302,15 +302,13 @@ def compared_rows(rows: Mapping[str, tuple[Tensor, Sequence[bool]]]) -> Figure:
     return figure
 
 
-def _colors(count: int) -> list[Any]:
-    """Colours that can be told apart, for so many groups."""
-    if count <= len(PALETTE):
-        return list(PALETTE[:count])
-    return list(colormaps["viridis"](np.linspace(0, 0.95, count)))
+def _styles(count: int) -> list[dict[str, Any]]:
+    """Colours and dashes that can be told apart, for so many groups."""
+    return [{"color": PALETTE[i % len(PALETTE)], "ls": DASHES[i // len(PALETTE) % len(DASHES)]} for i in range(count)]
 
 
 def _name_groups(figure: Figure, groups: Mapping[str, Any]) -> None:
-    handles = [Line2D([], [], color=c, lw=2, label=g) for g, c in zip(groups, _colors(len(groups)), strict=True)]
+    handles = [Line2D([], [], lw=2, label=g, **style) for g, style in zip(groups, _styles(len(groups)), strict=True)]
     columns = 3 if max(map(len, groups), default=0) < LONG else 2
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 
@@ -331,21 +329,22 @@ def repairs(cameras: Mapping[str, tuple[Tensor, Tensor, Sequence[bool], float]])
     """
     across = min(len(cameras), 4)
     down = -(-len(cameras) // across)
-    figure = Figure(figsize=(2.5 * across, 2.7 * down + 0.6), layout="constrained")
+    figure = Figure(figsize=(2.5 * across, 3.2 * down + 0.6), layout="constrained")
     panels = figure.subplots(down, across, squeeze=False, sharex=True, sharey=True)
     for panel, (name, (damage, learnt, selected, accuracy)) in zip(panels.flat, cameras.items(), strict=False):
         rows = np.arange(len(damage))
-        panel.barh(rows, damage.numpy(), height=0.9, color=ZERO)
+        panel.barh(rows, damage.numpy(), height=1, color=ZERO)
         panel.plot(learnt.numpy(), rows, color=OTHER, lw=1.5)
         panel.plot((damage + learnt).numpy(), rows, color=SELECTED, lw=1.5, ls="--")
         panel.axvline(0, color=INK, lw=0.6)
         mark_selected(panel, selected)
-        panel.set_title(f"{name}\n{accuracy:.2%}", fontsize=8)
+        panel.set_title(name.replace(", ", "\n") + f"\n{accuracy:.2%}", fontsize=8)
     for panel in panels.flat[len(cameras) :]:
         panel.set_visible(False)
     for panel in panels[:, 0]:
         panel.set_ylabel("image row")
-    figure.supxlabel("normalised pixels, mean over the row", fontsize=9)
+    for panel in panels[-1]:
+        panel.set_xlabel("normalised pixels", fontsize=9)
     key = [
         Patch(color=ZERO, label="damage"),
         Line2D([], [], color=OTHER, label="θ, what the row learnt"),
