@@ -13,6 +13,7 @@ from pathlib import Path
 
 from browser import chromium, open_tab, tensorboard
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 PROJECT = Path(__file__).resolve().parents[1]
 IMAGES = PROJECT / "docs" / "images"
@@ -44,6 +45,13 @@ def main() -> None:
     for name in SCENARIOS:
         if not (folder / name / "summary.json").exists():
             script("train.py", f"scenario={name}", "seed=0", "data.fallback=null", f"hydra.run.dir={folder / name}")
+    moving = folder / "detach_is_not_freeze"
+    if not (moving / "summary.json").exists():
+        decay = "optimizer.rows_weight_decay=0.1"
+        script("train.py", "experiment=detach_is_not_freeze", "seed=0", decay, f"hydra.run.dir={moving}")
+    events = EventAccumulator(str(moving / "tensorboard")).Reload()
+    picture = events.Images("pictures/1_row_gradients")[-1].encoded_image_string
+    (IMAGES / "detach_is_not_freeze.png").write_bytes(picture)
     script("report.py", *(folder / name for name in SCENARIOS))
     with chromium() as browser:
         for shown, tab, size in TABS:

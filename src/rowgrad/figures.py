@@ -70,7 +70,7 @@ def heatmaps(steps: Tensor, norms: Mapping[str, Tensor], selected: Sequence[bool
     figure = new_figure(4.6, 1.9 * len(norms) + 0.5)
     inches = figure.get_figheight()
     panels = figure.subplots(len(norms), 1, squeeze=False)[:, 0]
-    figure.subplots_adjust(left=0.13, right=0.99, bottom=0.75 / inches, top=1 - 0.25 / inches, hspace=0.38)
+    figure.subplots_adjust(left=0.13, right=0.96, bottom=0.75 / inches, top=1 - 0.25 / inches, hspace=0.38)
     gradients = [quantity for quantity in norms if quantity != "row_update_norm"]
     for panel, (quantity, values) in zip(panels, norms.items(), strict=True):
         moves = quantity == "row_update_norm"

@@ -23,7 +23,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from rowgrad.errors import UserError, plainly
-from rowgrad.files import shown, write_whole
+from rowgrad.files import JOB, RESUME, SUMMARY, SWEEP, read_json, write_whole
 from rowgrad.settings import check_config, find_checkpoint
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
     from hydra.conf import HydraConf
 
-SWEEP, JOB, SUMMARY = "sweep.json", "job.json", "summary.json"
-RESUME = "sweep.resume="
 INTERRUPTED = 130
 LONGEST = 120  # characters of a folder's name
 
@@ -62,14 +60,6 @@ def job_name(sweep: str, scenario: str, overrides: Any) -> str:
 
 # Hydra's plugins unpickle the callback below in their own processes, so the name is known there too.
 OmegaConf.register_resolver("job_name", job_name, replace=True)
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON file of a sweep; empty where it is not there or not whole."""
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
 
 
 def command_to_repeat(arguments: list[str]) -> list[str]:
@@ -286,8 +276,3 @@ def _override(config: DictConfig, key: str, value: int) -> None:
     with read_write(config.hydra), open_dict(config.hydra):
         OmegaConf.update(config, key, value)
         config.hydra.overrides.hydra.append(f"{key}={value}")
-
-
-def where_to_go_on(folder: Path) -> str:
-    """The command that goes on with a sweep."""
-    return f"python scripts/train.py {RESUME}{shown(folder)}"

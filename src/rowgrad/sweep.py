@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rowgrad import report
-from rowgrad.files import shown, write_whole
-from rowgrad.jobs import JOB, SUMMARY, SWEEP, read_json, where_to_go_on
+from rowgrad.files import JOB, RESUME, SUMMARY, SWEEP, read_json, shown, write_whole
 from rowgrad.report import Table
 from rowgrad.runs import read_run
 
@@ -217,7 +216,7 @@ def closing_lines(folder: Path, jobs: Sequence[Job]) -> str:
     rest = [job for job in jobs if job.status != "done"]
     lines += [(job.status, f"{job.name}: {_cause(job)}") for job in rest]
     if rest:
-        lines.append(("go on", where_to_go_on(folder)))
+        lines.append(("go on", f"python scripts/train.py {RESUME}{shown(folder)}"))
     lines.append(("tables", f"{shown(folder / 'sweep.md')}, {shown(folder / 'sweep.csv')}"))
     return "\n".join(f"{name:15}{words}" for name, words in lines)
 
