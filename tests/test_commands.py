@@ -117,7 +117,8 @@ def test_a_sweep_leaves_one_folder_a_job(tmp_path):
     result = command(TRAIN, "-m", *QUICK, f"scenario={','.join(names)}", "trainer.max_steps=5", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     (sweep,) = (tmp_path / "logs" / "sweeps").iterdir()
-    found = {folder.name: summary(folder) for folder in sweep.iterdir() if folder.is_dir()}
+    found = {job.parent.name: summary(job.parent) for job in sweep.glob("*/job.json")}
+    assert (sweep / "report" / "report.html").is_file()
     assert sorted(found) == [f"scenario-{name}" for name in sorted(names)]
     assert [facts["scenario"] for _, facts in sorted(found.items())] == sorted(names)
     assert all(facts["status"] == "done" and facts["train/steps"] == 5 for facts in found.values())
