@@ -35,8 +35,8 @@ def jobs(name):
 
 
 def summaries(folder):
-    """`summary.json` of each job of a sweep, in their order."""
-    files = sorted(folder.glob("*/summary.json"), key=lambda file: int(file.parent.name.partition("_")[0]))
+    """`summary.json` of each job of a sweep, in the order in which they were started."""
+    files = sorted(folder.glob("*/summary.json"), key=lambda file: file.with_name("job.json").stat().st_mtime_ns)
     return [json.loads(file.read_text()) | {"folder": file.parent} for file in files]
 
 

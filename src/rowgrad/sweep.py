@@ -242,14 +242,10 @@ def conclude(folder: Path) -> bool:
     for table in tables:
         _print(table)
     print(lines)
-    print(f"{'report':15}{shown(_report(folder, jobs, tables))}")
+    # The page shows what was trained: a job that failed before its first step has nothing to show.
+    if trained := [read_run(folder / job.name) for job in jobs if (folder / job.name / "config.yaml").is_file()]:
+        print(f"{'report':15}{shown(report.write(trained, folder / 'report', answers=tables))}")
     return all(job.status == "done" for job in jobs)
-
-
-def _report(folder: Path, jobs: Sequence[Job], tables: Sequence[Table]) -> Path:
-    """The page of all jobs that trained anything."""
-    started = [read_run(folder / job.name) for job in jobs if (folder / job.name / "config.yaml").is_file()]
-    return report.write(started, folder / "report", answers=tables)
 
 
 def _print(table: Table) -> None:
