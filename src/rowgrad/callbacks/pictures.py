@@ -92,6 +92,6 @@ class Pictures(pl.Callback):
             del views["camera gave"]
         if not scenario.idle:
             views["observer saw"] = scenario.observed(damaged + module.rows.detach(), draw)
-        beside = {"original": ("‖∂L/∂θ$_r$‖", "row_grad_norm"), "network saw": ("‖∂L/∂τ$_r$‖", "input_grad_norm")}
+        beside = {"original": ("‖∂L/∂θᵣ‖", "row_grad_norm"), "network saw": ("‖∂L/∂τᵣ‖", "input_grad_norm")}
         bars = {view: (f"mean {words}", means[q]) for view, (words, q) in beside.items() if q in means}
         return figures.digits({name: view.cpu() for name, view in views.items()}, bars, scenario.selected.tolist())
