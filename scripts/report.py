@@ -19,13 +19,14 @@ def main() -> None:
 
     from rowgrad import report  # late, so that --help and typing mistakes answer at once
     from rowgrad.runs import find_runs, read_run
+    from rowgrad.tables import markdown
 
     console = Console(stderr=True)
     with console.status("reading") as status:
         folders = find_runs(arguments.runs)
         runs = [read_run(folder) for folder in folders]
         if arguments.format == "md":
-            print(report.markdown(report.table(runs)), end="")
+            print(markdown(report.table(runs)), end="")
             return
         common = Path(os.path.commonpath([path.absolute() for path in arguments.runs]))
         page = report.write(runs, arguments.out or common / "report", lambda what: status.update(f"drawing {what}"))

@@ -48,20 +48,21 @@ class Resident:
     def __init__(self, images: Images, source: Source, device: torch.device, margin: int = 0) -> None:
         padded = torch.nn.functional.pad(images.pixels, (margin,) * 4)
         self.shape = images.pixels.shape[1:]
-        self.pixels = padded.to(device).flatten()
+        pixels = padded.to(device).flatten()
         self.labels = images.labels.to(device)
         self.source = source
         self.width, self.area = padded.shape[2], padded[0].numel()
-        rows, columns = (torch.arange(n, device=device) for n in self.shape)
-        self.window = (rows[:, None] * self.width + columns).flatten()
+        # Every window of an image's size that the pixels hold, by the place of its upper left pixel; nothing is copied.
+        reach = (self.shape[0] - 1) * self.width + self.shape[1] - 1
+        self.windows = pixels.as_strided((pixels.numel() - reach, *self.shape), (1, self.width, 1))
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def gather(self, corner: Tensor) -> Tensor:
         """Normalised images (B, 1, H, W) whose upper left pixels stand at the flat positions `corner` (B,)."""
-        grey = self.pixels[corner[:, None] + self.window].float()
-        return grey.div_(255).sub_(self.source.mean).div_(self.source.std).view(-1, 1, *self.shape)
+        grey = self.windows.index_select(0, corner).float()
+        return grey.div_(255).sub_(self.source.mean).div_(self.source.std).unsqueeze(1)
 
 
 class TrainLoader:

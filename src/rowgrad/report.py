@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import io
 import statistics
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from rowgrad.runs import Run
+    from rowgrad.tables import Table
 
 CURVES = ("train/loss", "train/acc", "val/loss", "val/acc")
 MOST_HEATMAPS = 24
@@ -38,16 +38,6 @@ STYLE: Any = {  # matplotlib's names are no plain text to a type checker
         figures.INK,
     ),
 }
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of words under a title, with what they mean."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    caption: str
 
 
 def flat(config: Any) -> dict[str, Any]:
@@ -146,12 +136,6 @@ def table(runs: Sequence[Run]) -> list[list[str]]:
             for name, run in zip(run_names(runs), runs, strict=True)
         ),
     ]
-
-
-def markdown(rows: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    head, *body = [f"| {' | '.join(row)} |" for row in rows]
-    return "\n".join([head, "| " + " | ".join("---" for _ in rows[0]) + " |", *body]) + "\n"
 
 
 def draw(runs: Sequence[Run], progress: Callable[[str], None] = lambda _: None) -> dict[str, tuple[str, Figure]]:

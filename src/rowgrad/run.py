@@ -13,7 +13,7 @@ import lightning.pytorch as pl
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import ProgressBar, Timer
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar, Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
@@ -148,7 +148,9 @@ def _trainer(config: DictConfig, folder: Path, callbacks: list[pl.Callback], pur
         return make(
             config.trainer,
             callbacks=[*watchers, *callbacks],
+            # Lightning would add its own where there are none.
             enable_progress_bar=any(isinstance(watcher, ProgressBar) for watcher in watchers),
+            enable_checkpointing=any(isinstance(watcher, Checkpoint) for watcher in watchers),
             logger=Logger(folder, name="tensorboard", version="", default_hp_metric=False, **purge),
             default_root_dir=str(folder),
             plugins=[AtomicCheckpointIO()],

@@ -7,14 +7,11 @@ import io
 import re
 import shlex
 import statistics
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rowgrad import report
 from rowgrad.files import JOB, RESUME, SUMMARY, SWEEP, read_json, shown, write_whole
-from rowgrad.report import Table
-from rowgrad.runs import read_run
+from rowgrad.tables import Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -202,13 +199,6 @@ def _effect(paired: Paired, show: Callable[..., str]) -> list[str]:
     return [str(paired.count), mean, interval, f"{paired.p:.2g}"]
 
 
-def as_markdown(table: Table) -> str:
-    """A table in Markdown."""
-    lines = [table.header, ["---"] * len(table.header), *table.rows]
-    body = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
-    return f"## {table.title}\n\n{body}\n\n{table.caption}\n"
-
-
 def closing_lines(folder: Path, jobs: Sequence[Job]) -> str:
     """What became of the jobs, one line for each that is not done, and how to go on."""
     counts = {status: sum(job.status == status for job in jobs) for status in dict.fromkeys(job.status for job in jobs)}
@@ -238,22 +228,15 @@ def conclude(folder: Path) -> bool:
     lines = closing_lines(folder, jobs)
     head = f"# {folder.name}\n\n    python scripts/train.py {command}\n\n```text\n{lines}\n```\n"
     write_whole(folder / "sweep.csv", as_csv(jobs))
-    write_whole(folder / "sweep.md", "\n".join([head, *map(as_markdown, tables)]))
+    write_whole(folder / "sweep.md", "\n".join([head, *(table.markdown() for table in tables)]))
     for table in tables:
-        _print(table)
+        table.show()
     print(lines)
     # The page shows what was trained: a job that failed before its first step has nothing to show.
-    if trained := [read_run(folder / job.name) for job in jobs if (folder / job.name / "config.yaml").is_file()]:
-        print(f"{'report':15}{shown(report.write(trained, folder / 'report', answers=tables))}")
+    if trained := [folder / job.name for job in jobs if (folder / job.name / "config.yaml").is_file()]:
+        from rowgrad import report  # late: it takes seconds, which a sweep of typing mistakes need not wait for
+        from rowgrad.runs import read_run
+
+        page = report.write([read_run(run) for run in trained], folder / "report", answers=tables)
+        print(f"{'report':15}{shown(page)}")
     return all(job.status == "done" for job in jobs)
-
-
-def _print(table: Table) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table as RichTable
-
-    rich = RichTable(*table.header, title=table.title, caption=table.caption, box=box.SIMPLE, caption_justify="left")
-    for row in table.rows:
-        rich.add_row(*row)
-    Console(markup=False, width=None if sys.stdout.isatty() else 160).print(rich)

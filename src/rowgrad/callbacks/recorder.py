@@ -148,6 +148,8 @@ class RowGradientRecorder(pl.Callback):
     ) -> None:
         """A checkpoint never knows more steps than the files."""
         self.flush(trainer)
+        if trainer.logger is not None and trainer.is_global_zero:
+            writer(trainer).flush()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes what is left."""
@@ -206,9 +208,12 @@ class RowGradientRecorder(pl.Callback):
             names.append("grad_flow/cut_fraction")
             columns.append(cut_fraction(norms["row_grad_norm"], norms["input_grad_norm"])[:, None])
         file = writer(trainer).file_writer
+        summary = Summary(value=[Summary.Value(tag=tag) for tag in names])
+        slots = list(summary.value)
         for step, values in zip(self._steps, torch.cat(columns, 1).tolist(), strict=True):
-            pairs = zip(names, values, strict=True)
-            file.add_summary(Summary(value=[Summary.Value(tag=tag, simple_value=v) for tag, v in pairs]), step)
+            for slot, value in zip(slots, values, strict=True):
+                slot.simple_value = value
+            file.add_summary(summary, step)  # which copies it
 
     def _write_csv(self, norms: dict[str, Tensor]) -> None:
         if self._csv is None:

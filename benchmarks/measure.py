@@ -1,0 +1,192 @@
+"""What the benchmarks share: two things side by side, the machine in words, and a file of numbers.
+
+A ratio is taken within a round, in which both sides run one after the other, now this one first and now that one: what
+else the machine does then hits both. Reported are the median ratio and its range.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime as dt
+import json
+import os
+import platform
+import shlex
+import statistics
+import subprocess
+import sys
+import tempfile
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import torch
+from bare import now
+from hydra import compose, initialize_config_dir
+from rich.console import Console
+
+import rowgrad.run
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PROJECT = Path(__file__).resolve().parents[1]
+RESULTS = PROJECT / "benchmarks" / "results"
+rowgrad.run.TARGETS.append("measure.*")
+say = Console(stderr=True, highlight=False).print
+
+
+@dataclass
+class Result:
+    """Two things measured side by side.
+
+    Attributes:
+        name: of the benchmark.
+        what: which ratio, in words.
+        over: what is divided, and by what: two keys of `values`.
+        bound: the ratio that is to be reached, as in "≤ 1.05"; None where there is none.
+        unit: of the values.
+        values: what was measured, one number a round.
+        notes: what else is to be known, by its name.
+    """
+
+    name: str
+    what: str
+    over: tuple[str, str]
+    bound: str | None
+    unit: str
+    values: dict[str, list[float]]
+    notes: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ratios(self) -> list[float]:
+        """One for each round, or for all pairs of medians where the rounds are not pairs."""
+        top, bottom = (self.values[key] for key in self.over)
+        if len(top) == len(bottom):
+            return [a / b for a, b in zip(top, bottom, strict=True)]
+        return [statistics.mean(top) / statistics.mean(bottom)]
+
+    @property
+    def met(self) -> bool | None:
+        """Whether the median ratio is within the bound."""
+        if self.bound is None:
+            return None
+        sign, limit = self.bound.split()
+        ratio = statistics.median(self.ratios)
+        return ratio <= float(limit) if sign == "≤" else ratio >= float(limit)
+
+    def line(self) -> str:
+        """The result in one line."""
+        ratios = self.ratios
+        spread = f" ({min(ratios):.3f} to {max(ratios):.3f}, n={len(ratios)})" if len(ratios) > 1 else " (n=1)"
+        sides = ", ".join(f"{name} {show(numbers)} {self.unit}" for name, numbers in self.values.items())
+        verdict = "" if self.met is None else f"; asked {self.bound}: {'met' if self.met else 'NOT met'}"
+        return f"{self.what}: {statistics.median(ratios):.3f}{spread}{verdict}. {sides}"
+
+
+def show(numbers: list[float]) -> str:
+    """Median and range."""
+    middle = f"{statistics.median(numbers):.4g}"
+    return middle if len(numbers) == 1 else f"{middle} [{min(numbers):.4g}, {max(numbers):.4g}]"
+
+
+def side_by_side(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Runs all sides in each round, every other round from the last to the first."""
+    values: dict[str, list[float]] = {name: [] for name in sides}
+    for turn in range(rounds):
+        for name in list(sides)[:: 1 if turn % 2 == 0 else -1]:
+            values[name].append(sides[name]())
+            say(f"round {turn + 1}/{rounds}: {name} {values[name][-1]:.4g}")
+    return values
+
+
+def configure(*overrides: str) -> Any:
+    """The config that `scripts/train.py` would get."""
+    with initialize_config_dir(str(PROJECT / "configs")):
+        return compose("train", ["data.fallback=null", "callbacks.progress=null", *overrides])
+
+
+class Stopwatch(pl.Callback):
+    """Seconds a step from optimizer step `start` to optimizer step `stop`, kept in `Stopwatch.seconds`."""
+
+    seconds = 0.0
+
+    def __init__(self, start: int, stop: int) -> None:
+        self.start, self.stop = start, stop
+        self.begun = 0.0
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Looks at the clock where it is to be looked at."""
+        if trainer.global_step == self.start:
+            self.begun = now()
+        elif trainer.global_step == self.stop:
+            Stopwatch.seconds = (now() - self.begun) / (self.stop - self.start)
+
+
+def seconds_a_step(*overrides: str, start: int = 100, stop: int = 400) -> float:
+    """Trains with `rowgrad.run.train` and returns the seconds a step: from `start` to `stop`, without validation."""
+    watch = f"+callbacks.stopwatch={{_target_:measure.Stopwatch,start:{start},stop:{stop}}}"
+    length = ["trainer.max_epochs=-1", f"trainer.max_steps={stop + 1}", "trainer.limit_val_batches=0"]
+    config = configure(*overrides, watch, "+" + length[2], *length[:2], "+trainer.limit_test_batches=1")
+    with tempfile.TemporaryDirectory() as folder, Console(quiet=True).capture():
+        train_quietly(config, Path(folder) / "run")
+    return Stopwatch.seconds
+
+
+def train_quietly(config: Any, folder: Path) -> dict[str, Any]:
+    """`rowgrad.run.train` without its words."""
+    before, sys.stdout = sys.stdout, Path(os.devnull).open("w", encoding="utf-8")
+    try:
+        return rowgrad.run.train(config, folder)
+    finally:
+        sys.stdout.close()
+        sys.stdout = before
+
+
+def machine(device: str) -> dict[str, str]:
+    """Processor, device, versions, commit and date."""
+    processor = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        names = [
+            n for n in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if n.startswith("model name")
+        ]
+        processor = names[0].partition(": ")[2] if names else processor
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=False
+    )
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} CPU cores",
+        "processor": processor,
+        "threads": str(torch.get_num_threads()),
+        "python": platform.python_version(),
+        **{name: version(name) for name in ("torch", "lightning", "hydra-core")},
+        "commit": commit.stdout.strip() or "unknown",
+        "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
+    }
+
+
+def arguments(words: str | None) -> argparse.ArgumentParser:
+    """What every benchmark understands."""
+    parser = argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--quick", action="store_true", help="run through, with too few rounds to mean anything")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON file")
+    return parser
+
+
+def main(words: str | None, measure: Callable[[str, bool], list[Result]]) -> None:
+    """A benchmark's command: measures, prints, writes one JSON file."""
+    options = arguments(words).parse_args()
+    facts = machine(options.device)
+    say(", ".join(f"{name} {value}" for name, value in facts.items()))
+    results = measure(options.device, options.quick)
+    command = "python " + shlex.join([str(Path(sys.argv[0]).resolve().relative_to(PROJECT)), *sys.argv[1:]])
+    for result in results:
+        print(result.line())
+    options.out.mkdir(parents=True, exist_ok=True)
+    file = options.out / f"{Path(sys.argv[0]).stem}_{options.device}.json"
+    content = {"command": command, "machine": facts, "results": [asdict(result) for result in results]}
+    file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    print(f"written to {file}")
