@@ -169,7 +169,11 @@ class RowClassifier(pl.LightningModule):
         """θ and the network's weights, by the recipe. τ is left out."""
         # Asked for after the first step only: Lightning would make the loader now, before a checkpoint gives it its
         # position, and would then never give it.
+        clips = self.trainer.gradient_clip_val and self.trainer.precision in {"16-mixed", "bf16-mixed"}
         optimizer, schedule = self.recipe.build(
-            self.network, self.rows, lambda: int(self.trainer.estimated_stepping_batches)
+            self.network,
+            self.rows,
+            lambda: int(self.trainer.estimated_stepping_batches),
+            fused=not clips,  # Lightning 2.6 refuses that together
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

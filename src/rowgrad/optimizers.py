@@ -47,13 +47,16 @@ class Recipe:
             if field.name != "algorithm":
                 check(f"optimizer.{field.name}", getattr(self, field.name))
 
-    def build(self, network: nn.Module, rows: nn.Parameter, steps: Callable[[], int]) -> tuple[Optimizer, LambdaLR]:
+    def build(
+        self, network: nn.Module, rows: nn.Parameter, steps: Callable[[], int], *, fused: bool = True
+    ) -> tuple[Optimizer, LambdaLR]:
         """The optimizer and its schedule, to be advanced after every step.
 
         Args:
             network: its matrices and kernels decay, its vectors (biases, normalisation) do not.
             rows: θ, (H, W).
             steps: tells the optimizer steps of the whole run; called after the first step, not before.
+            fused: whether `algorithm` may be one that is fused.
         """
         weights = [p for p in network.parameters() if p.requires_grad]
         groups: list[dict[str, Any]] = [
@@ -61,7 +64,8 @@ class Recipe:
             {"params": [p for p in weights if p.ndim <= 1], "lr": self.lr, "weight_decay": 0.0},
             {"params": [rows], "lr": self.rows_lr, "weight_decay": self.rows_weight_decay},
         ]
-        optimizer = self.algorithm([group for group in groups if group["params"]])
+        unfused = {} if fused or not getattr(self.algorithm, "keywords", {}).get("fused") else {"fused": False}
+        optimizer = self.algorithm([group for group in groups if group["params"]], **unfused)
 
         def factor(step: int) -> float:
             return 1.0 if self.schedule == "constant" else one_cycle(step, steps() if step else 1, self.warmup)
