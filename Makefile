@@ -3,7 +3,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: train test test-browser pictures results lint format tensorboard clean
+.PHONY: train test test-browser pictures results bench lint format tensorboard clean
 
 train: .venv/ready
 	$(BIN)/python scripts/train.py $(ARGS)
@@ -23,6 +23,12 @@ pictures: .venv/browser
 # The experiments of docs/results.md, which take forty minutes, and their figures.
 results: .venv/browser
 	$(BIN)/python tests/results.py logs/results
+
+# The tables of docs/performance.md: half an hour that wants the machine for itself.
+BENCHMARKS := answers start memory recorder pipeline loading recipe example
+bench: .venv/ready
+	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py $(ARGS) || exit 1; done
+	$(BIN)/python benchmarks/tables.py
 
 lint: .venv/ready
 	$(BIN)/ruff check

@@ -48,9 +48,11 @@ def bare_loop(images: Tensor, labels: Tensor, network: nn.Module, batch_size: in
 
 def default_network() -> nn.Module:
     """The pipeline's default network, written out."""
-    return nn.Sequential(
-        nn.Conv2d(1, 24, 5, 2, 2, bias=False), nn.BatchNorm2d(24), nn.ReLU(inplace=True),
-        nn.Conv2d(24, 48, 3, 2, 1, bias=False), nn.BatchNorm2d(48), nn.ReLU(inplace=True),
-        nn.Conv2d(48, 64, 3, 2, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True),
+    network = nn.Sequential(
+        nn.PixelUnshuffle(2),
+        nn.Conv2d(4, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True),
+        nn.Conv2d(16, 64, 3, 2, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True),
+        nn.Conv2d(64, 64, 3, 2, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU(inplace=True),
         nn.Flatten(), nn.Linear(1024, 10),
     )  # fmt: skip
+    return network.to(memory_format=torch.channels_last)

@@ -1,8 +1,8 @@
 """Training time to 99 %: the default run against PyTorch's MNIST example, until that first reaches 99.0 % (minutes).
 
 The example: two convolutions (32 and 64 of 3×3) with ReLU, max-pooling, dropout 0.25, 9216–128, dropout 0.5, 128–10;
-Adadelta at 1.0, times 0.7 after each epoch; batch 64 from torchvision's data set, shuffled. Tested after every epoch; the
-test's time is not counted.
+Adadelta at 1.0, times 0.7 after each epoch; batch 64 from torchvision's data set, shuffled. Tested after every epoch;
+the test's time is not counted.
 """
 
 from __future__ import annotations

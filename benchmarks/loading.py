@@ -43,8 +43,8 @@ def usual(device: str, workers: int, start: int, stop: int) -> float:
         images, BATCH, shuffle=True, num_workers=workers, persistent_workers=workers > 0, pin_memory=device == "cuda"
     )
     trainer = pl.Trainer(
-        accelerator=device, devices=1, max_epochs=-1, max_steps=stop + 1, logger=False, callbacks=[Stopwatch(start, stop)],
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        accelerator=device, devices=1, max_epochs=-1, max_steps=stop + 1, callbacks=[Stopwatch(start, stop)],
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
     trainer.fit(Usual(build(config)[1].network), loader)
     return Stopwatch.seconds
@@ -52,7 +52,7 @@ def usual(device: str, workers: int, start: int, stop: int) -> float:
 
 def measure(device: str, quick: bool = False) -> list[Result]:
     """The default network, batch 128; ours with the recorder on, the other with nothing beside the training."""
-    length = {"start": 3, "stop": 6} if quick else {"start": 50, "stop": 400}
+    length = {"start": 3, "stop": 6} if quick else {"start": 50, "stop": 250}
     counts = [n for n in (0, 1, 2, 4, 8, 16) if n <= (os.cpu_count() or 1)]
     tried = {} if quick else {n: BATCH / usual(device, n, **length) for n in counts}
     best = max(tried, key=tried.__getitem__) if tried else 0

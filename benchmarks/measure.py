@@ -62,7 +62,7 @@ class Result:
 
     @property
     def ratios(self) -> list[float]:
-        """One for each round, or for all pairs of medians where the rounds are not pairs."""
+        """One for each round; one of the means where the two sides were not run equally often."""
         top, bottom = (self.values[key] for key in self.over)
         if len(top) == len(bottom):
             return [a / b for a, b in zip(top, bottom, strict=True)]
@@ -84,6 +84,19 @@ class Result:
         sides = ", ".join(f"{name} {show(numbers)} {self.unit}" for name, numbers in self.values.items())
         verdict = "" if self.met is None else f"; asked {self.bound}: {'met' if self.met else 'NOT met'}"
         return f"{self.what}: {statistics.median(ratios):.3f}{spread}{verdict}. {sides}"
+
+    @staticmethod
+    def table(results: list[Result]) -> list[str]:
+        """Results as lines of a table in Markdown."""
+        lines = ["| what | ratio (range, n) | asked | | values: median [range] |", "| --- | --- | --- | --- | --- |"]
+        for result in results:
+            ratios = result.ratios
+            spread = f" ({min(ratios):.3f} to {max(ratios):.3f}, {len(ratios)})" if len(ratios) > 1 else " (1)"
+            values = "; ".join(f"{name} {show(numbers)}" for name, numbers in result.values.items())
+            verdict = {True: "met", False: "**not met**", None: ""}[result.met]
+            cells = [result.what, f"{statistics.median(ratios):.3f}{spread}", result.bound or "", verdict]
+            lines.append("| " + " | ".join([*cells, f"{values} {result.unit}"]) + " |")
+        return lines
 
 
 def show(numbers: list[float]) -> str:
@@ -125,7 +138,7 @@ class Stopwatch(pl.Callback):
             Stopwatch.seconds = (now() - self.begun) / (self.stop - self.start)
 
 
-def seconds_a_step(*overrides: str, start: int = 100, stop: int = 400) -> float:
+def seconds_a_step(*overrides: str, start: int = 100, stop: int = 300) -> float:
     """Trains with `rowgrad.run.train` and returns the seconds a step: from `start` to `stop`, without validation."""
     watch = f"+callbacks.stopwatch={{_target_:measure.Stopwatch,start:{start},stop:{stop}}}"
     length = ["trainer.max_epochs=-1", f"trainer.max_steps={stop + 1}", "trainer.limit_val_batches=0"]

@@ -11,7 +11,7 @@ from rowgrad.run import build
 def measure(device: str, quick: bool = False) -> list[Result]:
     """MLP with batch 512, and the default network with its batch of 128."""
     results = []
-    length = {"start": 5, "stop": 10} if quick else {"start": 100, "stop": 500}
+    length = {"start": 5, "stop": 10} if quick else {"start": 100, "stop": 300}
     off = ["callbacks.pictures=null", "callbacks.histograms=null", "callbacks.checkpoints=null"]
     for model, batch_size in (("mlp", 512), ("cnn", 128)):
         same = [f"model={model}", f"data.batch_size={batch_size}", "scenario=baseline", "data.shift=0"]
@@ -29,7 +29,7 @@ def measure(device: str, quick: bool = False) -> list[Result]:
         }
         what = f"the pipeline's step (Lightning, rows, recorder) ÷ a bare loop's ({model}, batch {batch_size})"
         bound = ("≤ 1.15" if device == "cpu" else "≤ 1.25") if model == "mlp" else None
-        values = side_by_side(sides, 1 if quick else 9)
+        values = side_by_side(sides, 1 if quick else 7)
         results.append(Result("pipeline", what, ("pipeline", "bare loop"), bound, "ms a step", values))
     return results
 

@@ -43,7 +43,7 @@ def measure(device: str, quick: bool = False) -> list[Result]:
             "first step": lambda: first_step(folder, device),
             "imports": lambda: seconds("-c", "import torch, lightning.pytorch", folder=folder),
         }
-        for side in sides.values():
+        for side in [] if quick else sides.values():
             side()
         values = side_by_side(sides, 1 if quick else 3)
     what = "from Enter to the first optimizer step ÷ importing torch and lightning.pytorch"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from itertools import pairwise
 
 import lightning.pytorch as pl
@@ -342,3 +343,21 @@ def test_7_a_torchvision_transform_leaves_the_networks_randomness_alone(run):
     plain = run(*dropout, "scenario.route=observe", name="plain")
     noisy = run(*dropout, "scenario.operation=RandomRotation 30", name="noisy")
     assert (plain / "row_gradients.csv").read_bytes() == (noisy / "row_gradients.csv").read_bytes()
+
+
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
+@pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
+def test_a_compiled_network_changes_nothing_that_is_watched(run):
+    quick = [*MLP, "trainer.max_steps=3"]
+    compiled = {
+        name: run(*quick, "trainer.compile=true", f"scenario={name}", name=name)
+        for name in ("augment", "visualize", "baseline")
+    }
+    plain = run(*quick, "scenario=augment", name="plain")
+    for quantity in ("row_grad_norm", "input_grad_norm"):
+        ours, theirs = norms(compiled["augment"], quantity), norms(plain, quantity)
+        assert (ours == 0).equal(theirs == 0)
+        torch.testing.assert_close(ours[0], theirs[0], rtol=2e-5, atol=2e-7)
+    files = [(compiled[name] / "row_gradients.csv").read_bytes() for name in ("visualize", "baseline")]
+    assert files[0] == files[1]
+    assert weights(compiled["augment"]).keys() == weights(plain).keys()

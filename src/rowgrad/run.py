@@ -43,7 +43,7 @@ warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
 # A frozen network is in evaluation mode on purpose.
 warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode at the start of training")
 # Lightning greets at length; its warnings are shown.
-for name in ("lightning.pytorch", "lightning.fabric", "tensorboard"):
+for name in ("lightning.pytorch", "lightning.fabric"):
     logging.getLogger(name).setLevel(logging.WARNING)
 
 # What a config may name as a _target_. Networks and operations of your own: add their package.
@@ -101,6 +101,8 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False) -> Summary:
     checkpoint = newest_good(folder) if resume else None
     data, module = build(config, trained=checkpoint is not None)
     config.data.name = data.name  # the data set that is really used: evaluation must find the same
+    if config.trainer.get("compile"):
+        module.network.compile(dynamic=False)  # in place: rows, cut and tap stay outside, checkpoints stay the same
     stop, timer = GracefulStop(), Timer()
     if checkpoint is not None:
         _load_weights(module, checkpoint[0], folder)
@@ -111,9 +113,8 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False) -> Summary:
         _claim(folder, config, resume=resume)
         if resume:
             console.print(_set_aside_damaged(folder, checkpoint))
-    if data.missing:
-        console.print(fallback_notice(data))
-    console.print(f"scenario       {module.sentence()}")
+    notice = fallback_notice(data)
+    console.print(*notice, f"scenario       {module.sentence()}", sep="\n")
     summary: Summary = {"status": "failed"} | _circumstances(config, data, module, trainer)
     if trainer.is_global_zero and checkpoint is None:
         sentences = [module.sentence(), *([data.missing] if data.missing else []), f"Data set: {data.name}."]
@@ -133,10 +134,8 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False) -> Summary:
             write_whole(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
             conclude(_logger(trainer).experiment, summary, trainer.global_step)
             _logger(trainer).finalize("success")
-    if data.missing:
-        console.print(fallback_notice(data))
     if trainer.is_global_zero:
-        console.print(closing_lines(read_run(folder), module.scenario))
+        console.print(*notice, closing_lines(read_run(folder), module.scenario), sep="\n")
     return summary
 
 
@@ -144,9 +143,10 @@ def _trainer(config: DictConfig, folder: Path, callbacks: list[pl.Callback], pur
     """Lightning's trainer with the config's callbacks and more; events from `purge_step` on are taken back."""
     watchers = [make(callback) for callback in config.callbacks.values() if callback]
     purge: dict[str, Any] = {} if purge_step is None else {"purge_step": purge_step}
+    settings = {key: value for key, value in config.trainer.items() if key != "compile"}
     try:
         return make(
-            config.trainer,
+            settings,
             callbacks=[*watchers, *callbacks],
             # Lightning would add its own where there are none.
             enable_progress_bar=any(isinstance(watcher, ProgressBar) for watcher in watchers),

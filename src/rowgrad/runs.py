@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +23,8 @@ from rowgrad.sources import SOURCES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it tells of every file that it has read
 
 Curve = tuple[list[int], list[float]]  # optimizer steps and values
 BOTH = ("row_grad_norm", "input_grad_norm")  # what a cut is told from

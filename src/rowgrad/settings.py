@@ -106,6 +106,7 @@ ACCEPTED = {
     "trainer.max_steps": LIMIT,
     "trainer.accumulate_grad_batches": whole(1),
     "trainer.gradient_clip_val": or_null(NOT_NEGATIVE),
+    "trainer.compile": BOOLEAN,
     "callbacks.recorder.every": whole(1),
     "callbacks.recorder.flush_every": whole(1),
     "callbacks.recorder.quantities": Accepted(_some_quantities, f"a list of one or more of {', '.join(QUANTITIES)}"),

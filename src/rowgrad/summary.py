@@ -54,7 +54,9 @@ def closing_lines(run: Run, scenario: Scenario) -> str:
     return "\n".join(f"{name:15}{words}" for name, words in lines.items())
 
 
-def fallback_notice(data: ImageData) -> Panel:
-    """Says where nobody can miss it that other data are used."""
+def fallback_notice(data: ImageData) -> list[Panel]:
+    """Says where nobody can miss it that other data are used; empty where they are not."""
+    if not data.missing:
+        return []
     words = f"{data.missing}\nTraining on [bold]{data.name}[/] instead. data.fallback=null makes this an error."
-    return Panel(words, title="[bold]NOT THE DATA SET YOU ASKED FOR[/]", border_style="bold red")
+    return [Panel(words, title="[bold]NOT THE DATA SET YOU ASKED FOR[/]", border_style="bold red")]

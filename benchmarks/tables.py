@@ -1,0 +1,29 @@
+"""`docs/performance.md`'s tables, made from `benchmarks/results/*.json`."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from measure import PROJECT, RESULTS, Result, say
+
+PAGE = PROJECT / "docs" / "performance.md"
+
+
+def main() -> None:
+    """Writes each file's table between its two marks in the page."""
+    page = PAGE.read_text(encoding="utf-8")
+    for file in sorted(RESULTS.glob("*.json")):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        results = [Result(**result) for result in content["results"]]
+        facts = ", ".join(f"{name} {value}" for name, value in content["machine"].items())
+        lines = [f"`{content['command']}` ({facts})", "", *Result.table(results)]
+        block = "\n".join(lines).replace("\\", "\\\\")
+        start, end = f"<!-- {file.stem} -->", f"<!-- /{file.stem} -->"
+        page, count = re.subn(f"{start}.*?{end}", f"{start}\n{block}\n{end}", page, flags=re.DOTALL)
+        say(f"{file.name}: {'written' if count else f'no place: the page has no {start}'}")
+    PAGE.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
