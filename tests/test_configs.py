@@ -6,7 +6,7 @@ import lightning.pytorch as pl
 import pytest
 from conftest import CONFIGS, configure
 
-from rowgrad.run import build, make
+from rowgrad.run import build, lightning_settings, make
 from rowgrad.sources import SOURCES
 
 CHOICES = sorted(path.relative_to(CONFIGS).with_suffix("") for path in CONFIGS.glob("*/*.yaml"))
@@ -26,7 +26,7 @@ def test_every_choice_of_every_group_can_be_built(choice):
     if choice.parent.name in ("data", "scenario", "corruption"):
         named = {"data": data, "scenario": module.scenario, "corruption": module.corruption}
         assert named[choice.parent.name].name == choice.name
-    assert isinstance(make(config.trainer, accelerator="cpu", logger=False), pl.Trainer)
+    assert isinstance(make(lightning_settings(config), accelerator="cpu", logger=False), pl.Trainer)
     for callback in config.callbacks.values():
         assert callback is None or isinstance(make(callback), pl.Callback)
 

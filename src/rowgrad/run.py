@@ -16,7 +16,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar, Timer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
 
 from rowgrad.board import Logger, announce, conclude
@@ -139,14 +139,21 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False) -> Summary:
     return summary
 
 
+def lightning_settings(config: DictConfig) -> DictConfig:
+    """The group `trainer` without `compile`, the one key in it that is not an argument of Lightning's Trainer."""
+    config = config.copy()  # the whole of it: what knows its place in the config can be named in a message
+    with open_dict(config):
+        config.trainer.pop("compile", None)
+    return config.trainer
+
+
 def _trainer(config: DictConfig, folder: Path, callbacks: list[pl.Callback], purge_step: int | None) -> pl.Trainer:
     """Lightning's trainer with the config's callbacks and more; events from `purge_step` on are taken back."""
     watchers = [make(callback) for callback in config.callbacks.values() if callback]
     purge: dict[str, Any] = {} if purge_step is None else {"purge_step": purge_step}
-    settings = {key: value for key, value in config.trainer.items() if key != "compile"}
     try:
         return make(
-            settings,
+            lightning_settings(config),
             callbacks=[*watchers, *callbacks],
             # Lightning would add its own where there are none.
             enable_progress_bar=any(isinstance(watcher, ProgressBar) for watcher in watchers),
