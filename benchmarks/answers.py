@@ -54,7 +54,7 @@ def measure(device: str, quick: bool = False) -> list[Result]:
             }
             for side in [] if quick else sides.values():
                 side()
-            values = side_by_side(sides, 1 if quick else 3)
+            values = side_by_side(sides, 1 if quick else 9)
             what = f"answer to {name} ÷ an empty Hydra program's"
             results.append(Result("answers", what, ("rowgrad", "empty program"), "≤ 1.5", "s", values))
     return results

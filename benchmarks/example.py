@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import torch
 from bare import now
-from measure import Result, configure, main, say
+from measure import Result, apart, configure, main, say
 from recipe import default_run
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -19,6 +19,7 @@ from torchvision import datasets, transforms
 GOAL = 99.0
 
 
+@apart
 def example(device: str, seed: int, root: str, *, quick: bool) -> tuple[float, list[float]]:
     """Seconds of training until the test accuracy is 99.0 %, and the accuracy in percent after each epoch."""
     torch.manual_seed(seed)

@@ -7,7 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from measure import Result, Stopwatch, configure, main, seconds_a_step, side_by_side
+from measure import Result, Stopwatch, apart, configure, main, seconds_a_step, side_by_side
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
@@ -34,6 +34,7 @@ class Usual(pl.LightningModule):
         return torch.optim.AdamW(self.parameters(), lr=1e-2, betas=(0.9, 0.99), weight_decay=1e-2)
 
 
+@apart
 def usual(device: str, workers: int, start: int, stop: int) -> float:
     """Seconds a step of what tutorials do."""
     config = configure("scenario=baseline")

@@ -1,14 +1,16 @@
 """What the benchmarks share: two things side by side, the machine in words, and a file of numbers.
 
 A ratio is taken within a round, in which both sides run one after the other, now this one first and now that one: what
-else the machine does then hits both. Reported are the median ratio and its range.
+else the machine does then hits both. Each runs in a process of its own. Reported are the median ratio and its range.
 """
 
 from __future__ import annotations
 
 import argparse
 import datetime as dt
+import functools
 import json
+import multiprocessing
 import os
 import platform
 import shlex
@@ -19,7 +21,7 @@ import tempfile
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 import lightning.pytorch as pl
 import torch
@@ -36,6 +38,7 @@ PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "benchmarks" / "results"
 rowgrad.run.TARGETS.append("measure.*")
 say = Console(stderr=True, highlight=False).print
+P, T = ParamSpec("P"), TypeVar("T")
 
 
 @dataclass
@@ -115,6 +118,29 @@ def side_by_side(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str
     return values
 
 
+def apart(function: Callable[P, T]) -> Callable[P, T]:
+    """Makes a function run in a process of its own, forked off this one.
+
+    What one side sets or leaves behind (memory, caches, threads) is then not the other's. Forked processes cannot use a
+    GPU: where there is one, the function runs here.
+    """
+
+    @functools.wraps(function)
+    def forked(*args: P.args, **kwargs: P.kwargs) -> T:
+        if torch.cuda.is_available():
+            return function(*args, **kwargs)
+        context = multiprocessing.get_context("fork")
+        ours, its = context.Pipe(duplex=False)
+        child = context.Process(target=lambda: its.send(function(*args, **kwargs)))
+        child.start()
+        child.join()
+        if child.exitcode:
+            raise RuntimeError(f"{function.__name__} failed: see above")
+        return ours.recv()
+
+    return forked
+
+
 def configure(*overrides: str) -> Any:
     """The config that `scripts/train.py` would get."""
     with initialize_config_dir(str(PROJECT / "configs")):
@@ -138,6 +164,7 @@ class Stopwatch(pl.Callback):
             Stopwatch.seconds = (now() - self.begun) / (self.stop - self.start)
 
 
+@apart
 def seconds_a_step(*overrides: str, start: int = 100, stop: int = 300) -> float:
     """Trains with `rowgrad.run.train` and returns the seconds a step: from `start` to `stop`, without validation."""
     watch = f"+callbacks.stopwatch={{_target_:measure.Stopwatch,start:{start},stop:{stop}}}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bare import bare_loop
-from measure import Result, configure, main, seconds_a_step, side_by_side
+from measure import Result, apart, configure, main, seconds_a_step, side_by_side
 
 from rowgrad.run import build
 
@@ -16,6 +16,7 @@ def measure(device: str, quick: bool = False) -> list[Result]:
     for model, batch_size in (("mlp", 512), ("cnn", 128)):
         same = [f"model={model}", f"data.batch_size={batch_size}", "scenario=baseline", "data.shift=0"]
 
+        @apart
         def bare(same: list[str] = same, batch_size: int = batch_size) -> float:
             data, module = build(configure(*same))
             train = data.splits.train

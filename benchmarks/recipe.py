@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from bare import now
-from measure import Result, configure, main, side_by_side, train_quietly
+from measure import Result, apart, configure, main, side_by_side, train_quietly
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision import datasets
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
+@apart
 def recipe(device: str, seed: int, root: str, limit: int | None = None) -> tuple[float, float]:
     """Seconds of training, and test accuracy."""
     train, test = (datasets.MNIST(root, train=part) for part in (True, False))
@@ -53,6 +54,7 @@ def recipe(device: str, seed: int, root: str, limit: int | None = None) -> tuple
     return seconds, 100 * int(sum(hits)) / len(test_labels)
 
 
+@apart
 def default_run(device: str, seed: int, *, quick: bool) -> tuple[float, float]:
     """Seconds of training of `python scripts/train.py seed=SEED`, all callbacks on, and test accuracy in percent."""
     config = configure(f"seed={seed}", f"trainer.accelerator={device}", *(["trainer.max_steps=3"] if quick else []))

@@ -30,7 +30,7 @@ class StridedConvNet(nn.Module):
     """
 
     def __init__(
-        self, channels: Sequence[int] = (16, 64, 64), *, height: int = 28, width: int = 28, classes: int = 10
+        self, channels: Sequence[int] = (16, 32, 64), *, height: int = 28, width: int = 28, classes: int = 10
     ) -> None:
         super().__init__()
         odd = height % 2, width % 2

@@ -6,6 +6,7 @@ import json
 import logging
 import platform
 import warnings
+from contextlib import nullcontext
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar, Timer
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from rich.console import Console
@@ -49,6 +51,7 @@ for name in ("lightning.pytorch", "lightning.fabric"):
 # What a config may name as a _target_. Networks and operations of your own: add their package.
 TARGETS = ["rowgrad.*", "torch.*", "torchvision.transforms.v2.*", "lightning.pytorch.*"]
 
+NOTHING = nullcontext()
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "tensorboard", "rowgrad")
 
 
@@ -139,6 +142,14 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False) -> Summary:
     return summary
 
 
+class Unprofiled(PassThroughProfiler):
+    """No profiler. Lightning enters one fifty times a step, and its own empty one is a generator each time."""
+
+    def profile(self, action_name: str) -> Any:
+        """Measures nothing."""
+        return NOTHING
+
+
 def lightning_settings(config: DictConfig) -> DictConfig:
     """The group `trainer` without `compile`, the one key in it that is not an argument of Lightning's Trainer."""
     config = config.copy()  # the whole of it: what knows its place in the config can be named in a message
@@ -151,9 +162,11 @@ def _trainer(config: DictConfig, folder: Path, callbacks: list[pl.Callback], pur
     """Lightning's trainer with the config's callbacks and more; events from `purge_step` on are taken back."""
     watchers = [make(callback) for callback in config.callbacks.values() if callback]
     purge: dict[str, Any] = {} if purge_step is None else {"purge_step": purge_step}
+    settings = lightning_settings(config)
+    profiler = {} if "profiler" in settings else {"profiler": Unprofiled()}
     try:
         return make(
-            lightning_settings(config),
+            settings,
             callbacks=[*watchers, *callbacks],
             # Lightning would add its own where there are none.
             enable_progress_bar=any(isinstance(watcher, ProgressBar) for watcher in watchers),
@@ -161,14 +174,13 @@ def _trainer(config: DictConfig, folder: Path, callbacks: list[pl.Callback], pur
             logger=Logger(folder, name="tensorboard", version="", default_hp_metric=False, **purge),
             default_root_dir=str(folder),
             plugins=[AtomicCheckpointIO()],
+            **profiler,
         )
     except (MisconfigurationException, InstantiationException) as error:
         cause = error if isinstance(error, MisconfigurationException) else error.__cause__
         if isinstance(cause, MisconfigurationException):
-            settings = ", ".join(
-                f"trainer.{key}={config.trainer[key]}" for key in ("accelerator", "devices", "precision")
-            )
-            raise UserError(f"{settings} cannot be had here: {cause}") from error
+            chosen = ", ".join(f"trainer.{key}={settings[key]}" for key in ("accelerator", "devices", "precision"))
+            raise UserError(f"{chosen} cannot be had here: {cause}") from error
         raise
 
 
