@@ -1,4 +1,4 @@
-"""The experiments of docs/results.md and their figures, on MNIST: `make results` (about twenty minutes on 2 CPU cores).
+"""The experiments of docs/results.md and their figures, on MNIST: `make results` (a quarter of an hour on 2 CPU cores).
 
 Goes on where it was stopped. What the sweeps found is in FOLDER/*/sweep.md; the figures go to docs/images.
 """
