@@ -102,6 +102,40 @@ def test_digits_are_shown_as_the_last_step_had_them(tmp_path, monkeypatch):
     )
 
 
+def test_the_bars_beside_digits_stand_at_the_height_of_their_rows():
+    images, norms_by_row = torch.rand(2, 1, 28, 28), torch.ones(28)
+    selected = [row < 4 for row in range(28)]
+    figure = figures.digits({"seen": images}, {"seen": ("mean", norms_by_row)}, selected)
+    page = io.BytesIO()
+    figure.savefig(page, dpi=200)
+    picture = np.asarray(Image.open(page).convert("RGB")).astype(int)
+    orange = np.abs(picture - [0xD5, 0x5E, 0x00]).max(2) < 8
+    middle = picture.shape[1] // 2
+    legend = picture.shape[0] * 3 // 4
+    margin, bars = (np.flatnonzero(part.sum(1) > 4) for part in (orange[:legend, :middle], orange[:legend, middle:]))
+    assert len(bars) > 20
+    assert abs(margin[0] - bars[0]) < 4
+    assert abs(margin[-1] - bars[-1]) < 4
+
+
+def fits_its_page(figure):
+    """Whether all that a figure draws, words included, lies within it."""
+    figure.savefig(io.BytesIO())
+    drawn, page = figure.get_tightbbox(), figure.bbox_inches.padded(0.01)
+    return page.contains(drawn.x0, drawn.y0) and page.contains(drawn.x1, drawn.y1)
+
+
+def test_a_page_holds_all_its_words():
+    steps, selected = torch.arange(430), [row < 14 for row in range(28)]
+    fades = torch.logspace(-1, -8, 430)[:, None].expand(-1, 28)
+    quantities = ("row_grad_norm", "input_grad_norm", "row_update_norm")
+    images = torch.rand(4, 1, 28, 28)
+    bars = {name: (f"mean of {name}", fades.mean(0)) for name in ("original", "network saw")}
+    assert fits_its_page(figures.heatmaps(steps, dict.fromkeys(quantities, fades), selected))
+    assert fits_its_page(figures.digits({**dict.fromkeys(bars, images), "observer saw": images}, bars, selected))
+    assert fits_its_page(figures.learnt_rows(-torch.rand(28, 28) / 1000, selected))
+
+
 def test_exact_zeros_are_grey_and_what_is_not_known_is_left_out():
     values = torch.tensor([[0.0, 1.0], [0.1, torch.nan]])
     axes = Figure().subplots()

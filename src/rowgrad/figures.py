@@ -38,7 +38,7 @@ TITLES = {
     "row_update_norm": "How far the rows move, ‖θᵣ(t+1) − θᵣ(t)‖",
 }
 UNIT = "loss per normalised pixel"
-GAP = 4  # pixels between two strips of digits
+GAP = 5  # pixels between two strips of digits
 DASHES = ("-", "--", ":", "-.")
 POINTS = 60  # of a smoothed curve
 LONG = 40  # letters of a name
@@ -71,7 +71,7 @@ def heatmaps(steps: Tensor, norms: Mapping[str, Tensor], selected: Sequence[bool
     figure = new_figure(4.6, 1.9 * len(norms) + 0.5)
     inches = figure.get_figheight()
     panels = figure.subplots(len(norms), 1, squeeze=False, sharex=True)[:, 0]
-    figure.subplots_adjust(left=0.13, right=0.96, bottom=0.75 / inches, top=1 - 0.25 / inches, hspace=0.24)
+    figure.subplots_adjust(left=0.13, right=0.94, bottom=0.75 / inches, top=1 - 0.25 / inches, hspace=0.24)
     gradients = [quantity for quantity in norms if quantity != "row_update_norm"]
     for panel, (quantity, values) in zip(panels, norms.items(), strict=True):
         moves = quantity == "row_update_norm"
@@ -81,6 +81,7 @@ def heatmaps(steps: Tensor, norms: Mapping[str, Tensor], selected: Sequence[bool
         label = "normalised pixels" if moves else UNIT
         bar = figure.colorbar(image, ax=panel, label=label, pad=0.02, aspect=20, format="{x:g}")
         bar.ax.minorticks_off()
+        bar.ax.tick_params(labelsize=8)
         bar.ax.yaxis.label.set_fontsize(8)
         panel.set_ylabel("image row")
     panels[-1].set_xlabel("optimizer step")
@@ -140,13 +141,14 @@ def _key(selected: Sequence[bool]) -> list[Patch | Line2D]:
 
 def learnt_rows(rows: Tensor, selected: Sequence[bool]) -> Figure:
     """θ (H, W) as a picture."""
-    figure = new_figure(4.4, 4.0)
+    figure = new_figure(4.6, 4.0)
     axes = figure.subplots()
-    figure.subplots_adjust(left=0.13, right=0.94, bottom=0.12, top=0.92)
+    figure.subplots_adjust(left=0.13, right=0.88, bottom=0.12, top=0.92)
     image = draw_rows(axes, rows, selected, float(rows.abs().max()))
     axes.set_title("θ, what the rows have learnt to add", fontsize=10)
     axes.set_ylabel("image row (0 = top)")
-    figure.colorbar(image, ax=axes, label="normalised pixels")
+    bar = figure.colorbar(image, ax=axes, label="normalised pixels")
+    bar.ax.tick_params(labelsize=8)
     if any(selected):
         figure.legend(handles=_key(selected)[1:], loc="lower center", fontsize=9, frameon=False)
     return figure
@@ -172,7 +174,7 @@ def digits(views: Mapping[str, Tensor], bars: Mapping[str, tuple[str, Tensor]], 
     height, pitch = len(selected), len(selected) + GAP
     figure = new_figure(5.4, 1.05 * len(views) + 0.75)
     left, right = figure.subplots(1, 2, width_ratios=[2, 1])
-    figure.subplots_adjust(left=0.2, right=0.985, bottom=0.62 / figure.get_figheight(), top=0.985, wspace=0.03)
+    figure.subplots_adjust(left=0.2, right=0.96, bottom=0.62 / figure.get_figheight(), top=0.985, wspace=0.03)
     strips = [np.concatenate(list(images[:, 0].numpy()), axis=1) for images in views.values()]
     gap = np.full((GAP, strips[0].shape[1]), np.nan)
     left.imshow(np.concatenate([part for strip in strips for part in (strip, gap)][:-1]), cmap="gray", aspect="auto")
@@ -180,7 +182,9 @@ def digits(views: Mapping[str, Tensor], bars: Mapping[str, tuple[str, Tensor]], 
     left.set_yticks([i * pitch + height / 2 for i in range(len(views))], list(views))
     left.tick_params(length=0, pad=8)
     left.spines[:].set_visible(False)
-    right.set(ylim=left.get_ylim(), yticks=[])
+    for axes in (left, right):  # the same rows at the same heights, with room for a title above the first
+        axes.set_ylim(len(views) * pitch - GAP - 0.5, -GAP - 0.5)
+    right.set_yticks([])
     right.set_xlabel("mean norm over all steps", fontsize=8)
     right.tick_params(labelsize=8)
     right.spines[["top", "right"]].set_visible(False)
@@ -199,7 +203,7 @@ def digits(views: Mapping[str, Tensor], bars: Mapping[str, tuple[str, Tensor]], 
         # One artist, where barh would make one for each row.
         corners = np.stack([lengths[:, None] * [0, 1, 1, 0], edges], 2)
         right.add_collection(PolyCollection(list(corners), facecolors=colors))
-        right.text(1, top + height - 2, title, ha="right", va="center", fontsize=9, transform=across)
+        right.text(0.03, top - GAP / 2 - 0.5, title, va="center", fontsize=9, transform=across)
         if len(chosen) and not values[selected].any():
             words = "exactly 0"
             right.text(0.03, top + chosen.mean(), words, color=SELECTED, va="center", fontsize=9, transform=across)
