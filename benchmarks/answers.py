@@ -45,6 +45,7 @@ def measure(device: str, quick: bool = False) -> list[Result]:
             "an unknown group": (["scenario=agument"], ["unknown=1"]),
             "an unknown key": (["optimizer.learning_rate=1"], ["unknown=1"]),
             "an unknown row": (["scenario.rows=28"], ["unknown=1"]),
+            "an unknown key in a sweep": (["-m", "optimizer.learning_rate=1,2"], ["-m", "unknown=1,2"]),
             "an unknown row in a sweep": (["-m", "scenario.rows=28,29"], ["-m", "unknown=1"]),
         }
         for name, (ours, its) in questions.items():

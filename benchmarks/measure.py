@@ -52,7 +52,7 @@ class Result:
         bound: the ratio that is to be reached, as in "≤ 1.05"; None where there is none.
         unit: of the values.
         values: what was measured, one number a round.
-        notes: what else is to be known, by its name.
+        notes: what else was seen: for each, numbers by what they belong to.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Result:
     bound: str | None
     unit: str
     values: dict[str, list[float]]
-    notes: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, dict[str, list[float]]] = field(default_factory=dict)
 
     @property
     def ratios(self) -> list[float]:
@@ -86,7 +86,16 @@ class Result:
         spread = f" ({min(ratios):.3f} to {max(ratios):.3f}, n={len(ratios)})" if len(ratios) > 1 else " (n=1)"
         sides = ", ".join(f"{name} {show(numbers)} {self.unit}" for name, numbers in self.values.items())
         verdict = "" if self.met is None else f"; asked {self.bound}: {'met' if self.met else 'NOT met'}"
-        return f"{self.what}: {statistics.median(ratios):.3f}{spread}{verdict}. {sides}"
+        return f"{self.what}: {statistics.median(ratios):.3f}{spread}{verdict}. {sides}{self.remarks}"
+
+    @property
+    def remarks(self) -> str:
+        """The notes in words: means ± sample standard deviations."""
+        said = [
+            f"; {note}: " + ", ".join(f"{name} {mean_of(numbers)}" for name, numbers in parts.items())
+            for note, parts in self.notes.items()
+        ]
+        return "".join(said)
 
     @staticmethod
     def table(results: list[Result]) -> list[str]:
@@ -98,7 +107,7 @@ class Result:
             values = "; ".join(f"{name} {show(numbers)}" for name, numbers in result.values.items())
             verdict = {True: "met", False: "**not met**", None: ""}[result.met]
             cells = [result.what, f"{statistics.median(ratios):.3f}{spread}", result.bound or "", verdict]
-            lines.append("| " + " | ".join([*cells, f"{values} {result.unit}"]) + " |")
+            lines.append("| " + " | ".join([*cells, f"{values} {result.unit}{result.remarks}"]) + " |")
         return lines
 
 
@@ -106,6 +115,12 @@ def show(numbers: list[float]) -> str:
     """Median and range."""
     middle = f"{statistics.median(numbers):.4g}"
     return middle if len(numbers) == 1 else f"{middle} [{min(numbers):.4g}, {max(numbers):.4g}]"
+
+
+def mean_of(numbers: list[float]) -> str:
+    """Mean ± sample standard deviation."""
+    middle = f"{statistics.mean(numbers):.4g}"
+    return middle if len(numbers) == 1 else f"{middle} ± {statistics.stdev(numbers):.1g}"
 
 
 def side_by_side(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:

@@ -59,6 +59,8 @@ def test_a_ratio_is_taken_within_rounds_and_judged_by_its_median():
     assert Result("name", "what", ("ours", "theirs"), None, "s", values).met is None
     uneven = Result("name", "what", ("ours", "theirs"), "≤ 2", "s", {"ours": [1.0, 3.0], "theirs": [4.0]})
     assert uneven.ratios == [0.5]
+    noted = Result("name", "what", ("ours", "theirs"), None, "s", values, {"accuracy": {"ours": [98.0, 99.0]}})
+    assert noted.line().endswith("s; accuracy: ours 98.5 ± 0.7")
 
 
 def test_the_page_gets_the_tables_of_the_files(tmp_path, monkeypatch):
