@@ -47,6 +47,10 @@ def measure(device: str, quick: bool = False) -> list[Result]:
             "an unknown row": (["scenario.rows=28"], ["unknown=1"]),
             "an unknown key in a sweep": (["-m", "optimizer.learning_rate=1,2"], ["-m", "unknown=1,2"]),
             "an unknown row in a sweep": (["-m", "scenario.rows=28,29"], ["-m", "unknown=1"]),
+            "an unknown row in a sweep, where both launch two jobs": (
+                ["-m", "scenario.rows=28,29"],
+                ["-m", "+row=28,29"],
+            ),
         }
         for name, (ours, its) in questions.items():
             sides = {
@@ -55,7 +59,7 @@ def measure(device: str, quick: bool = False) -> list[Result]:
             }
             for side in [] if quick else sides.values():
                 side()
-            values = side_by_side(sides, 1 if quick else 9)
+            values = side_by_side(sides, 1 if quick else 15)
             what = f"answer to {name} ÷ an empty Hydra program's"
             results.append(Result("answers", what, ("rowgrad", "empty program"), "≤ 1.5", "s", values))
     return results

@@ -185,7 +185,8 @@ def run_job(config: DictConfig, job: HydraConf) -> float | None:
         print(f"{folder.name} is being trained by another process.", file=sys.stderr)
         return None
     finally:
-        gc.collect()  # a run's objects hold each other, images on the device among them
+        if "rowgrad.run" in sys.modules:
+            gc.collect()  # a run's objects hold each other, images on the device among them
 
 
 def _attempt(config: DictConfig, job: HydraConf, folder: Path) -> float | None:
