@@ -24,10 +24,13 @@ COMMANDS += re.findall(r"`(python scripts/[^`]*)`", PAGES)
 
 
 def quick(words):
-    """The same command on digits and a few steps."""
+    """The same command on digits and a few steps; an experiment with one seed."""
     if words[0] != "scripts/train.py" or {"--help", "--config-name=config"} & set(words) or "resume=RUN" in words:
         return words
-    return [*words, *(extra for extra in ("data=digits", "trainer.max_steps=2") if extra not in words)]
+    extras = ["data=digits", "trainer.max_steps=2"]
+    if "-m" in words and not any(word.startswith("seed=") for word in words):
+        extras.append("seed=0")
+    return [*words, *(extra for extra in extras if extra not in words)]
 
 
 @pytest.fixture(scope="module")
