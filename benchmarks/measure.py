@@ -201,23 +201,23 @@ def train_quietly(config: Any, folder: Path) -> dict[str, Any]:
 
 
 def machine(device: str) -> dict[str, str]:
-    """Processor, device, versions, commit and date."""
+    """Processor, device, versions, date, and the commit, with a + where what is measured is not as it was committed."""
     processor = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         names = [
             n for n in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines() if n.startswith("model name")
         ]
         processor = names[0].partition(": ")[2] if names else processor
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=PROJECT, capture_output=True, text=True, check=False
-    )
+    git = functools.partial(subprocess.run, cwd=PROJECT, capture_output=True, text=True, check=False)
+    commit = git(["git", "rev-parse", "--short", "HEAD"]).stdout.strip()
+    changed = git(["git", "status", "--short", "src", "configs", "scripts", "benchmarks/*.py"]).stdout
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else f"{os.cpu_count()} CPU cores",
         "processor": processor,
         "threads": str(torch.get_num_threads()),
         "python": platform.python_version(),
         **{name: version(name) for name in ("torch", "lightning", "hydra-core")},
-        "commit": commit.stdout.strip() or "unknown",
+        "commit": commit + "+" * bool(changed) or "unknown",
         "date": dt.datetime.now(tz=dt.UTC).date().isoformat(),
     }
 
