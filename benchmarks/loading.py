@@ -66,7 +66,7 @@ def measure(device: str, quick: bool = False) -> list[Result]:
     what = "images a second ÷ torchvision's data set and DataLoader through Lightning (default network, batch 128)"
     values = side_by_side(sides, 1 if quick else 5)
     bound = "≥ 1.7" if device == "cpu" else "≥ 10"
-    notes = {"DataLoader before, by its workers": {str(n): [value] for n, value in tried.items()}}
+    notes = {"tried before, by number of workers": {str(n): [value] for n, value in tried.items()}}
     return [Result("loading", what, ("rowgrad", "DataLoader"), bound, "images a second", values, notes)]
 
 

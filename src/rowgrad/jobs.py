@@ -185,7 +185,7 @@ def run_job(config: DictConfig, job: HydraConf) -> float | None:
         print(f"{folder.name} is being trained by another process.", file=sys.stderr)
         return None
     finally:
-        if "rowgrad.run" in sys.modules:
+        if "rowgrad.run" in sys.modules:  # else nothing was trained
             gc.collect()  # a run's objects hold each other, images on the device among them
 
 
