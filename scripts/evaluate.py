@@ -6,9 +6,9 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 
-from rowgrad.errors import UserError, report_plainly
-
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+from rowgrad.errors import UserError, tell_mistakes_plainly
+from rowgrad.training.command import configs_folder
+from rowgrad.training.settings import trusting
 
 
 def main() -> None:
@@ -16,20 +16,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="a run's folder (its last weights), or a checkpoint in it")
     parser.add_argument("--scenario", metavar="NAME", help="put the rows through this scenario, not the run's own")
+    parser.add_argument("--trust", metavar="PACKAGE", action="append", default=[], help="of yours that the run may name")
     arguments = parser.parse_args()
     scenario = None
     if arguments.scenario:
-        names = sorted(path.stem for path in (CONFIGS / "scenario").glob("*.yaml"))
+        names = sorted(path.stem for path in (configs_folder() / "scenario").glob("*.yaml"))
         if arguments.scenario not in names:
             raise UserError(f"there is no scenario {arguments.scenario}. Accepted: {', '.join(names)}.")
-        with initialize_config_dir(str(CONFIGS)):
+        with initialize_config_dir(str(configs_folder())):
             scenario = compose("train", [f"scenario={arguments.scenario}"]).scenario
 
-    from rowgrad.run import evaluate, load  # late, so that --help and typing mistakes answer at once
+    from rowgrad.training.run import evaluate, load_run  # late, so that --help and typing mistakes answer at once
 
-    print(json.dumps(evaluate(*load(arguments.run, scenario)), indent=2))
+    print(json.dumps(evaluate(*load_run(arguments.run, scenario, trusting(arguments.trust))), indent=2))
 
 
 if __name__ == "__main__":
-    report_plainly("evaluate")
+    tell_mistakes_plainly("evaluate")
     main()

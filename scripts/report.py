@@ -6,7 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rowgrad.errors import report_plainly
+from rowgrad.errors import tell_mistakes_plainly
+from rowgrad.folders import RunFolder, find_run_folders
 
 
 def main() -> None:
@@ -16,23 +17,23 @@ def main() -> None:
     parser.add_argument("--format", choices=("html", "md"), default="html", help="md: the table alone, printed")
     parser.add_argument("--out", type=Path, help="where the page goes (default: report/ in the runs' common folder)")
     arguments = parser.parse_args()
+    folders = find_run_folders(arguments.runs)
 
-    from rowgrad import report  # late, so that --help and typing mistakes answer at once
-    from rowgrad.runs import find_runs, read_run
-    from rowgrad.tables import markdown
+    from rowgrad.results.comparison import compare_runs  # late, so that --help and typing mistakes answer at once
+    from rowgrad.results.report import write_report
+    from rowgrad.results.run import Run
 
-    console = Console(stderr=True)
-    with console.status("reading") as status:
-        folders = find_runs(arguments.runs)
-        runs = [read_run(folder) for folder in folders]
+    with Console(stderr=True).status("reading") as status:
+        runs = [Run(folder) for folder in folders]
         if arguments.format == "md":
-            print(markdown(report.table(runs)), end="")
+            print(compare_runs(runs).lines(), end="")
             return
         common = Path(os.path.commonpath([path.absolute() for path in arguments.runs]))
-        page = report.write(runs, arguments.out or common / "report", lambda what: status.update(f"drawing {what}"))
+        out = arguments.out or RunFolder(common).report
+        page = write_report(runs, out, lambda what: status.update(f"drawing {what}"))
     print(f"{len(runs)} runs: {page}")
 
 
 if __name__ == "__main__":
-    report_plainly("report")
+    tell_mistakes_plainly("report")
     main()

@@ -14,7 +14,7 @@ from rich.table import Table
 from torch import Tensor
 
 from rowgrad.randomness import Draw
-from rowgrad.scenario import Scenario
+from rowgrad.scenario.scenario import Scenario
 
 PIXELS = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
 
@@ -22,7 +22,7 @@ PIXELS = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
 def gradient(loss: Callable[[Tensor], Tensor], **scenario: object) -> Tensor:
     """∂L/∂θ (2, 3) of a loss of what the network would see."""
     rows = torch.zeros(2, 3, requires_grad=True)
-    route = Scenario(**scenario, height=2)  # ty: ignore[invalid-argument-type]
+    route = Scenario.of(**scenario, height=2)
     loss(route((PIXELS + rows)[None, None], Draw(seed=0, step=0))).backward()
     assert rows.grad is not None
     return rows.grad

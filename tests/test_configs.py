@@ -7,7 +7,7 @@ import pytest
 from conftest import CONFIGS, configure
 
 from rowgrad.run import build, lightning_settings, make
-from rowgrad.sources import SOURCES
+from rowgrad.data.sources import SOURCES
 
 CHOICES = sorted(path.relative_to(CONFIGS).with_suffix("") for path in CONFIGS.glob("*/*.yaml"))
 

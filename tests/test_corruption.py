@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import configure, norms, weights
 
-from rowgrad.corruption import Corruption
+from rowgrad.scenario.corruption import Corruption
 from rowgrad.errors import UserError
 from rowgrad.run import build
 
@@ -54,8 +54,8 @@ def test_training_validation_and_test_see_the_damage_before_the_rows(run, monkey
         seen["train" if self.training else "eval"].append((images - module_rows(self)).detach().cpu())
         return original(self, images, draw, step)
 
-    from rowgrad.module import RowClassifier
-    from rowgrad.scenario import Scenario
+    from rowgrad.model.classifier import RowClassifier
+    from rowgrad.scenario.scenario import Scenario
 
     modules = []
     build_ = RowClassifier.__init__

@@ -10,10 +10,10 @@ import torch
 from conftest import configure
 from torchvision import datasets
 
-from rowgrad.data import Resident, TrainLoader
+from rowgrad.data.batches import Resident, TrainLoader
 from rowgrad.errors import UserError
 from rowgrad.run import build
-from rowgrad.sources import SOURCES, Images, Source
+from rowgrad.data.sources import SOURCES, Images, Source
 
 # 23 images of 2x3 pixels; every pixel of image i has the value i, so a batch tells who is in it.
 COUNT = 23
@@ -187,7 +187,7 @@ def test_missing_files_are_downloaded_and_their_checksums_compared(tmp_path, mon
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setattr(datasets.MNIST, "mirrors", [f"http://127.0.0.1:{server.server_port}/"])
         monkeypatch.setattr(datasets.MNIST, "resources", resources)
-        monkeypatch.setattr("rowgrad.sources._CHECKSUMS", {})
+        monkeypatch.setattr("rowgrad.data.sources._CHECKSUMS", {})
         data, _ = build(configure("data=mnist", f"data.root={root}", "data.batch_size=16"))
         assert (data.name, data.missing) == ("mnist", None)
         assert [len(part.labels) for part in data.splits] == [40, 5000, 30]

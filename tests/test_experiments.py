@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from rowgrad.settings import check_config
+from rowgrad.training.settings import read_settings
 
 TRAIN = PROJECT / "scripts" / "train.py"
 NAMES = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
@@ -63,7 +63,7 @@ def test_every_job_of_an_experiment_is_accepted_and_no_two_are_the_same(name):
     varied = {part.partition("=")[0] for case in cases for part in case if not all(part in other for other in cases)}
     assert varied == keys
     for case in cases:
-        check_config(configure(f"experiment={name}", *case))
+        read_settings(configure(f"experiment={name}", *case))
 
 
 def test_the_smoke_experiment_runs(tmp_path):

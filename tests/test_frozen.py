@@ -8,7 +8,7 @@ import torch
 from conftest import PROJECT, command, configure, norms, weights
 
 from rowgrad.errors import UserError
-from rowgrad.run import build, evaluate, load, train
+from rowgrad.training.run import evaluate, load_run
 
 TRAIN = PROJECT / "scripts" / "train.py"
 QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null"]

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
 from oracle import row_and_input_gradients
 
-from rowgrad.callbacks import RowGradientRecorder
+from rowgrad import RowGradientRecorder
 from rowgrad.randomness import Draw
 from rowgrad.run import build
 

@@ -16,10 +16,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from rowgrad.data import ImageData
+from rowgrad.data.datamodule import ImageData
 from rowgrad.errors import UserError
 from rowgrad.settings import ACCEPTED, DATA_SETS, check, check_config
-from rowgrad.sources import SOURCES
+from rowgrad.data.sources import SOURCES
 
 TRAIN = PROJECT / "scripts" / "train.py"
 OPERATIONS = "Accepted: none, shift, scale, noise, flip, blur, erase, static, quantise, each with its number"
@@ -211,8 +211,8 @@ def test_two_runs_that_need_the_download_do_it_once(tmp_path):
             asked.append(self.path)
 
     use = (
-        "import sys\nfrom torchvision import datasets\nfrom rowgrad import sources\n"
-        "from rowgrad.data import ImageData\n"
+        "import sys\nfrom torchvision import datasets\nfrom rowgrad.data import sources\n"
+        "from rowgrad.data.datamodule import ImageData\n"
         f"datasets.MNIST.resources = {resources}\nsources._CHECKSUMS = {{}}\n"
         "datasets.MNIST.mirrors = [sys.argv[1]]\n"
         "data = ImageData('mnist', sys.argv[2], None, 16)\n"

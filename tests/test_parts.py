@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from rowgrad.errors import UserError
-from rowgrad.gradients import cut_fraction, cut_rows, row_norms
-from rowgrad.networks import MLP, StridedConvNet
-from rowgrad.optimizers import Recipe, one_cycle
+from rowgrad.watch.gradients import cut_fraction, cut_rows, row_norms
+from rowgrad.model.networks import MLP, StridedConvNet
+from rowgrad.model.optimizers import make_optimizer, one_cycle
 
 
 def test_a_row_norm_is_the_euclidean_length():

@@ -15,10 +15,10 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from torch.nn.functional import cross_entropy
 from torchvision import datasets
 
-from rowgrad import figures
-from rowgrad.board import layout
-from rowgrad.callbacks import Pictures
-from rowgrad.data import Resident, TrainLoader
+from rowgrad.watch import drawing, figures
+from rowgrad.watch.events import layout
+from rowgrad.watch.pictures import Pictures
+from rowgrad.data.batches import Resident, TrainLoader
 from rowgrad.randomness import Draw
 from rowgrad.run import build, train
 

@@ -6,7 +6,7 @@ import torch
 from conftest import configure, events, norms, recorded_steps, weights
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from rowgrad.callbacks import RowGradientRecorder
+from rowgrad import RowGradientRecorder
 from rowgrad.errors import UserError
 from rowgrad.run import build
 

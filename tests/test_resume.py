@@ -15,7 +15,7 @@ import torch
 from conftest import PROJECT, command, configure, events, norms, recorded_steps, weights
 from omegaconf import OmegaConf
 
-from rowgrad.callbacks.recorder import cut_back
+from rowgrad.watch.norms import cut_back
 from rowgrad.run import train
 
 TRAIN = PROJECT / "scripts" / "train.py"

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rowgrad.errors import UserError
-from rowgrad.rows import name_rows, select_rows
+from rowgrad.scenario.rows import name_rows, select_rows
 
 NUMBER = st.none() | st.integers(-40, 40)
 

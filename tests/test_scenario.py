@@ -5,9 +5,9 @@ import torch
 from torchvision.transforms import v2
 
 from rowgrad.errors import UserError
-from rowgrad.operations import read_operation
+from rowgrad.scenario.operations import read_operation
 from rowgrad.randomness import Draw
-from rowgrad.scenario import Scenario
+from rowgrad.scenario.scenario import Scenario
 
 DRAW = Draw(seed=0, step=0)
 IMAGE = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])[None, None]

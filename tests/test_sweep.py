@@ -24,11 +24,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import metadata
 
 import rowgrad.run
-from rowgrad import sources
-from rowgrad.data import ImageData
+from rowgrad.data import sources
+from rowgrad.data.datamodule import ImageData
 from rowgrad.files import write_whole
-from rowgrad.jobs import command_to_repeat, go_on_with_study, job_name, run_job
-from rowgrad.sweep import Job, as_csv, compare, detach_table, read_jobs, seeds_table, spread
+from rowgrad.training.jobs import command_to_repeat, go_on_with_study, job_name, run_job
+from rowgrad.results.sweep import Job, as_csv, compare, detach_table, read_jobs, seeds_table, spread
 
 TRAIN = PROJECT / "scripts" / "train.py"
 QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null", "trainer.max_steps=4"]

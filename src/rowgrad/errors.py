@@ -6,18 +6,13 @@ import difflib
 import errno
 import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from hydra.errors import (
-    ConfigCompositionException,
-    InstantiationException,
-    MissingConfigException,
-    OverrideParseException,
-)
+from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from types import TracebackType
 
 # What the machine, not the program, refuses.
@@ -38,7 +33,7 @@ def nearest(word: str, options: Iterable[str]) -> str:
     return f"; did you mean {near[0]}?" if near else "."
 
 
-def plainly(error: BaseException | None) -> str | None:
+def words_for(error: BaseException | None) -> str | None:
     """The words for a mistake, or None for what is no mistake but a fault of the program.
 
     Args:
@@ -46,7 +41,7 @@ def plainly(error: BaseException | None) -> str | None:
     """
     while error is not None:
         if isinstance(error, UserError):
-            return _without_key(error)
+            return without_key(error)
         if words := _hydras_words(error) or _machines_words(error):
             return words
         error = error.__cause__
@@ -63,11 +58,7 @@ def _hydras_words(error: BaseException) -> str | None:
         return f"{error.override!r} cannot be read ({details[-2] if len(details) > 1 else reason}). Write key=value."
     if isinstance(error, ConfigCompositionException | OmegaConfBaseException):
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-        return f"{reason} {_without_key(cause)}" if cause else _without_key(error)
-    # So Hydra marks what a _target_ raised. A fault inside of it would not be one of these.
-    marks = [line.strip() for line in [*details, *getattr(error, "__notes__", [])] if "full_key: " in line]
-    if marks and isinstance(error, TypeError | ValueError | ImportError | InstantiationException):
-        return f"{marks[0].removeprefix('full_key: ')}: {_without_key(error)}"
+        return f"{reason} {without_key(cause)}" if cause else without_key(error)
     return None
 
 
@@ -78,28 +69,45 @@ def _machines_words(error: BaseException) -> str | None:
     return None
 
 
-def _without_key(error: BaseException) -> str:
+def without_key(error: BaseException) -> str:
     """The message without the lines that OmegaConf and Hydra add about where in the config it was."""
     lines = [line.strip() for line in str(error).splitlines()]
     return " ".join(line for line in lines if line and not line.startswith(("full_key: ", "object_type=")))
 
 
-def report_plainly(action: str) -> None:
+PLAIN = "ROWGRAD_PLAIN_ERRORS"  # an environment variable, so that processes that this one starts know it too
+
+
+def tell_mistakes_plainly(action: str) -> None:
     """Makes this process end on a mistake with its words alone; `HYDRA_FULL_ERROR=1` shows the traceback.
 
     Args:
         action: what cannot be done, as in "train".
     """
     if os.environ.get("HYDRA_FULL_ERROR") != "1":
-        # Hydra then leaves its errors to the hook below. Processes that this one starts inherit both variables.
-        os.environ.update(HYDRA_FULL_ERROR="1", ROWGRAD_PLAIN_ERRORS="1")
+        # Hydra then leaves its errors to the hook below.
+        os.environ.update({"HYDRA_FULL_ERROR": "1", PLAIN: action})
     usual = sys.excepthook
 
-    def report(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        words = plainly(error) if os.environ.get("ROWGRAD_PLAIN_ERRORS") == "1" else None
-        if words is None:
+    def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not end_on_mistake(error, leave=lambda words: print(words, file=sys.stderr)):
             usual(kind, error, trace)
-        else:
-            print(f"Cannot {action}: {words}", file=sys.stderr)
 
-    sys.excepthook = report
+    sys.excepthook = tell
+
+
+def end_on_mistake(error: BaseException, leave: Callable[[str], Any] = sys.exit) -> bool:
+    """Leaves with the words for a mistake, where it is one and is to be told plainly.
+
+    Args:
+        error: what was raised.
+        leave: is given the words.
+
+    Returns:
+        Whether there were words for it.
+    """
+    action, words = os.environ.get(PLAIN), words_for(error)
+    if action is None or words is None:
+        return False
+    leave(f"Cannot {action}: {words}")
+    return True

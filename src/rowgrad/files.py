@@ -1,22 +1,44 @@
-"""Files: their names, whole or not there, and paths as one would type them."""
+"""Files: whole or not there, and paths as one would type them."""
+
+from __future__ import annotations
 
 import json
+import os
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any
 
-# In a sweep's folder; in a job's folder; in a run's folder.
-SWEEP, JOB, SUMMARY = "sweep.json", "job.json", "summary.json"
-RESUME = "sweep.resume="  # what goes on with a sweep
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+PART = ".part"  # what a file's name ends in while it is not whole
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Writes a file so that it is whole or as it was before."""
-    part = path.with_name(path.name + ".part")
+@contextmanager
+def whole_file(path: Path, *, move_old_to: Path | None = None) -> Generator[IO[bytes]]:
+    """A file to write to; it appears under its name when all of it is on the disk, and never in part.
+
+    Args:
+        path: its name. What is there is replaced.
+        move_old_to: where that goes, if it is to be kept.
+    """
+    part = path.with_name(path.name + PART)
     try:
-        part.write_text(text, encoding="utf-8")
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if move_old_to is not None and path.exists():
+            path.replace(move_old_to)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a text so that its file is whole or as it was before."""
+    with whole_file(path) as file:
+        file.write(text.encode())
 
 
 def shown(path: Path) -> Path:

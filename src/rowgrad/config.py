@@ -1,0 +1,175 @@
+"""Settings: a dataclass for each part of a config. Its fields are the only place where a default and a limit stand.
+
+    @dataclass(frozen=True, kw_only=True)
+    class CameraSettings(Settings, key="camera"):
+        std: float = setting(0.0, number("of at least 0", lambda v: v >= 0), "standard deviation of the noise")
+
+    CameraSettings(std=-1)  # UserError: camera.std=-1 is not a number of at least 0.
+
+A field's *reader* turns what was typed into what the program works with, once, or says what is accepted. Hydra gets the
+defaults as they would be typed, under `/settings/camera`. OmegaConf's own typed nodes are not used, because they would
+take `detach: 1` for true and `checkpoint: 3` for a folder. Nothing heavy is imported.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from rowgrad.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from dataclasses import Field
+
+Reader = Callable[[Any, str], Any]  # (what was typed, its key) -> what it is; raises UserError
+
+
+@dataclass(frozen=True)
+class Limit:
+    """Reads a value as it is where it passes a test; else says in words what would have."""
+
+    fits: Callable[[Any], bool]
+    words: str
+
+    def __call__(self, value: Any, key: str) -> Any:
+        if not self.fits(value):
+            raise UserError(f"{key}={value} is not {self.words}.")
+        return value
+
+
+def whole(least: int) -> Limit:
+    """A whole number of at least `least`."""
+    fits = lambda value: isinstance(value, int) and not isinstance(value, bool) and value >= least  # noqa: E731
+    return Limit(fits, f"a whole number of at least {least}")
+
+
+def number(words: str, fits: Callable[[float], bool]) -> Limit:
+    """A finite number with a property."""
+    return Limit(
+        lambda v: isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) and fits(v),
+        f"a number {words}",
+    )
+
+
+def one_of(*options: str) -> Limit:
+    """One of some words."""
+    return Limit(lambda value: isinstance(value, str) and value in options, f"one of {', '.join(options)}")
+
+
+def or_null(limit: Limit) -> Limit:
+    """The same, or null."""
+    return Limit(lambda value: value is None or limit.fits(value), f"{limit.words}, or null")
+
+
+def text(words: str) -> Limit:
+    """Some letters."""
+    return Limit(lambda value: isinstance(value, str) and value != "", words)
+
+
+NOT_NEGATIVE = number("of at least 0", lambda value: value >= 0)
+FINITE = Limit(number("", lambda _: True).fits, "a finite number")
+BOOLEAN = Limit(lambda value: isinstance(value, bool), "true or false")
+ANYTHING = Limit(lambda _: True, "anything")
+GROUP = Limit(lambda value: isinstance(value, Mapping), "a group of settings")
+
+
+def setting(default: Any, reader: Reader, words: str) -> Any:
+    """A field: its default as it would be typed, what reads it, and what it means in one line."""
+    metadata = {"reader": reader, "words": words}
+    if isinstance(default, list | dict):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """A part of a config, read and checked.
+
+    Class attributes:
+        key: what stands before its fields' names, as in `scenario`.
+
+    Raises:
+        UserError: a value that is not accepted; it names the key, the value and what is accepted.
+    """
+
+    key: ClassVar[str] = ""
+
+    def __init_subclass__(cls, key: str = "", **others: Any) -> None:
+        super().__init_subclass__(**others)
+        cls.key = key
+
+    def __post_init__(self) -> None:
+        for name, part in self.parts().items():
+            value = part.metadata["reader"](getattr(self, name), self.full_key(name))
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def parts(cls) -> dict[str, Field[Any]]:
+        """The fields by their names."""
+        return {part.name: part for part in fields(cls)}
+
+    @classmethod
+    def full_key(cls, name: str) -> str:
+        """A field's name as one types it."""
+        return f"{cls.key}.{name}" if cls.key else name
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """The default of each field as it would be typed."""
+        values = {
+            name: part.default if part.default_factory is MISSING else part.default_factory()
+            for name, part in cls.parts().items()
+        }
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @classmethod
+    def read(cls, typed: Any) -> Self:
+        """Settings from a group of a config.
+
+        Args:
+            typed: a mapping, or OmegaConf's; interpolations in it are resolved.
+
+        Raises:
+            UserError: no group, a key that there is not, or a value that is not accepted.
+        """
+        values = plain(typed)
+        if not isinstance(values, Mapping):
+            raise UserError(f"{cls.key}={typed} is not a group of settings. Accepted: {', '.join(cls.parts())}.")
+        for name in values:
+            if name not in cls.parts():
+                accepted = ", ".join(cls.parts())
+                raise UserError(f"{cls.full_key(name)} is unknown{nearest(str(name), cls.parts())} Accepted: {accepted}.")
+        return cls(**values)
+
+
+def plain(config: Any) -> Any:
+    """Lists, mappings and values in place of OmegaConf's, interpolations resolved."""
+    return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
+
+
+def offer_to_hydra(*parts: type[Settings]) -> None:
+    """Makes the defaults of some parts known to Hydra, as `/settings/<last word of the key>`, or `/settings/run`."""
+    for part in parts:
+        name = part.key.rpartition(".")[2] or "run"
+        ConfigStore.instance().store(group="settings", name=name, node=part.defaults())
+
+
+def explain(*parts: type[Settings]) -> str:
+    """All keys of some parts with their defaults and what they mean, a line each."""
+    lines = []
+    for part in parts:
+        for name, value in part.defaults().items():
+            told = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+            lines.append((f"{part.full_key(name)}={told}", part.parts()[name].metadata["words"]))
+    width = min(max(len(key) for key, _ in lines), 44)
+    return "\n".join(f"{key:{width}}  {words}" for key, words in lines)
+
+
+def contains_only(options: Sequence[str], value: Any) -> bool:
+    """Whether a value is a list of one or more of some words."""
+    return isinstance(value, Sequence) and bool(value) and not isinstance(value, str) and set(value) <= set(options)

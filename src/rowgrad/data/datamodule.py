@@ -1,0 +1,100 @@
+"""A data set on the training device, in the three parts that Lightning asks for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import lightning.pytorch as pl
+
+from rowgrad.data.batches import EvalLoader, Resident, TrainLoader
+from rowgrad.data.sources import SOURCES, DataSet, MissingError
+from rowgrad.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rowgrad.data.settings import DataSettings
+    from rowgrad.data.sources import Images
+
+
+class ImageData(pl.LightningDataModule):
+    """A data set, resident on the training device.
+
+    Args:
+        settings: what `data` says.
+        seed: the run's seed.
+        source: what gives the data set in place of `settings.name`: a function that returns it.
+
+    Attributes:
+        name: the data set that is really used.
+        missing: why the named one could not be had and the fallback is used, else None.
+        dataset: the images.
+
+    Raises:
+        UserError: data that cannot be had, or fewer of them than a batch has.
+    """
+
+    def __init__(self, settings: DataSettings, seed: int = 0, source: Callable[[], DataSet] | None = None) -> None:
+        super().__init__()
+        self.settings, self.seed = settings, seed
+        self._loader: TrainLoader | None = None
+        self._position: dict[str, int] | None = None
+        self.name, self.missing, root = settings.name, None, Path(settings.root)
+        try:
+            self.dataset = SOURCES[self.name](root) if source is None else source()
+        except MissingError as error:
+            if settings.fallback in {None, self.name}:
+                raise
+            self.name, self.missing = str(settings.fallback), str(error)
+            self.dataset = SOURCES[self.name](root)
+        if not isinstance(self.dataset, DataSet):
+            raise UserError(f"data.source gives a {type(self.dataset).__name__}, not a rowgrad.data.sources.DataSet.")
+        count = len(self.dataset.train.labels)
+        if settings.batch_size > count:
+            raise UserError(
+                f"data.batch_size={settings.batch_size} is larger than the {count} training images of {self.name}."
+            )
+
+    def train_dataloader(self) -> TrainLoader:
+        """The training images on the trainer's device."""
+        trainer = self._trainer()
+        self._loader = TrainLoader(
+            self._resident(self.dataset.train, self.settings.shift),
+            self.settings.batch_size,
+            self.seed,
+            accumulate=trainer.accumulate_grad_batches,
+            rank=trainer.global_rank,
+            world=trainer.world_size,
+        )
+        if self._position is not None:
+            self._loader.load_state_dict(self._position)
+        return self._loader
+
+    def val_dataloader(self) -> EvalLoader:
+        """The validation images on the trainer's device."""
+        return self._eval(self.dataset.val)
+
+    def test_dataloader(self) -> EvalLoader:
+        """The test images on the trainer's device."""
+        return self._eval(self.dataset.test)
+
+    def state_dict(self) -> dict[str, int]:
+        """Where the training loader is. Lightning keeps that too, but gives it back in mid-epoch only."""
+        return self._loader.state_dict() if self._loader is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Keeps the position for the training loader, which is made later."""
+        self._position = state_dict or None
+
+    def _eval(self, images: Images) -> EvalLoader:
+        trainer = self._trainer()
+        size = self.settings.eval_batch_size
+        return EvalLoader(self._resident(images), size, rank=trainer.global_rank, world=trainer.world_size)
+
+    def _resident(self, images: Images, margin: int = 0) -> Resident:
+        return Resident(images, self.dataset.greys(), self._trainer().strategy.root_device, margin)
+
+    def _trainer(self) -> pl.Trainer:
+        assert self.trainer is not None, "the trainer calls this"
+        return self.trainer

@@ -1,0 +1,184 @@
+"""The LightningModule: the camera's damage, row parameter θ, scenario, tap τ, network, loss.
+
+    u = corruption(x) + θ,  v = scenario(u),  z = v + τ,  L = mean cross-entropy(network(z), labels)
+
+θ taps the gradient before the scenario's cut and τ after it; broadcasting sums both over the batch.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self, cast
+
+import lightning.pytorch as pl
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+from torch.nn.functional import cross_entropy
+from torchmetrics.classification import MulticlassAccuracy
+
+from rowgrad.model.settings import ModelSettings
+from rowgrad.randomness import Draw
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from lightning.pytorch.utilities.types import OptimizerLRScheduler
+    from torch.optim import Optimizer
+    from torch.optim.lr_scheduler import LambdaLR
+    from torchmetrics import Metric
+
+    from rowgrad.data.batches import Batch
+    from rowgrad.data.settings import Shape
+    from rowgrad.scenario.corruption import Corruption
+    from rowgrad.scenario.scenario import Scenario
+
+
+class RowClassifier(pl.LightningModule):
+    """A classifier in which every image row is a trainable input.
+
+    Logs `val/acc`, `val/loss`, `test/acc`, `test/loss` and `test/acc_operated` (the test images put through the
+    scenario as in training, with probability 1), and the same of each further metric.
+
+    Args:
+        network: images (B, C, H, W) -> logits (B, classes).
+        corruption: what the camera does to every image.
+        scenario: what happens to the rows.
+        optimizer: makes optimizer and schedule: `make_optimizer` with its settings.
+        shape: of the images.
+        settings: what `model` says.
+        metrics: further ones by their names, as torchmetrics makes them.
+        seed: the run's seed.
+
+    Attributes:
+        theta: θ, (C, H, W), zero at start, learnt.
+        tap: τ, (C, H, W), always zero, never learnt. Without `tap.requires_grad` (the recorder switches it on) it is
+            left out of the sum.
+        trained: optimizer steps of the checkpoint that was loaded; evaluation goes by them.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        corruption: Corruption,
+        scenario: Scenario,
+        optimizer: Callable[..., tuple[Optimizer, LambdaLR]],
+        *,
+        shape: Shape,
+        settings: ModelSettings | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        settings = settings or ModelSettings()
+        self.network = network.requires_grad_(not settings.freeze)
+        self.corruption = corruption
+        self.scenario = scenario
+        self.make_optimizer = optimizer
+        self.label_smoothing = settings.label_smoothing
+        self.frozen = settings.freeze
+        self.seed = seed
+        self.trained = 0
+        self.theta = nn.Parameter(torch.zeros(shape.channels, shape.height, shape.width))
+        self.tap = nn.Parameter(torch.zeros_like(self.theta), requires_grad=False)
+        measured = {"acc": MulticlassAccuracy(shape.classes, average="micro"), **(metrics or {})}
+        self.metrics = nn.ModuleDict(
+            {
+                views: nn.ModuleDict({name: metric.clone() for name, metric in measured.items()})
+                for views in ("val", "test", "test_operated")
+            }
+        )
+        self.train()
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode or evaluation mode; a frozen network stays in the latter."""
+        super().train(mode)
+        if self.frozen:
+            self.network.eval()
+        return self
+
+    def forward(self, images: Tensor, draw: Draw) -> Tensor:
+        """Normalised images x (B, C, H, W) -> logits (B, classes)."""
+        step = draw.step if self.training else max(self.trained, self.global_step, 1) - 1
+        seen = self.scenario(self.corruption(images) + self.theta, draw, step)
+        return self.network(seen + self.tap if self.tap.requires_grad else seen)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """The micro-batch's share of the loss and the accuracy of one optimizer step."""
+        logits = self(batch.images, self.training_draw(batch))
+        loss = cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
+        accuracy = (logits.detach().argmax(1) == batch.labels).float().mean()
+        if batch.weight != 1:
+            loss, accuracy = loss * batch.weight, accuracy * batch.weight
+        return {"loss": loss, "acc": accuracy}
+
+    def training_draw(self, batch: Batch, steps_ago: int = 0) -> Draw:
+        """The randomness of a batch in the optimizer step that is due, or of one that was `steps_ago`."""
+        return Draw(self.seed, self.global_step - steps_ago, batch.first)
+
+    def per_image_gradients(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """What each image of a training batch contributes to its rows' gradient and to the input gradient.
+
+        One pass more, which leaves no trace: no gradient, no statistics of batch normalisation, no random number that
+        training would have had.
+
+        Returns:
+            ∂ΣL/∂u and ∂ΣL/∂z, (B, C, H, W) each, where ΣL is the sum over the batch: their means over the images are
+            ∂L/∂θ and ∂L/∂τ of this batch.
+        """
+        buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
+        device = [self.device] if self.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=device):
+            images = (self.corruption(batch.images) + self.theta).detach().requires_grad_()
+            seen = self.scenario(images, self.training_draw(batch))
+            logits = functional_call(self.network, buffers, (seen,))
+        loss = cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing, reduction="sum")
+        of_images, of_seen = torch.autograd.grad(loss, (images, seen))
+        return of_images, of_seen
+
+    def on_before_zero_grad(self, optimizer: Optimizer) -> None:
+        """Clears τ's gradient, which no optimizer does."""
+        self.tap.grad = None
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Logs `val/loss`, `val/acc` and the other metrics."""
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Logs `test/loss`, `test/acc`, `test/acc_operated` and the other metrics."""
+        self._evaluate("test", batch)
+        operated = self.scenario.routed(self.corruption(batch.images) + self.theta, self._evaluation_draw(batch), 1.0)
+        self._log_metrics("test", "_operated", self.network(operated), batch)
+
+    def _evaluate(self, stage: str, batch: Batch) -> None:
+        logits = self(batch.images, self._evaluation_draw(batch))
+        loss = cross_entropy(logits, batch.labels)
+        self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=len(batch.labels), sync_dist=True)
+        self._log_metrics(stage, "", logits, batch)
+
+    def _log_metrics(self, stage: str, views: str, logits: Tensor, batch: Batch) -> None:
+        for name, metric in cast("nn.ModuleDict", self.metrics[stage + views]).items():
+            tag = f"{stage}/{name}{views}"
+            cast("Metric", metric).update(logits, batch.labels)
+            self.log(tag, cast("Metric", metric), on_epoch=True, batch_size=len(batch.labels), prog_bar=tag == "val/acc")
+
+    def _evaluation_draw(self, batch: Batch) -> Draw:
+        """Evaluation draws the same numbers every time, others than any training step."""
+        return Draw(self.seed, -1, batch.first)
+
+    def sentence(self) -> str:
+        """What happens to the images and who learns, in plain sentences."""
+        frozen = "The network is frozen: only the rows learn." if self.frozen else ""
+        return " ".join(filter(None, [self.scenario.sentence(), self.corruption.sentence(), frozen]))
+
+    def configure_optimizers(self) -> OptimizerLRScheduler:
+        """θ and the network's weights. τ is left out."""
+        # Asked for after the first step only: Lightning would make the loader now, before a checkpoint gives it its
+        # position, and would then never give it.
+        clips = self.trainer.gradient_clip_val and self.trainer.precision in {"16-mixed", "bf16-mixed"}
+        optimizer, schedule = self.make_optimizer(
+            self.network,
+            self.theta,
+            lambda: int(self.trainer.estimated_stepping_batches),
+            fused=not clips,  # Lightning 2.6 refuses that together
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}

@@ -1,0 +1,89 @@
+"""Plain networks from images (B, C, H, W) to logits (B, classes).
+
+One of your own is any `nn.Module`, named by `model.network._target_`. Of `height`, `width`, `in_channels` and `classes` it
+is given those that its constructor names.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class StridedConvNet(nn.Module):
+    """Blocks of 2×2 pixels as four channels, then 3×3 convolutions, each with batch normalisation and ReLU, one linear.
+
+    The first convolution sees every block, the others have stride 2. Folding the image first makes the gradient at the
+    input, which a convolution of a single channel computes slowly, a cheap one; so do weights that are stored with the
+    channels last.
+
+    Args:
+        channels: output channels of each convolution.
+        in_channels: C of the images.
+        height: H of the images.
+        width: W of the images.
+        classes: number of classes.
+    """
+
+    def __init__(self, channels: Sequence[int], *, height: int, width: int, in_channels: int, classes: int) -> None:
+        super().__init__()
+        odd = height % 2, width % 2
+        layers: list[nn.Module] = [nn.ZeroPad2d((0, odd[1], 0, odd[0]))] if any(odd) else []
+        layers.append(nn.PixelUnshuffle(2))
+        height, width = -(-height // 2), -(-width // 2)
+        for number, (into, out) in enumerate(pairwise([4 * in_channels, *channels])):
+            stride = 2 if number else 1
+            layers += [
+                nn.Conv2d(into, out, 3, stride, padding=1, bias=False),
+                nn.BatchNorm2d(out),
+                nn.ReLU(inplace=True),
+            ]
+            height, width = -(-height // stride), -(-width // stride)
+        self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels[-1] * height * width, classes))
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) -> logits (B, classes)."""
+        return self.layers(images)
+
+
+class MLP(nn.Module):
+    """Linear layers with ReLU and dropout between them.
+
+    Args:
+        hidden: width of each hidden layer.
+        dropout: chance that a hidden unit is dropped in training.
+        in_channels: C of the images.
+        height: H of the images.
+        width: W of the images.
+        classes: number of classes.
+    """
+
+    def __init__(
+        self,
+        hidden: Sequence[int],
+        dropout: float = 0.0,
+        *,
+        height: int,
+        width: int,
+        in_channels: int,
+        classes: int,
+    ) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [nn.Flatten()]
+        widths = [in_channels * height * width, *hidden]
+        for into, out in pairwise(widths):
+            layers += [nn.Linear(into, out), nn.ReLU(inplace=True)]
+            if dropout:
+                layers.append(nn.Dropout(dropout))
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, C, H, W) -> logits (B, classes)."""
+        return self.layers(images)

@@ -1,0 +1,38 @@
+"""What `model` and `optimizer` may say: every default and every limit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from rowgrad.config import BOOLEAN, GROUP, NOT_NEGATIVE, Settings, number, one_of, or_null, setting, text
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings(Settings, key="model"):
+    """The network, and what is learnt of it."""
+
+    network: Any = setting({}, GROUP, "a _target_ and its arguments: images (B, C, H, W) -> logits (B, classes)")
+    label_smoothing: float = setting(
+        0.05, number("from 0 to below 1", lambda v: 0 <= v < 1), "of the training loss (Szegedy et al., arXiv:1512.00567)"
+    )
+    checkpoint: str | None = setting(
+        None, or_null(text("a run's folder")), "a trained run's folder, or a checkpoint: the network begins with its weights"
+    )
+    freeze: bool = setting(False, BOOLEAN, "the network stays as it is, in evaluation mode; only the rows learn")
+    metrics: Any = setting({}, GROUP, "more of torchmetrics by their names: logged as val/<name> and test/<name>")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings(Settings, key="optimizer"):
+    """Which parameters learn, how fast, and on what schedule."""
+
+    algorithm: Any = setting({}, GROUP, "a _target_ that makes an optimizer of parameter groups")
+    lr: float = setting(0.01, NOT_NEGATIVE, "the network's learning rate; with one_cycle the peak")
+    weight_decay: float = setting(0.01, NOT_NEGATIVE, "of its weights; biases and normalisation have none")
+    rows_lr: float = setting(0.01, NOT_NEGATIVE, "the row parameter's learning rate; with one_cycle the peak")
+    rows_weight_decay: float = setting(0.0, NOT_NEGATIVE, "the row parameter's: it would move rows that detach has cut")
+    schedule: str = setting(
+        "one_cycle", one_of("one_cycle", "constant"), "one_cycle is Smith and Topin's, arXiv:1708.07120, in cosines"
+    )
+    warmup: float = setting(0.3, number("between 0 and 1", lambda v: 0 < v < 1), "share of the steps in which it rises")

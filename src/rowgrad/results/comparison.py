@@ -1,0 +1,57 @@
+"""Runs side by side -> a table with a line for each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rowgrad.results.names import run_names, word_of
+from rowgrad.results.tables import Table
+from rowgrad.scenario.rows import name_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rowgrad.results.run import Run
+
+
+def _percent(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}%}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _cut(run: Run) -> str:
+    counts = run.cut_counts
+    if counts is None:
+        return "not recorded"
+    always = name_rows((counts == len(run.steps)).tolist()).removeprefix("rows ").removeprefix("row ")
+    sometimes = int(((counts > 0) & (counts < len(run.steps))).sum())
+    always = "none" if always == "no row" else always
+    return always + (f" ({sometimes} more at some)" if sometimes else "")
+
+
+COLUMNS: dict[str, Callable[[Run], str]] = {
+    "scenario": lambda run: str(run.scenario.name),
+    "selected": lambda run: name_rows(run.selected).removeprefix("rows ").removeprefix("row "),
+    "detach": lambda run: word_of(run.scenario.detach) if any(run.selected) else "–",
+    "seed": lambda run: str(run.seed),
+    "data": lambda run: str(run.summary.get("data", run.config.data.name)),
+    "status": lambda run: run.status,
+    "test accuracy": lambda run: _percent(run.summary.get("test/acc"), 2),
+    "rows changed in every image": lambda run: _percent(run.summary.get("test/acc_operated"), 2),
+    "test loss": lambda run: _number(run.summary.get("test/loss")),
+    "rows cut at every step": _cut,
+    "cut fraction": lambda run: _percent(run.cut_fraction, 1),
+    "steps": lambda run: str(run.summary.get("train/steps", "")),
+    "seconds": lambda run: f"{run.summary['train/seconds']:.1f}" if "train/seconds" in run.summary else "",
+}
+
+
+def compare_runs(runs: Sequence[Run]) -> Table:
+    """The runs, a line each."""
+    rows = [
+        [name, *(column(run) for column in COLUMNS.values())] for name, run in zip(run_names(runs), runs, strict=True)
+    ]
+    return Table("Runs", ["run", *COLUMNS], rows)

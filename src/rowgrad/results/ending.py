@@ -1,0 +1,64 @@
+"""The lines at the end of a run: accuracy, which rows were cut, where it is, how to watch it."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.panel import Panel
+
+from rowgrad.files import shown
+from rowgrad.scenario.rows import name_rows
+
+if TYPE_CHECKING:
+    from rowgrad.data.datamodule import ImageData
+    from rowgrad.results.run import Run
+    from rowgrad.scenario.scenario import Scenario
+
+
+def _describe_cut(run: Run) -> str:
+    counts, steps = run.cut_counts, len(run.steps)
+    if counts is None:
+        return "not recorded"
+    always, sometimes = counts == steps, (counts > 0) & (counts < steps)
+    if not counts.any():
+        return "no row: gradient reached every row"
+    if not always.any():
+        return f"{name_rows(sometimes.tolist())}: row gradient exactly 0.0 at some of {steps} steps"
+    words = f"{name_rows(always.tolist())}: row gradient exactly 0.0 at each of {steps} steps"
+    return words + (f"; {name_rows(sometimes.tolist())} at some of them" if sometimes.any() else "")
+
+
+def describe_run(run: Run, scenario: Scenario) -> str:
+    """What people want to know at the end of a run: accuracy, cut rows, folder, and how to watch it."""
+    lines, summary, folder = {}, run.summary, run.folder.path
+    if "test/acc" in summary:
+        operated = f"; {summary['test/acc_operated']:.2%} with the rows {scenario.operation.phrase} in every image"
+        changed = scenario.route == "replace" and not scenario.idle
+        lines["test accuracy"] = f"[bold]{summary['test/acc']:.2%}[/]" + (operated if changed else "")
+    else:
+        lines["status"] = f"[bold]{summary['status']}[/] after step {summary['train/steps']}; not tested"
+    lines["cut"] = _describe_cut(run)
+    if summary["cut_fraction"]:
+        lines[""] = f"they carried {summary['cut_fraction']:.1%} of the squared gradient at the network's input"
+    lines["run's folder"] = str(shown(folder))
+    if summary["status"] == "interrupted":
+        lines["go on"] = f"python scripts/train.py resume={shown(folder)}"
+    lines["watch it"] = f"{tensorboard_command()} --logdir {shown(folder)}"
+    return "\n".join(f"{name:15}{words}" for name, words in lines.items())
+
+
+def tensorboard_command() -> str:
+    """TensorBoard as one would call it here."""
+    beside = Path(sys.executable).with_name("tensorboard")
+    return "tensorboard" if shutil.which("tensorboard") or not beside.exists() else str(shown(beside))
+
+
+def fallback_notice(data: ImageData) -> list[Panel]:
+    """Says where nobody can miss it that other data are used; empty where they are not."""
+    if not data.missing:
+        return []
+    words = f"{data.missing}\nTraining on [bold]{data.name}[/] instead. data.fallback=null makes this an error."
+    return [Panel(words, title="[bold]NOT THE DATA SET YOU ASKED FOR[/]", border_style="bold red")]

@@ -1,0 +1,91 @@
+"""Runs -> a page that explains itself, and its figures for a paper."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import matplotlib as mpl
+from markupsafe import escape
+
+from rowgrad.files import write_whole
+from rowgrad.results.comparison import compare_runs
+from rowgrad.results.gallery import draw
+from rowgrad.results.names import run_names
+from rowgrad.watch import drawing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from matplotlib.figure import Figure
+
+    from rowgrad.results.run import Run
+    from rowgrad.results.tables import Table
+
+STYLE: Any = {  # matplotlib's names are no plain text to a type checker
+    "svg.fonttype": "none",
+    "axes.facecolor": "none",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    **dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"),
+        drawing.INK,
+    ),
+}
+
+
+def write_report(
+    runs: Sequence[Run],
+    folder: Path,
+    progress: Callable[[str], None] = lambda _: None,
+    answers: Sequence[Table] = (),
+) -> Path:
+    """Writes `report.html`, and each figure as PNG and SVG in `figures/`.
+
+    Args:
+        runs: at least one.
+        folder: where to; it is made.
+        progress: is told what is being drawn.
+        answers: tables that come before the figures.
+
+    Returns:
+        The page.
+    """
+    pictures = folder / "figures"
+    pictures.mkdir(parents=True, exist_ok=True)
+    figures = []
+    with mpl.rc_context(STYLE):
+        for name, (words, figure) in draw(runs, progress).items():
+            (pictures / f"{name}.png").write_bytes(drawing.png(figure, dpi=150))
+            picture = svg(figure, name)
+            (pictures / f"{name}.svg").write_text(picture, encoding="utf-8")
+            figures.append({"title": name.replace("_", " ").capitalize(), "words": words, "svg": _inline(picture, words)})
+    templates = jinja2.Environment(loader=jinja2.PackageLoader("rowgrad.results", "."), autoescape=True)
+    facts = runs[0].summary
+    text = templates.get_template("report.html.jinja").render(
+        count=f"{len(runs)} run{'s' if len(runs) > 1 else ''}",
+        device=facts.get("device", "?"),
+        versions=", ".join(f"{name} {facts[name]}" for name in ("rowgrad", "torch", "lightning") if name in facts),
+        runs=compare_runs(runs),
+        answers=answers,
+        figures=figures,
+        folders=list(zip(run_names(runs), runs, strict=True)),
+    )
+    page = folder / "report.html"
+    write_whole(page, text)
+    return page
+
+
+def svg(figure: Figure, salt: str) -> str:
+    """The figure as SVG text; the same figure gives the same text."""
+    file = io.StringIO()
+    with mpl.rc_context({"svg.hashsalt": salt}):
+        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+    return file.getvalue()
+
+
+def _inline(picture: str, words: str) -> str:
+    inline = picture[picture.index("<svg") :].replace(drawing.INK, "currentColor")
+    return inline.replace("<svg ", f'<svg role="img" aria-label="{escape(words)}" ', 1)

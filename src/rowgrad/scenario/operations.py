@@ -1,0 +1,250 @@
+"""What a scenario does to its rows: pure functions of images (B, C, H, W) in normalised units, and their names.
+
+An operation sees whole images; the scenario uses its selected rows only. One of your own is a frozen dataclass with
+`__call__(images, draw)` and `phrase` in a package of yours, named by `_target_`; here it is that and a line in
+`OPERATIONS`. Keyword-only fields `black` and `white` are given the data set's values of these pixels.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rowgrad.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from torch import Tensor
+
+    from rowgrad.randomness import Draw
+
+
+class Operation(Protocol):
+    """Images (B, C, H, W) and the step's randomness -> images of the same shape."""
+
+    @property
+    def phrase(self) -> str:
+        """What is done to the rows, as a past participle: "shifted by +1"."""
+        ...
+
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Unchanged:
+    """The images as they are."""
+
+    phrase: str = "left as they are"
+
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:
+        return images
+
+
+@dataclass(frozen=True)
+class Shift:
+    """x + offset."""
+
+    offset: float = 1.0
+
+    @property
+    def phrase(self) -> str:
+        return f"shifted by {self.offset:+g}"
+
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:
+        return images + self.offset
+
+
+@dataclass(frozen=True)
+class Scale:
+    """x · factor."""
+
+    factor: float = 2.0
+
+    @property
+    def phrase(self) -> str:
+        return f"scaled by {self.factor:g}"
+
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:
+        return images * self.factor
+
+
+@dataclass(frozen=True)
+class Noise:
+    """x + std · ε with ε ~ N(0, 1) for every pixel of every image."""
+
+    std: float = 1.0
+
+    @property
+    def phrase(self) -> str:
+        return f"given noise of standard deviation {self.std:g}"
+
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:
+        return images + self.std * draw.normal("noise", tuple(images.shape), images.device).to(images.dtype)
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Each row from right to left."""
+
+    phrase: str = "flipped from left to right"
+
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:
+        return images.flip(-1)
+
+
+@dataclass(frozen=True)
+class Blur:
+    """torchvision's Gaussian blur with a kernel that reaches three standard deviations."""
+
+    sigma: float = 1.0
+
+    @property
+    def phrase(self) -> str:
+        return f"blurred with σ = {self.sigma:g} pixels"
+
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:
+        from torchvision.transforms.v2 import functional  # takes a second
+
+        size = 2 * min(round(3 * self.sigma), (min(images.shape[-2:]) - 1) // 2) + 1
+        return functional.gaussian_blur(images, [size, size], [self.sigma, self.sigma])
+
+
+@dataclass(frozen=True)
+class Erase:
+    """One grey value everywhere, in normalised units: 0 is the data set's mean grey."""
+
+    value: float = 0.0
+
+    @property
+    def phrase(self) -> str:
+        return f"erased to {self.value:g}"
+
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:
+        return images.new_full(images.shape, self.value)
+
+
+@dataclass(frozen=True)
+class Static:
+    """std · ε with ε ~ N(0, 1) for every pixel of every image, and nothing of the image."""
+
+    std: float = 1.0
+
+    @property
+    def phrase(self) -> str:
+        return f"replaced by noise of standard deviation {self.std:g}"
+
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:
+        return self.std * draw.normal("static", tuple(images.shape), images.device).to(images.dtype)
+
+
+@dataclass(frozen=True)
+class Quantise:
+    """The nearest of `levels` evenly spaced greys from black to white. Its gradient is zero wherever it has one."""
+
+    levels: float = 2
+    black: float | Tensor = field(default=0.0, kw_only=True)
+    white: float | Tensor = field(default=1.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not (self.levels >= 2 and float(self.levels).is_integer()):  # noqa: PLR2004  (black and white)
+            raise UserError(
+                f"scenario.operation=quantise {self.levels:g}: the number of levels is a whole number of at least 2."
+            )
+
+    @property
+    def phrase(self) -> str:
+        return f"quantised to {self.levels:g} levels"
+
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:
+        black, white = (v if isinstance(v, int | float) else v.to(images.device) for v in (self.black, self.white))
+        steps, contrast = self.levels - 1, white - black
+        return ((images - black) / contrast).clamp(0, 1).mul(steps).round() * (contrast / steps) + black
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Any function of images, such as a `torchvision.transforms.v2` transform.
+
+    torchvision draws a random transform's parameters once a call, so all images of a step share them; they are a
+    function of (seed, step).
+    """
+
+    function: Callable[[Tensor], Tensor]
+
+    @property
+    def phrase(self) -> str:
+        return f"put through {self.function}"
+
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:
+        with draw.torch_seeded("transform", images.device):
+            return self.function(images)
+
+
+OPERATIONS: dict[str, type[Operation]] = {
+    "none": Unchanged,
+    "shift": Shift,
+    "scale": Scale,
+    "noise": Noise,
+    "flip": Flip,
+    "blur": Blur,
+    "erase": Erase,
+    "static": Static,
+    "quantise": Quantise,
+}
+ACCEPTED = f"{', '.join(OPERATIONS)}, each with its number (shift 1, blur 0.5), or a torchvision.transforms.v2 name"
+
+
+def read_operation(spec: Any, key: str = "scenario.operation") -> Any:
+    """Makes an operation from its text.
+
+    Args:
+        spec: a name and its numbers (`shift 1`, `flip`, `RandomRotation 30`), an operation, or a function of images. A
+            group with a `_target_` is left as it is: it has yet to be made.
+        key: what a mistake is called by.
+
+    Raises:
+        UserError: an unknown name, or numbers that the operation does not take.
+    """
+    if isinstance(spec, Mapping) and "_target_" in spec:
+        return spec
+    if not isinstance(spec, str):
+        if callable(spec):
+            return spec if hasattr(spec, "phrase") else Transform(spec)
+        raise UserError(f"{key}={spec} is not an operation. Accepted: {ACCEPTED}.")
+    name, *words = spec.split() or [""]
+    try:
+        numbers: list[float] = [float(word) for word in words]
+    except ValueError:
+        raise UserError(f"{key}={spec}: after the name come numbers. Accepted: {ACCEPTED}.") from None
+    if name not in OPERATIONS and not name[:1].isupper():
+        raise UserError(f"{key}={spec}: there is no operation {name!r}. Accepted: {ACCEPTED}.")
+    if name not in OPERATIONS:
+        return Transform(_torchvision_transform(name, numbers, f"{key}={spec}"))
+    kind = OPERATIONS[name]
+    parameters = inspect.signature(kind).parameters
+    takes = [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY and name != "phrase"]
+    if len(numbers) > len(takes):
+        raise UserError(f"{key}={spec}: {name} takes {' '.join(takes) or 'no number'}.")
+    return kind(*numbers)
+
+
+def with_greys(operation: Operation, black: float | Tensor, white: float | Tensor) -> Operation:
+    """The operation with a data set's values of black and white pixels, where it has fields of these names."""
+    names = {part.name for part in fields(operation)} if is_dataclass(operation) else set()
+    greys = {name: value for name, value in {"black": black, "white": white}.items() if name in names}
+    return replace(operation, **greys) if greys else operation  # ty: ignore[invalid-argument-type]
+
+
+def _torchvision_transform(name: str, numbers: list[float], typed: str) -> Callable[[Tensor], Tensor]:
+    from torchvision.transforms import v2
+
+    kind = getattr(v2, name, None) if name.isidentifier() else None
+    if not (isinstance(kind, type) and issubclass(kind, v2.Transform)):
+        raise UserError(f"{typed}: there is no operation {name!r}. Accepted: {ACCEPTED}.")
+    try:
+        return kind(*(int(number) if number == int(number) else number for number in numbers))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{typed}: torchvision's {name} says: {error}") from error

@@ -1,0 +1,113 @@
+"""The row grammar: `"0:14"` -> which of H image rows are meant. Row 0 is the top.
+
+`all`, `none`, `5`, `-1`, `0:14`, `::2` and lists of these, with Python's slice rules.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from rowgrad.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+RowSpec = str | int | list["str | int"] | tuple["str | int", ...]
+
+GRAMMAR = "all, none, an index (5, -1), a slice (0:14, ::2) or a list of these ([0:3,-1])"
+BASE_60 = 60  # YAML 1.1 reads an unquoted 14:28 as a number of minutes and seconds, 868
+_INDEX = re.compile(r"[+-]?\d+")
+_SLICE = re.compile(r"([+-]?\d+)?:([+-]?\d+)?(?::([+-]?\d+)?)?")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """A row selection that was read, for images of any height.
+
+    Attributes:
+        parts: indices and slices, with the text of each.
+        key: what a mistake is called by.
+    """
+
+    parts: tuple[tuple[str, int | slice], ...]
+    key: str = "scenario.rows"
+
+    @property
+    def spec(self) -> str:
+        """The selection as one would type it."""
+        texts = [text for text, _ in self.parts]
+        return texts[0] if len(texts) == 1 else f"[{','.join(texts)}]"
+
+    def select(self, height: int) -> tuple[bool, ...]:
+        """The selected ones of `height` rows, as so many booleans.
+
+        Raises:
+            UserError: an index outside 0...H-1 (after counting negative ones from the end), or a slice that names no
+                row.
+        """
+        chosen = {row for part in self.parts for row in self._one(*part, height)}
+        return tuple(row in chosen for row in range(height))
+
+    def _one(self, text: str, part: int | slice, height: int) -> range:
+        rows = range(height)
+        limits = f"an image has {height} rows, 0 to {height - 1} (or -{height} to -1 from the bottom)"
+        if isinstance(part, int):
+            if not -height <= part < height:
+                hint = (
+                    f'; in a YAML file write "{part // BASE_60}:{part % BASE_60}" in quotes' if part >= BASE_60 else ""
+                )
+                raise UserError(f"{self.key}={text} is out of range: {limits}{hint}.")
+            return rows[part : part + 1 or None]
+        selected = rows[part]
+        if not selected and text != "none":
+            raise UserError(f"{self.key}={text} names no row: {limits}. For no row write none.")
+        return selected
+
+
+def read_rows(spec: RowSpec | Rows, key: str = "scenario.rows") -> Rows:
+    """Reads a row selection.
+
+    Args:
+        spec: the selection in the row grammar.
+        key: what a mistake is called by.
+
+    Raises:
+        UserError: malformed, or a list that names no row.
+    """
+    if isinstance(spec, Rows):
+        return spec
+    parts = spec if isinstance(spec, list | tuple) else [spec]
+    if not parts:
+        raise UserError(f"{key}=[] names no row; for no row write none. Accepted: {GRAMMAR}.")
+    return Rows(tuple(_part(part, key) for part in parts), key)
+
+
+def _part(part: str | int, key: str) -> tuple[str, int | slice]:
+    text = str(part).strip()
+    if text in {"all", "none"}:
+        return text, slice(None if text == "all" else 0)
+    pieces = _SLICE.fullmatch(text)
+    if isinstance(part, bool) or not (_INDEX.fullmatch(text) or pieces):
+        raise UserError(f"{key}={text} is not a row selection. Accepted: {GRAMMAR}.")
+    if pieces is None:
+        return text, int(text)
+    start, stop, step = (int(n) if n else None for n in pieces.groups())
+    if step == 0:
+        raise UserError(f"{key}={text}: a slice's step cannot be 0.")
+    return text, slice(start, stop, step)
+
+
+def name_rows(selected: Sequence[bool]) -> str:
+    """Says a selection in words: `rows 0-13`, `row 5`, `rows 0-2, 7`, `all rows`, `no row` (with en dashes)."""
+    indices = [row for row, chosen in enumerate(selected) if chosen]
+    if not indices:
+        return "no row"
+    if len(indices) == len(selected):
+        return "all rows"
+    starts = [indices[0]] + [b for a, b in pairwise(indices) if b > a + 1]
+    ends = [a for a, b in pairwise(indices) if b > a + 1] + [indices[-1]]
+    spans = [f"{a}" if a == b else f"{a}–{b}" for a, b in zip(starts, ends, strict=True)]
+    return ("row " if len(indices) == 1 else "rows ") + ", ".join(spans)

@@ -1,0 +1,156 @@
+"""Rows, operation, detach, route -> the network's input. The cut is one `detach()`, in `Scenario._operated`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Self
+
+import torch
+from torch import Tensor, nn
+
+from rowgrad.errors import UserError
+from rowgrad.scenario.operations import with_greys
+from rowgrad.scenario.rows import name_rows
+from rowgrad.scenario.settings import ScenarioSettings
+
+if TYPE_CHECKING:
+    from rowgrad.randomness import Draw
+
+
+class Scenario(nn.Module):
+    """Chooses rows, puts them through an operation, detached or not, and says who gets the result.
+
+    Args:
+        settings: what `scenario` says. Its schedule goes by the optimizer step, counted from 0: before `from_step` and
+            from `to_step` on, the network sees the images as they are, and nothing is detached. Evaluation goes by the
+            last step that was trained. `random_rows` are the same for all images of a step; evaluation, which has no
+            step, draws for each image. `straight_through` is that of Bengio et al. (arXiv:1308.3432); with `detach`
+            there is no gradient to pass: the rows stay cut.
+        height: H of the images.
+        black: the value of a black pixel in normalised units, or one for each channel, (C, 1, 1).
+        white: the value of a white one.
+
+    Attributes:
+        selected: (H,), which rows the scenario selects.
+        idle: whether it never changes, detaches or shows anything.
+
+    Raises:
+        UserError: rows that such images do not have.
+    """
+
+    selected: Tensor
+    black: float | Tensor
+
+    def __init__(
+        self,
+        settings: ScenarioSettings,
+        *,
+        height: int,
+        black: float | Tensor = 0.0,
+        white: float | Tensor = 1.0,
+    ) -> None:
+        super().__init__()
+        selected = settings.select(height)
+        self.name, self.rows = settings.name, name_rows(selected)
+        self.operation = with_greys(settings.operation, black, white)
+        self.probability = settings.probability
+        self.detach, self.route, self.when = settings.detach, settings.route, settings.when
+        self.from_step, self.to_step = settings.from_step, settings.to_step
+        self.random_rows = settings.random_rows
+        self.straight_through = settings.straight_through
+        if isinstance(black, Tensor):
+            self.register_buffer("black", black, persistent=False)
+        else:
+            self.black = black
+        self.idle = not any(selected) or self.random_rows == 0
+        self.register_buffer("selected", torch.tensor(selected), persistent=False)
+
+    @classmethod
+    def of(cls, *, height: int, black: float | Tensor = 0.0, white: float | Tensor = 1.0, **settings: Any) -> Self:
+        """A scenario from settings as one would type them: `Scenario.of(rows="0:14", operation="shift 1", height=28)`.
+
+        Raises:
+            UserError: a value that is not accepted; it names the key.
+        """
+        return cls(ScenarioSettings(**settings), height=height, black=black, white=white)
+
+    def forward(self, images: Tensor, draw: Draw, step: int | None = None) -> Tensor:
+        """What the network sees in this phase, (B, C, H, W).
+
+        Args:
+            images: u, of that shape.
+            draw: the randomness.
+            step: the optimizer step that the schedule goes by; without it, that of `draw`.
+        """
+        in_phase = self.training or self.when == "train and eval"
+        if in_phase and self.at_work(draw.step if step is None else step):
+            return self.routed(images, draw, self.probability)
+        return images
+
+    def at_work(self, step: int) -> bool:
+        """Whether the schedule has the scenario at work at an optimizer step."""
+        return self.from_step <= step and (self.to_step is None or step < self.to_step)
+
+    def mask(self, images: Tensor, draw: Draw) -> Tensor:
+        """The selected rows as booleans that broadcast over images (B, C, H, W)."""
+        if self.random_rows is None:
+            return self.selected[:, None]
+        draw, count = (replace(draw, first=0), 1) if self.training else (draw, len(images))
+        lots = draw.uniform("random rows", (count, len(self.selected)), images.device).masked_fill(~self.selected, 1)
+        places = lots.argsort(dim=1, stable=True).argsort(dim=1)
+        return (places < self.random_rows)[:, None, :, None]
+
+    def routed(self, images: Tensor, draw: Draw, probability: float) -> Tensor:
+        """What the network sees while the scenario is at work, with the given probability of the operation."""
+        if self.idle or self.route == "observe":
+            return images
+        if self.route == "exclude":
+            return torch.where(self.mask(images, draw), self.black, images)
+        # θ stays in the graph through `images`, so even a cut of all rows gives gradients: zeros.
+        return torch.where(self.mask(images, draw), self._operated(images, draw, probability), images)
+
+    def observed(self, images: Tensor, draw: Draw) -> Tensor:
+        """What observers see, (B, C, H, W): the operation's result in the selected rows, whatever the route."""
+        return torch.where(self.mask(images, draw), self._operated(images, draw, self.probability), images)
+
+    def _operated(self, images: Tensor, draw: Draw, probability: float) -> Tensor:
+        source = images.detach() if self.detach else images
+        result = self.operation(source, draw)
+        if result.shape != images.shape:
+            raise UserError(
+                f"scenario.operation turned images of shape {tuple(images.shape)} into {tuple(result.shape)};"
+                " it must keep the shape."
+            )
+        if self.straight_through:
+            # u + (op(u) - u).detach(), put together so that the values are op(u) to the last bit.
+            result = result.detach() + (source - source.detach())
+        if probability == 1:
+            return result
+        hit = draw.uniform("probability", (len(images),), images.device) < probability
+        return torch.where(hit[:, None, None, None], result, source)
+
+    def sentence(self) -> str:
+        """The scenario in one plain sentence."""
+        if self.idle:
+            return "No row is selected: the network sees the images as they are."
+        rows = self.rows[0].upper() + self.rows[1:]
+        verb = "is" if self.rows.startswith("row ") or self.random_rows == 1 else "are"
+        if self.random_rows is not None:
+            rows = f"{self.random_rows} of {self.rows}, drawn anew at each step,"
+        chance = "" if self.probability == 1 else f" with probability {self.probability:g}"
+        done = f"{'detached, ' if self.detach else ''}{self.operation.phrase}{chance}"
+        passes = self.straight_through and not self.detach and self.route == "replace"
+        through = ", with their gradient passed straight through," if passes else ""
+        end = {
+            "replace": "and fed to the network",
+            "observe": "for observers only; the network sees them untouched",
+            "exclude": "for observers only; the network sees black in their place",
+        }[self.route]
+        return f"{rows} {verb} {done}{through} {end}{self._schedule()}."
+
+    def _schedule(self) -> str:
+        """The schedule as a sentence's end; empty where the scenario is always at work."""
+        start = f", from step {self.from_step}" if self.from_step else ""
+        if self.to_step is None:
+            return start and f"{start} on"
+        return f"{start} to step {self.to_step - 1}" if start else f", up to step {self.to_step - 1}"

@@ -1,0 +1,63 @@
+"""What `scenario` and `corruption` may say: every default and every limit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rowgrad.config import BOOLEAN, FINITE, NOT_NEGATIVE, Settings, number, one_of, or_null, setting, text, whole
+from rowgrad.errors import UserError
+from rowgrad.scenario.operations import read_operation
+from rowgrad.scenario.rows import Rows, read_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScenarioSettings(Settings, key="scenario"):
+    """Rows, operation, detach, route, and when."""
+
+    name: str = setting("custom", text("a name"), "what the scenario is called")
+    rows: Rows = setting("none", read_rows, "the selected rows: all, none, 5, -1, 0:14, ::2, or a list of these")
+    operation: Any = setting("none", read_operation, "a name and its numbers (shift 1), or a torchvision v2 transform")
+    probability: float = setting(
+        1.0, number("from 0 to 1", lambda v: 0 <= v <= 1), "chance, for each image, that the operation is used"
+    )
+    detach: bool = setting(True, BOOLEAN, "whether the operation's input is detached")
+    route: str = setting(
+        "replace", one_of("replace", "observe", "exclude"), "who gets the result: network, observers, observers (black)"
+    )
+    when: str = setting("train", one_of("train", "train and eval"), "in which phase")
+    from_step: int = setting(0, whole(0), "at work from this optimizer step on")
+    to_step: int | None = setting(None, or_null(whole(1)), "at work no more from this optimizer step on")
+    random_rows: int | None = setting(None, or_null(whole(0)), "so many of the rows, drawn anew at each step")
+    straight_through: bool = setting(False, BOOLEAN, "gradient passes as if the operation were the identity")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.to_step is not None and self.to_step <= self.from_step:
+            raise UserError(f"scenario.to_step={self.to_step} is not more than scenario.from_step={self.from_step}.")
+
+    def select(self, height: int) -> Sequence[bool]:
+        """The selected ones of `height` rows.
+
+        Raises:
+            UserError: rows that such an image does not have, or more random rows than selected ones.
+        """
+        selected = self.rows.select(height)
+        if self.random_rows is not None and self.random_rows > sum(selected):
+            limit = f"at most {sum(selected)}, the number of rows in scenario.rows"
+            raise UserError(f"scenario.random_rows={self.random_rows} is not {limit}.")
+        return selected
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorruptionSettings(Settings, key="corruption"):
+    """A broken camera."""
+
+    name: str = setting("none", text("a name"), "what the damage is called")
+    rows: Rows = setting("none", read_rows, "the damaged rows, in the row grammar")
+    offset: float = setting(0.0, FINITE, "added to each of them in every image, in normalised units")
+    std: float = setting(0.0, NOT_NEGATIVE, "and a number of its own for each row from N(0, std²), as row noise of sensors")
+    seed: int = setting(0, whole(0), "of these numbers; ${seed} gives every seed a camera of its own")

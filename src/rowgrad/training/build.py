@@ -1,0 +1,123 @@
+"""Settings -> objects: data and model. Here a `_target_` becomes what it names."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+from rowgrad.data.datamodule import ImageData
+from rowgrad.errors import UserError, without_key
+from rowgrad.folders import RunFolder
+from rowgrad.model.classifier import RowClassifier
+from rowgrad.model.optimizers import make_optimizer
+from rowgrad.results.run import read_checkpoint
+from rowgrad.scenario.corruption import Corruption
+from rowgrad.scenario.scenario import Scenario
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import nn
+
+    from rowgrad.training.settings import RunSettings
+
+
+def make(node: Any, key: str, targets: Sequence[str], offered: Mapping[str, Any] | None = None) -> Any:
+    """What a `_target_` names, made with its arguments.
+
+    Args:
+        node: `_target_` and arguments.
+        key: what stands before a mistake's words.
+        targets: patterns of what may be named.
+        offered: more arguments; it gets those that it names and that are not in `node`.
+
+    Raises:
+        UserError: it may not be named, cannot be imported, or does not take these arguments.
+    """
+    if "_target_" not in node:
+        raise UserError(f"{key}={node} names no _target_.")
+    try:
+        maker = instantiate(node, _partial_=True, _convert_="all", _execution_whitelist_=list(targets))
+        if node.get("_partial_"):
+            return maker
+        named = inspect.signature(maker.func).parameters if offered else {}
+        return maker(**{name: value for name, value in (offered or {}).items() if name in named and name not in node})
+    except InstantiationException as error:
+        package = str(node["_target_"]).partition(".")[0]
+        hint = f" If it is yours: trust=[{package}]." if f"{package}.*" not in targets else ""
+        raise UserError(f"{key}: {without_key(error)}{hint}") from error
+    except (TypeError, ValueError, ImportError) as error:
+        raise UserError(f"{key}: {without_key(error)}") from error
+
+
+def build(settings: RunSettings, *, trained: bool = False) -> tuple[ImageData, RowClassifier]:
+    """Data and model, the network with the weights of `model.checkpoint` or those that the seed gives.
+
+    Args:
+        settings: the run's.
+        trained: whether the run has weights of its own, so that `model.checkpoint` is not asked for.
+
+    Raises:
+        UserError: what cannot be made, or data that cannot be had.
+    """
+    source = settings.data.source
+    source = None if source is None else partial(make, source, "data.source", settings.targets)
+    data = ImageData(settings.data, settings.seed, source)
+    shape = data.dataset.shape
+    scenario = _scenario(settings, data)
+    corruption = Corruption(settings.corruption, height=shape.height)
+    pl.seed_everything(settings.seed, verbose=False)
+    network = _network(settings, data, trained=trained)
+    algorithm = make(settings.optimizer.algorithm, "optimizer.algorithm", settings.targets)
+    metrics = {
+        name: make(node, f"model.metrics.{name}", settings.targets, {"num_classes": shape.classes})
+        for name, node in settings.model.metrics.items()
+    }
+    optimizer = partial(make_optimizer, settings.optimizer, algorithm)
+    return data, RowClassifier(
+        network, corruption, scenario, optimizer,
+        shape=shape, settings=settings.model, metrics=metrics, seed=settings.seed,
+    )  # fmt: skip
+
+
+def _scenario(settings: RunSettings, data: ImageData) -> Scenario:
+    scenario, dataset = settings.scenario, data.dataset
+    if isinstance(scenario.operation, dict):
+        scenario = replace(scenario, operation=make(scenario.operation, "scenario.operation", settings.targets))
+    return Scenario(scenario, height=dataset.shape.height, black=dataset.black, white=dataset.white)
+
+
+def _network(settings: RunSettings, data: ImageData, *, trained: bool) -> nn.Module:
+    shape, source = data.dataset.shape, settings.model.checkpoint
+    sizes = {"height": shape.height, "width": shape.width, "in_channels": shape.channels, "classes": shape.classes}
+    network = make(settings.model.network, "model.network", settings.targets, sizes)
+    if source is not None and not trained:
+        _, file = RunFolder.of_checkpoint(Path(source))
+        take_weights(network, file, source)
+    return network
+
+
+def take_weights(network: nn.Module, file: Path, source: str) -> None:
+    """Gives a network the weights of a trained run's network; its row parameter θ stays behind.
+
+    Args:
+        network: of the same shape as the trained one.
+        file: the run's checkpoint.
+        source: what `model.checkpoint` says.
+
+    Raises:
+        UserError: there is no such checkpoint, or it does not fit.
+    """
+    state, prefix = read_checkpoint(file)["state_dict"], "network."
+    try:
+        network.load_state_dict({n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)})
+    except Exception as error:
+        words = " ".join(str(error).split())[:200]
+        raise UserError(f"model.checkpoint={source}: {file} does not fit the network: {words}") from error

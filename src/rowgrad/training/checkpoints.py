@@ -1,0 +1,159 @@
+"""`checkpoints/last.ckpt`, from which a run goes on to the last bit, and `checkpoints/best.ckpt`, best by `val/acc`."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+
+from rowgrad.errors import UserError
+from rowgrad.files import whole_file
+from rowgrad.folders import RunFolder
+from rowgrad.results.run import read_checkpoint
+from rowgrad.training.settings import CheckpointsSettings
+
+if TYPE_CHECKING:
+    import os
+
+    import lightning.pytorch as pl
+
+MONITOR = "val/acc"
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target, syncs, and moves into place: a checkpoint is whole or not there."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        """Saves a checkpoint.
+
+        Args:
+            checkpoint: what to save.
+            path: where; an existing file is replaced.
+            storage_options: the path to which an existing file is moved first, or None.
+        """
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with whole_file(target, move_old_to=storage_options) as file:
+                torch.save(checkpoint, file)
+        except RuntimeError as error:  # torch's words for a file that cannot be written to its end
+            cause = error.__context__
+            raise UserError(f"{target} cannot be written: {cause if isinstance(cause, OSError) else error}") from error
+
+
+class Checkpoints(Checkpoint):
+    """Saves every so many optimizer steps, at the end of each epoch and where training stops.
+
+    Files go to `checkpoints/` in the trainer's `default_root_dir`: `last.ckpt`, the one before it as `previous.ckpt`,
+    and `best.ckpt`, the best by `val/acc`. They hold the state of torch's generators too, and load with
+    `weights_only=True`.
+
+    Args:
+        every: optimizer steps from one `last.ckpt` to the next.
+
+    Attributes:
+        validation: the newest validation metrics by their tags.
+        validated_step: the number of optimizer steps after which they were measured.
+
+    Raises:
+        UserError: a value that is not accepted.
+    """
+
+    def __init__(self, every: int = CheckpointsSettings.every) -> None:
+        self.every = CheckpointsSettings(every=every).every
+        self.best: float | None = None
+        self.validation: dict[str, float] = {}
+        self.validated_step: int | None = None
+        self._generators: dict[str, torch.Tensor] = {}
+        self._step = 0
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Gives torch's generators the state that they had in the checkpoint."""
+        self._step = trainer.global_step
+        if "cpu" in self._generators:
+            torch.set_rng_state(self._generators["cpu"])
+        if "cuda" in self._generators and pl_module.device.type == "cuda":
+            torch.cuda.set_rng_state(self._generators["cuda"], pl_module.device)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves `last.ckpt` when it is due; at the end of an epoch, validation comes first."""
+        step = trainer.global_step
+        if step == self._step or trainer.is_last_batch:
+            return
+        self._step = step
+        if trainer.should_stop or step == trainer.max_steps or step % self.every == 0:
+            self._save_last(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Saves `last.ckpt` when an epoch is complete."""
+        if trainer.is_last_batch and trainer.global_step:
+            self._save_last(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Keeps the metrics, and `best.ckpt` when `val/acc` is higher than ever."""
+        if trainer.sanity_checking or MONITOR not in trainer.callback_metrics:
+            return
+        self.validation = {n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith("val/")}
+        self.validated_step = trainer.global_step
+        if self.best is None or self.validation[MONITOR] > self.best:
+            self.best = self.validation[MONITOR]
+            folder = folder_of(trainer)
+            if trainer.state.fn == "fit":
+                trainer.save_checkpoint(folder.best)
+            elif trainer.is_global_zero:  # validated after training: the last checkpoint holds these weights
+                with folder.last.open("rb") as last, whole_file(folder.best) as best:
+                    shutil.copyfileobj(last, best)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Best score, newest validation and the state of torch's generators."""
+        generators = {"cpu": torch.get_rng_state()}
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            generators["cuda"] = torch.cuda.get_rng_state()
+        return {
+            "best": self.best,
+            "validation": self.validation,
+            "validated_step": self.validated_step,
+            "generators": generators,
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes all of it from a checkpoint."""
+        self.best, self.validation = state_dict["best"], state_dict["validation"]
+        self.validated_step, self._generators = state_dict["validated_step"], state_dict["generators"]
+
+    def _save_last(self, trainer: pl.Trainer) -> None:
+        folder = folder_of(trainer)
+        trainer.save_checkpoint(folder.last, storage_options=folder.previous)
+
+
+def folder_of(trainer: pl.Trainer) -> RunFolder:
+    """The folder of the run that a trainer trains."""
+    return RunFolder(Path(trainer.default_root_dir))
+
+
+def newest_good(run: RunFolder) -> tuple[Path, int, list[Path]] | None:
+    """The newest checkpoint of a run that can be read.
+
+    Returns:
+        Its path, its optimizer step, and the newer ones that cannot be read; None where no checkpoint was written yet.
+
+    Raises:
+        UserError: there are checkpoints, and none can be read.
+    """
+    damaged = []
+    for path in run.checkpoints:
+        try:
+            return path, read_checkpoint(path)["global_step"], damaged
+        except UserError:
+            damaged.append(path)
+    if damaged:
+        raise UserError(f"resume={run}: no checkpoint can be read: {', '.join(map(str, damaged))}.")
+    return None

@@ -1,0 +1,101 @@
+"""The command `python scripts/train.py`, and the same as a function: `rowgrad.train("scenario=augment", "seed=1")`."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import hydra
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+
+import rowgrad
+from rowgrad.config import explain
+from rowgrad.errors import end_on_mistake, tell_mistakes_plainly
+from rowgrad.folders import RunFolder
+from rowgrad.training.jobs import INTERRUPTED, command_to_repeat, run_job
+from rowgrad.training.settings import OFFERED
+from rowgrad.training.start import config_to_train, describe_finished
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rowgrad.results.run import Run
+
+
+def configs_folder() -> Path:
+    """Where the YAML files are: in the package where it was installed, beside `src` in a clone."""
+    package = Path(rowgrad.__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parents[1] / "configs"
+
+
+def run_folder(resume: str | None, new: str) -> str:
+    """The folder of a run that goes on, else a new one; the working directory where there is nothing to resume."""
+    return new if resume is None else resume if Path(resume).is_dir() else "."
+
+
+OmegaConf.register_resolver("run_folder", run_folder, replace=True)
+OmegaConf.register_resolver("explain_settings", lambda: explain(*OFFERED).replace("$", "$$"), replace=True)
+
+
+def train(*overrides: str) -> Run:
+    """Trains as `scripts/train.py` with the same overrides does, and opens the run.
+
+    Example: `rowgrad.train("scenario=augment", "data=digits", "trainer.max_steps=20").norms["row_grad_norm"]`
+
+    Raises:
+        UserError: a mistake in the config or the data.
+    """
+    with initialize_config_dir(str(configs_folder())):
+        config = compose("train", list(overrides), return_hydra_config=True)
+    folder = RunFolder(Path(config.hydra.run.dir).absolute())
+    del config.hydra
+    resume = config.resume is not None
+    config, settings = config_to_train(config, folder, overrides)
+
+    from rowgrad.results.run import Run
+    from rowgrad.training.run import train_run
+
+    if not (resume and describe_finished(folder, config)):
+        train_run(config, folder, settings=settings, resume=resume)
+    return Run(folder)
+
+
+@hydra.main(config_path=str(configs_folder()), config_name="train", execution_whitelist=["rowgrad.training.jobs.Sweep"])
+def _job(config: DictConfig) -> float | None:
+    """One run, or one job of a sweep."""
+    job = HydraConfig.get()
+    folder = RunFolder(Path(job.runtime.output_dir))
+    if job.mode == RunMode.MULTIRUN:
+        return run_job(config, job)
+    try:
+        return _run(config, folder, job.overrides.task)
+    except Exception as error:
+        folder.leave_if_empty()
+        end_on_mistake(error)  # here and not by Hydra, which would put a line of its own before ours
+        raise
+
+
+def _run(config: DictConfig, folder: RunFolder, overrides: Sequence[str]) -> None:
+    resume = config.resume is not None
+    config, settings = config_to_train(config, folder, overrides)
+    if resume and (done := describe_finished(folder, config)):
+        print(done)
+        return
+
+    from rowgrad.training.run import train_run  # late, so that --help and typing mistakes answer at once
+
+    if train_run(config, folder, settings=settings, resume=resume)["status"] == "interrupted":
+        sys.exit(INTERRUPTED)
+
+
+def main() -> None:
+    """The command."""
+    tell_mistakes_plainly("train")
+    sys.path.append(str(Path.cwd()))  # a module of one's own beside the command, as with python -m
+    sys.argv[1:] = command_to_repeat(sys.argv[1:])
+    _job()

@@ -1,0 +1,181 @@
+"""What a whole config may say, read once: `read_settings`. Nothing heavy is imported, so that a mistake is told at once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from omegaconf import DictConfig
+
+from rowgrad.config import (
+    ANYTHING,
+    BOOLEAN,
+    GROUP,
+    NOT_NEGATIVE,
+    Limit,
+    Settings,
+    offer_to_hydra,
+    one_of,
+    or_null,
+    plain,
+    setting,
+    text,
+    whole,
+)
+from rowgrad.data.settings import DataSettings
+from rowgrad.errors import UserError
+from rowgrad.model.settings import ModelSettings, OptimizerSettings
+from rowgrad.scenario.settings import CorruptionSettings, ScenarioSettings
+from rowgrad.watch.settings import HistogramsSettings, PicturesSettings, RecorderSettings
+
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "64-true", "16-true", "bf16-true")
+LIMIT = Limit(lambda value: value == -1 or whole(1).fits(value), "a whole number of at least 1, or -1 for no limit")
+# What the config of a run's folder, which may come from anybody, may name as a _target_.
+KNOWN_TARGETS = ("rowgrad.*", "torch.*", "torchmetrics.*", "torchvision.transforms.v2.*", "lightning.pytorch.*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerSettings(Settings, key="trainer"):
+    """Arguments of Lightning's Trainer, and `compile`."""
+
+    accelerator: str = setting("auto", one_of(*ACCELERATORS), "auto: a GPU where there is one")
+    devices: Any = setting(1, ANYTHING, "how many, or which")
+    num_nodes: int = setting(1, whole(1), "machines")
+    precision: str = setting("32-true", one_of(*PRECISIONS), f"one of {', '.join(PRECISIONS)}")
+    max_epochs: int = setting(1, LIMIT, "-1 for no limit")
+    max_steps: int = setting(-1, LIMIT, "optimizer steps; -1 for no limit")
+    accumulate_grad_batches: int = setting(1, whole(1), "micro-batches of one optimizer step")
+    gradient_clip_val: float | None = setting(None, or_null(NOT_NEGATIVE), "the gradient's norm is clipped to it")
+    deterministic: Any = setting(False, ANYTHING, "bit-identical on a GPU too, where torch can")
+    compile: bool = setting(False, BOOLEAN, "torch.compile for the network: a minute at the start, for long GPU runs")
+    num_sanity_val_steps: int = setting(0, ANYTHING, "batches that are validated before training")
+    log_every_n_steps: int = setting(1, whole(1), "steps from one flush of Lightning's own metrics to the next")
+    enable_model_summary: bool = setting(False, BOOLEAN, "prints the layers")
+    others: Mapping[str, Any] = field(default_factory=dict, metadata={"reader": GROUP, "words": ""})
+
+    @classmethod
+    def read(cls, typed: Any) -> Self:
+        """The same, with any other argument that Lightning's Trainer has."""
+        values = plain(typed)
+        if not isinstance(values, Mapping):
+            return super().read(values)
+        own = cls.defaults()
+        named = {name: value for name, value in values.items() if name in own}
+        return cls(**named, others={name: value for name, value in values.items() if name not in own})
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        values = super().defaults()
+        del values["others"]
+        return values
+
+    def arguments(self) -> dict[str, Any]:
+        """What Lightning's Trainer is given."""
+        own = {name: getattr(self, name) for name in self.defaults() if name != "compile"}
+        return {**own, **self.others}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointsSettings(Settings, key="callbacks.checkpoints"):
+    """When a run saves itself."""
+
+    every: int = setting(100, whole(1), "optimizer steps from one checkpoint to the next")
+
+
+CALLBACKS = (RecorderSettings, PicturesSettings, HistogramsSettings, CheckpointsSettings)
+
+
+def read_callbacks(value: Any, key: str) -> dict[str, Mapping[str, Any] | None]:
+    """The callbacks by their names: None for those that are switched off, else `_target_` and arguments."""
+    callbacks = GROUP(value, key)
+    known = {part.key: part for part in CALLBACKS}
+    for name, node in callbacks.items():
+        if node is not None and not (isinstance(node, Mapping) and "_target_" in node):
+            raise UserError(f"{key}.{name}={node} is not a _target_ with its arguments, or null.")
+        if node is not None and f"{key}.{name}" in known and str(node["_target_"]).startswith("rowgrad."):
+            known[f"{key}.{name}"].read({argument: v for argument, v in node.items() if argument != "_target_"})
+    return callbacks
+
+
+def part(kind: type[Settings]) -> Any:
+    """A field that holds a part of the settings."""
+    return setting({}, lambda value, _: value if isinstance(value, kind) else kind.read(value), kind.__doc__ or "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSettings(Settings):
+    """All of a run.
+
+    Attributes:
+        targets: patterns of what `_target_` may name.
+    """
+
+    seed: int = setting(0, whole(0), "of the network's first weights, batches, and all that is random")
+    resume: str | None = setting(None, or_null(text("a run's folder")), "a run's folder: it goes on where it stopped")
+    trust: Sequence[str] = setting(
+        [], Limit(lambda v: isinstance(v, Sequence) and all(isinstance(n, str) for n in v), "a list of packages"),
+        "packages of yours that the config of a run's folder may name",
+    )  # fmt: skip
+    data: DataSettings = part(DataSettings)
+    corruption: CorruptionSettings = part(CorruptionSettings)
+    scenario: ScenarioSettings = part(ScenarioSettings)
+    model: ModelSettings = part(ModelSettings)
+    optimizer: OptimizerSettings = part(OptimizerSettings)
+    trainer: TrainerSettings = part(TrainerSettings)
+    callbacks: dict[str, Any] = setting({}, read_callbacks, "what watches")
+    targets: Sequence[str] = setting((), Limit(lambda v: isinstance(v, tuple), "something that one types"), "")
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        values = super().defaults()
+        return {name: values[name] for name in ("seed", "resume", "trust")}  # the rest are groups
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.data.shape is not None:  # else nobody knows before the images are loaded
+            self.scenario.select(self.data.shape.height)
+            self.corruption.rows.select(self.data.shape.height)
+
+
+def read_settings(config: DictConfig, *, targets: Sequence[str] | None = None) -> RunSettings:
+    """A composed config, read and checked.
+
+    Args:
+        config: what a person typed, with their own config folder; or that of a run's folder.
+        targets: patterns of what it may name as a `_target_`; without it, whatever it does name: it is theirs.
+
+    Raises:
+        UserError: the first value that is not accepted.
+    """
+    values = plain(config)
+    return replace(RunSettings.read(values), targets=packages_named(values) if targets is None else tuple(targets))
+
+
+def packages_named(node: Any) -> tuple[str, ...]:
+    """Patterns of the packages that the `_target_`s of a config are in, and of those that are known."""
+    found = dict.fromkeys(KNOWN_TARGETS)
+
+    def walk(node: Any) -> None:
+        if isinstance(node, Mapping):
+            if isinstance(node.get("_target_"), str):
+                found[node["_target_"].partition(".")[0] + ".*"] = None
+            node = list(node.values())
+        if isinstance(node, list):
+            for part_ in node:
+                walk(part_)
+
+    walk(node)
+    return tuple(found)
+
+
+def trusting(packages: Sequence[str]) -> tuple[str, ...]:
+    """Patterns of what the config of a run's folder may name where a person trusts some packages."""
+    return (*KNOWN_TARGETS, *(f"{package}.*" for package in packages))
+
+
+OFFERED = (
+    RunSettings, DataSettings, CorruptionSettings, ScenarioSettings, ModelSettings, OptimizerSettings, TrainerSettings, *CALLBACKS
+)  # fmt: skip
+offer_to_hydra(*OFFERED)

@@ -1,0 +1,99 @@
+"""Lightning's Trainer with what watches, saves and stops a run."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from rowgrad.errors import UserError
+from rowgrad.training.build import make
+from rowgrad.training.checkpoints import AtomicCheckpointIO
+from rowgrad.watch.events import Logger
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rowgrad.folders import RunFolder
+    from rowgrad.training.settings import RunSettings
+
+NOTHING = nullcontext()
+
+
+def be_quiet() -> None:
+    """Leaves out what Lightning says and whoever runs this can do nothing about."""
+    # Lightning 2.6 uses a name that torch deprecates.
+    warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
+    # A frozen network is in evaluation mode on purpose.
+    warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode at the start of training")
+    # Lightning greets at length; its warnings are shown.
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+class Unprofiled(PassThroughProfiler):
+    """No profiler. Lightning enters one fifty times a step, and its own empty one is a generator each time."""
+
+    def profile(self, action_name: str) -> Any:
+        """Measures nothing."""
+        return NOTHING
+
+
+class Progress(RichProgressBar):
+    """Lightning's progress bar, which counts epochs from 1."""
+
+    def _get_train_description(self, current_epoch: int) -> str:  # there is no public hook for these words
+        epochs = self.trainer.max_epochs
+        return f"Epoch {current_epoch + 1}" + (f" of {epochs}" if epochs and epochs > 0 else "")
+
+
+def make_trainer(
+    settings: RunSettings, folder: RunFolder, callbacks: Sequence[pl.Callback], purge_step: int | None
+) -> pl.Trainer:
+    """Lightning's trainer with the config's callbacks and more.
+
+    Args:
+        settings: the run's.
+        folder: where everything goes.
+        callbacks: besides those of the config.
+        purge_step: events from this step on are taken back.
+
+    Raises:
+        UserError: an argument that there is not, or a device that cannot be had.
+    """
+    named = {f"callbacks.{name}": node for name, node in settings.callbacks.items() if node is not None}
+    watchers = [make(node, key, settings.targets) for key, node in named.items()]
+    purge: dict[str, Any] = {} if purge_step is None else {"purge_step": purge_step}
+    arguments = {"profiler": Unprofiled(), **settings.trainer.arguments()}
+    return lightning_trainer(
+        settings,
+        arguments,
+        callbacks=[*watchers, *callbacks],
+        logger=Logger(folder.path, name=folder.events.name, version="", default_hp_metric=False, **purge),
+        default_root_dir=str(folder),
+        plugins=[AtomicCheckpointIO()],
+        # Lightning would add its own where there are none.
+        enable_progress_bar=any(isinstance(watcher, ProgressBar) for watcher in watchers),
+        enable_checkpointing=any(isinstance(watcher, Checkpoint) for watcher in watchers),
+    )
+
+
+def lightning_trainer(settings: RunSettings, arguments: dict[str, Any], **ours: Any) -> pl.Trainer:
+    """A Trainer; what it refuses is said in plain words."""
+    made = {
+        name: make(value, f"trainer.{name}", settings.targets) if isinstance(value, dict) and "_target_" in value else value
+        for name, value in arguments.items()
+    }
+    try:
+        return pl.Trainer(**{**made, **ours})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"trainer: {error}") from error
+    except MisconfigurationException as error:
+        chosen = ", ".join(f"trainer.{key}={arguments[key]}" for key in ("accelerator", "devices", "precision"))
+        raise UserError(f"{chosen} cannot be had here: {error}") from error

@@ -1,0 +1,119 @@
+"""The pictures of a run: norms of all rows at all steps, θ, and digits as who sees them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.collections import PolyCollection
+
+from rowgrad.watch.drawing import (
+    OTHER,
+    SELECTED,
+    draw_heatmap,
+    draw_theta,
+    key_of,
+    log_scale,
+    mark_rows,
+    new_figure,
+    title_of,
+    unit_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+GAP = 5  # pixels between two strips of digits
+
+
+def heatmaps(steps: Tensor, norms: Mapping[str, Tensor], selected: Sequence[bool]) -> Figure:
+    """Rows × steps of one run.
+
+    Args:
+        steps: optimizer steps, (T,).
+        norms: norms (T, H) by their names, a panel each; what has one unit is on one scale.
+        selected: the scenario's rows, marked in the margin.
+    """
+    figure = new_figure(4.6, 1.9 * len(norms) + 0.5)
+    inches = figure.get_figheight()
+    panels = figure.subplots(len(norms), 1, squeeze=False, sharex=True)[:, 0]
+    figure.subplots_adjust(left=0.13, right=0.94, bottom=0.75 / inches, top=1 - 0.25 / inches, hspace=0.24)
+    for panel, (quantity, values) in zip(panels, norms.items(), strict=True):
+        scale = log_scale([norms[other] for other in norms if unit_of(other) == unit_of(quantity)])
+        image = draw_heatmap(panel, steps, values, selected, scale)
+        panel.set_title(title_of(quantity), fontsize=10)
+        bar = figure.colorbar(image, ax=panel, label=unit_of(quantity), pad=0.02, aspect=20, format="{x:g}")
+        bar.ax.minorticks_off()
+        bar.ax.tick_params(labelsize=8)
+        bar.ax.yaxis.label.set_fontsize(8)
+        panel.set_ylabel("image row")
+    panels[-1].set_xlabel("optimizer step")
+    figure.legend(handles=key_of(selected), loc="lower center", ncols=3, fontsize=9, frameon=False)
+    return figure
+
+
+def learnt_rows(theta: Tensor, selected: Sequence[bool]) -> Figure:
+    """θ (C, H, W) as a picture."""
+    figure = new_figure(4.6, 4.0)
+    axes = figure.subplots()
+    figure.subplots_adjust(left=0.13, right=0.88, bottom=0.12, top=0.92)
+    image = draw_theta(axes, theta, selected, float(theta.abs().max()))
+    axes.set_title("θ, what the rows have learnt to add", fontsize=10)
+    axes.set_ylabel("image row (0 = top)")
+    bar = figure.colorbar(image, ax=axes, label="normalised pixels")
+    bar.ax.tick_params(labelsize=8)
+    if any(selected):
+        figure.legend(handles=key_of(selected)[1:], loc="lower center", fontsize=9, frameon=False)
+    return figure
+
+
+def digits(views: Mapping[str, Tensor], bars: Mapping[str, tuple[str, Tensor]], selected: Sequence[bool]) -> Figure:
+    """The same digits as they are, as the network saw them and as the observers saw them.
+
+    Args:
+        views: images (N, C, H, W) by what they are, one strip each, averaged over channels, on one grey scale.
+        bars: for some of the views, what is shown beside them: its name and a number for each row, (H,).
+        selected: the scenario's rows, marked in the margin.
+    """
+    height, pitch = len(selected), len(selected) + GAP
+    figure = new_figure(5.4, 1.05 * len(views) + 0.75)
+    left, right = figure.subplots(1, 2, width_ratios=[2, 1])
+    figure.subplots_adjust(left=0.2, right=0.96, bottom=0.62 / figure.get_figheight(), top=0.985, wspace=0.03)
+    strips = [np.concatenate(list(images.mean(1).numpy()), axis=1) for images in views.values()]
+    gap = np.full((GAP, strips[0].shape[1]), np.nan)
+    left.imshow(np.concatenate([part for strip in strips for part in (strip, gap)][:-1]), cmap="gray", aspect="auto")
+    left.set_xticks([])
+    left.set_yticks([i * pitch + height / 2 for i in range(len(views))], list(views))
+    left.tick_params(length=0, pad=8)
+    left.spines[:].set_visible(False)
+    for axes in (left, right):  # the same rows at the same heights, with room for a title above the first
+        axes.set_ylim(len(views) * pitch - GAP - 0.5, -GAP - 0.5)
+    right.set_yticks([])
+    right.set_xlabel("mean norm over all steps", fontsize=8)
+    right.tick_params(labelsize=8)
+    right.spines[["top", "right"]].set_visible(False)
+    chosen, across = np.flatnonzero(selected), right.get_yaxis_transform()
+    for i, name in enumerate(views):
+        top = i * pitch
+        mark_rows(left, top + chosen)
+        if name not in bars:
+            if name.startswith("observer"):
+                words = "observers send\nno gradient back"
+                right.text(0.03, top + height / 2, words, va="center", fontsize=8, transform=across)
+            continue
+        title, values = bars[name]
+        colors = [SELECTED if is_selected else OTHER for is_selected in selected]
+        lengths, edges = values.numpy(), top + np.arange(height)[:, None] + [-0.4, -0.4, 0.4, 0.4]
+        # One artist, where barh would make one for each row.
+        corners = np.stack([lengths[:, None] * [0, 1, 1, 0], edges], 2)
+        right.add_collection(PolyCollection(list(corners), facecolors=colors))
+        right.text(0.03, top - GAP / 2 - 0.5, title, va="center", fontsize=9, transform=across)
+        if len(chosen) and not values[selected].any():
+            words = "exactly 0"
+            right.text(0.03, top + chosen.mean(), words, color=SELECTED, va="center", fontsize=9, transform=across)
+    if len(chosen):
+        figure.legend(handles=key_of(selected)[1:], loc="lower left", fontsize=9, frameon=False)
+    return figure

@@ -1,0 +1,56 @@
+"""Gradients -> norms. No Lightning, no files: what is recorded is defined here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def row_norms(gradients: Tensor) -> Tensor:
+    """‖g_r‖₂ of every row r, over channels and columns: (..., C, H, W) -> (..., H).
+
+    In float64, so that the square of a small gradient does not underflow: a norm is 0.0 exactly where, and only where,
+    every entry of the row's gradient is.
+    """
+    return torch.linalg.vector_norm(gradients, dim=(-3, -1), dtype=torch.float64)
+
+
+def cut_rows(row_grad_norm: Tensor, input_grad_norm: Tensor) -> Tensor:
+    """Which rows were cut: gradient arrived at the network's input there and none of it reached the row.
+
+    Args:
+        row_grad_norm: (..., H), of ∂L/∂θ.
+        input_grad_norm: (..., H), of ∂L/∂τ.
+
+    Returns:
+        (..., H) booleans.
+    """
+    return (row_grad_norm == 0) & (input_grad_norm > 0)
+
+
+def cut_fraction(row_grad_norm: Tensor, input_grad_norm: Tensor) -> Tensor:
+    """Share of the squared input gradient that the cut stopped: Σ over cut rows ÷ Σ over all rows.
+
+    Args:
+        row_grad_norm: (..., H), of ∂L/∂θ.
+        input_grad_norm: (..., H), of ∂L/∂τ.
+
+    Returns:
+        (...), from 0 to 1; 0 where no gradient arrived at all.
+    """
+    energy = input_grad_norm.double().square()
+    total = energy.sum(-1)
+    stopped = (energy * cut_rows(row_grad_norm, input_grad_norm)).sum(-1)
+    return torch.where(total > 0, stopped / total.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
+
+
+def means(norms: Tensor, selected: Sequence[bool]) -> dict[str, Tensor]:
+    """Means (...) of norms (..., H) over the selected rows and over the others, each where there are such rows."""
+    mask = torch.tensor(selected)
+    parts = {"selected": mask, "other": ~mask}
+    return {part: norms[..., rows].mean(-1) for part, rows in parts.items() if rows.any()}

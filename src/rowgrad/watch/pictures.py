@@ -1,0 +1,97 @@
+"""Pictures for TensorBoard's *Images*: norms of all rows at all steps, the learnt rows, digits as who sees them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+
+from rowgrad.watch.events import add_pictures, classifier, event_file
+from rowgrad.watch.recorder import RowGradientRecorder
+from rowgrad.watch.settings import PicturesSettings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from rowgrad.data.batches import Batch
+    from rowgrad.model.classifier import RowClassifier
+
+
+class Pictures(pl.Callback):
+    """Draws what the recorder has, at the end of training and every so many optimizer steps.
+
+    Logs, as images:
+        * `pictures/1_row_gradients`: row × step heatmaps of the recorded norms, the selected rows marked
+        * `pictures/2_digits`: images of the last batch: as they are, as the network saw them, as observers saw them;
+          beside them the recorded row and input gradient norms, averaged over all steps
+        * `pictures/3_learnt_rows`: θ
+
+    Args:
+        every: optimizer steps from one set of pictures to the next.
+        digits: how many images are shown.
+
+    Raises:
+        UserError: a value that is not accepted; it names the key.
+    """
+
+    def __init__(self, every: int = PicturesSettings.every, digits: int = PicturesSettings.digits) -> None:
+        settings = PicturesSettings(every=every, digits=digits)
+        self.every, self.digits = settings.every, settings.digits
+        self._drawn = 0
+        self._batch: Batch | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Nothing is due before `every` more steps."""
+        self._drawn = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Draws when it is due."""
+        self._batch = batch
+        if trainer.global_step % self.every == 0:
+            self._draw(trainer, classifier(pl_module))
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Draws the whole run."""
+        self._draw(trainer, classifier(pl_module))
+
+    def _draw(self, trainer: pl.Trainer, module: RowClassifier) -> None:
+        if trainer.logger is None or trainer.global_step == self._drawn or self._batch is None:
+            return
+        self._drawn = trainer.global_step
+        recorder = next((c for c in getattr(trainer, "callbacks", []) if isinstance(c, RowGradientRecorder)), None)
+        if recorder is not None:
+            recorder.flush(trainer)  # all ranks take part
+        if not trainer.is_global_zero:
+            return
+        from rowgrad.watch import drawing, figures  # late: matplotlib takes half a second
+
+        selected = module.scenario.selected.tolist()
+        steps, norms = recorder.recorded() if recorder is not None else (None, {})
+        pictures = {"3_learnt_rows": figures.learnt_rows(module.theta.detach().cpu(), selected)}
+        if steps is not None and len(steps):
+            pictures["1_row_gradients"] = figures.heatmaps(steps, norms, selected)
+        pictures["2_digits"] = self._digits(module, self._batch, {q: n.nanmean(0) for q, n in norms.items()})
+        pages = {f"pictures/{name}": drawing.png(figure) for name, figure in sorted(pictures.items())}
+        add_pictures(event_file(trainer), pages, trainer.global_step - 1)
+
+    def _digits(self, module: RowClassifier, batch: Batch, means: dict[str, Any]) -> Figure:
+        """What the batch's first images went through in the optimizer step that is just done."""
+        from rowgrad.watch import figures
+
+        scenario, draw = module.scenario, module.training_draw(batch, steps_ago=1)
+        images = batch.images[: self.digits]
+        damaged = module.corruption(images)
+        views = {
+            "original": images,
+            "camera gave": damaged,
+            "network saw": scenario(damaged + module.theta.detach(), draw),
+        }
+        if module.corruption.idle:
+            del views["camera gave"]
+        if not scenario.idle:
+            views["observer saw"] = scenario.observed(damaged + module.theta.detach(), draw)
+        beside = {"original": ("‖∂L/∂θᵣ‖", "row_grad_norm"), "network saw": ("‖∂L/∂τᵣ‖", "input_grad_norm")}
+        bars = {view: (f"mean {words}", means[q]) for view, (words, q) in beside.items() if q in means}
+        return figures.digits({name: view.cpu() for name, view in views.items()}, bars, scenario.selected.tolist())

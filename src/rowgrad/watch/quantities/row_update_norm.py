@@ -1,0 +1,30 @@
+"""‖θ_r(t+1) − θ_r(t)‖₂: how far row r moves in step t."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rowgrad.watch.quantities import Quantity
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rowgrad.model.classifier import RowClassifier
+
+
+class RowUpdateNorm(Quantity):
+    """Not zero in a cut row that momentum or weight decay still moves."""
+
+    name = "row_update_norm"
+    title = "How far the rows move, ‖θᵣ(t+1) − θᵣ(t)‖"
+    chart = "How far each row moves"
+    unit = "normalised pixels"
+
+    def before_step(self, module: RowClassifier) -> Tensor:
+        return module.theta.detach()
+
+    def after_step(self, kept: Tensor, module: RowClassifier) -> None:
+        kept.sub_(module.theta.detach())
+
+
+QUANTITY = RowUpdateNorm()
