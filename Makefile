@@ -18,11 +18,11 @@ test-browser: .venv/browser
 
 # The pictures in README and docs, from four real runs.
 pictures: .venv/browser
-	$(BIN)/python tests/pictures.py logs/pictures
+	$(BIN)/python tools/pictures.py logs/pictures
 
 # The experiments of docs/results.md, which take a quarter of an hour, and their figures.
 results: .venv/browser
-	$(BIN)/python tests/results.py logs/results
+	$(BIN)/python tools/results.py logs/results
 
 # The tables of docs/performance.md: half an hour that wants the machine for itself.
 BENCHMARKS := answers start memory recorder pipeline loading recipe example

@@ -28,11 +28,11 @@ CHECKS = {
     # bit in deterministic mode, 16-bit norms, micro-batches, clipping, randomness as a function of seed and step.
     "invariants": ["-m", "pytest", "-m", "gpu", "tests/test_invariants.py", "tests/test_recorder.py"],
     # A run that is killed at random moments, and resumed, against the same run left alone.
-    "resume": ["tests/kill.py", "FOLDER", "--kills", "6", "data=mnist", "trainer.deterministic=true"],
+    "resume": ["tools/kill.py", "FOLDER", "--kills", "6", "data=mnist", "trainer.deterministic=true"],
 }
 QUICK = {
     "invariants": ["-m", "pytest", "-m", "gpu", "tests/test_invariants.py", "-k", "test_1 or test_2 or test_3"],
-    "resume": ["tests/kill.py", "FOLDER", "--kills", "1", "data=digits", "trainer.max_epochs=10"],
+    "resume": ["tools/kill.py", "FOLDER", "--kills", "1", "data=digits", "trainer.max_epochs=10"],
 }
 
 

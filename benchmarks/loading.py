@@ -7,12 +7,10 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from measure import Result, Stopwatch, apart, configure, main, seconds_a_step, side_by_side
+from measure import Result, Stopwatch, apart, build, configure, main, seconds_a_step, side_by_side
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from torchvision import datasets, transforms
-
-from rowgrad.run import build
 
 BATCH = 128
 

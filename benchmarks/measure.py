@@ -29,14 +29,16 @@ from bare import now
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 
-import rowgrad.run
+from rowgrad.folders import RunFolder
+from rowgrad.training.build import build as build_settings
+from rowgrad.training.run import train_run
+from rowgrad.training.settings import read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "benchmarks" / "results"
-rowgrad.run.TARGETS.append("measure.*")
 say = Console(stderr=True, highlight=False).print
 P, T = ParamSpec("P"), TypeVar("T")
 
@@ -162,6 +164,11 @@ def configure(*overrides: str) -> Any:
         return compose("train", ["data.fallback=null", "callbacks.progress=null", *overrides])
 
 
+def build(config: Any) -> Any:
+    """Data and model of a config."""
+    return build_settings(read_settings(config))
+
+
 class Stopwatch(pl.Callback):
     """Seconds a step from optimizer step `start` to optimizer step `stop`, kept in `Stopwatch.seconds`."""
 
@@ -181,7 +188,7 @@ class Stopwatch(pl.Callback):
 
 @apart
 def seconds_a_step(*overrides: str, start: int = 100, stop: int = 300) -> float:
-    """Trains with `rowgrad.run.train` and returns the seconds a step: from `start` to `stop`, without validation."""
+    """Trains with `train_run` and returns the seconds a step: from `start` to `stop`, without validation."""
     watch = f"+callbacks.stopwatch={{_target_:measure.Stopwatch,start:{start},stop:{stop}}}"
     length = ["trainer.max_epochs=-1", f"trainer.max_steps={stop + 1}", "trainer.limit_val_batches=0"]
     config = configure(*overrides, watch, "+" + length[2], *length[:2], "+trainer.limit_test_batches=1")
@@ -191,10 +198,10 @@ def seconds_a_step(*overrides: str, start: int = 100, stop: int = 300) -> float:
 
 
 def train_quietly(config: Any, folder: Path) -> dict[str, Any]:
-    """`rowgrad.run.train` without its words."""
+    """`train_run` without its words."""
     before, sys.stdout = sys.stdout, Path(os.devnull).open("w", encoding="utf-8")
     try:
-        return rowgrad.run.train(config, folder)
+        return train_run(config, RunFolder(folder))
     finally:
         sys.stdout.close()
         sys.stdout = before

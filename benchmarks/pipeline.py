@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from bare import bare_loop
-from measure import Result, apart, configure, main, seconds_a_step, side_by_side
-
-from rowgrad.run import build
+from measure import Result, apart, build, configure, main, seconds_a_step, side_by_side
 
 
 def measure(device: str, quick: bool = False) -> list[Result]:
@@ -19,7 +17,7 @@ def measure(device: str, quick: bool = False) -> list[Result]:
         @apart
         def bare(same: list[str] = same, batch_size: int = batch_size) -> float:
             data, module = build(configure(*same))
-            train = data.splits.train
+            train = data.dataset.train
             return bare_loop(train.pixels.to(device), train.labels.to(device), module.network, batch_size, **length)
 
         chosen = [*same, f"trainer.accelerator={device}"]

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -16,7 +17,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("run", type=Path, help="a run's folder (its last weights), or a checkpoint in it")
     parser.add_argument("--scenario", metavar="NAME", help="put the rows through this scenario, not the run's own")
-    parser.add_argument("--trust", metavar="PACKAGE", action="append", default=[], help="of yours that the run may name")
+    parser.add_argument(
+        "--trust", metavar="PACKAGE", action="append", default=[], help="of yours, that the run may name"
+    )
     arguments = parser.parse_args()
     scenario = None
     if arguments.scenario:
@@ -32,5 +35,6 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    sys.path.append(str(Path.cwd()))  # a module of one's own beside the command, as with python -m
     tell_mistakes_plainly("evaluate")
     main()

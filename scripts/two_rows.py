@@ -7,6 +7,7 @@ Source: "How does pytorch.detach() affect two rows of pixels?" (2025-01-30).
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -19,7 +20,7 @@ from rowgrad.scenario.scenario import Scenario
 PIXELS = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
 
 
-def gradient(loss: Callable[[Tensor], Tensor], **scenario: object) -> Tensor:
+def gradient(loss: Callable[[Tensor], Tensor], **scenario: Any) -> Tensor:
     """∂L/∂θ (2, 3) of a loss of what the network would see."""
     rows = torch.zeros(2, 3, requires_grad=True)
     route = Scenario.of(**scenario, height=2)

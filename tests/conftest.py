@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import atexit
 import csv
 import os
 import subprocess
-import sys
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from forked import Forked, Nursery
 from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from rowgrad.folders import RunFolder
+from rowgrad.training.build import build as build_settings
+from rowgrad.training.run import train_run
+from rowgrad.training.settings import read_settings
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from omegaconf import DictConfig
 
 PROJECT = Path(__file__).resolve().parents[1]
@@ -28,6 +37,16 @@ def configure(*overrides: str) -> DictConfig:
         return compose("train", list(overrides))
 
 
+def train(config: DictConfig, folder: Path, *, resume: bool = False) -> dict:
+    """Trains in this process."""
+    return train_run(config, RunFolder(folder), resume=resume)
+
+
+def build(config: DictConfig, *, trained: bool = False):
+    """Data and model of a config."""
+    return build_settings(read_settings(config), trained=trained)
+
+
 @pytest.fixture(params=DEVICES)
 def device(request) -> str:
     return request.param
@@ -36,7 +55,6 @@ def device(request) -> str:
 @pytest.fixture
 def run(tmp_path, device):
     """Trains in this process on real digits, a few steps, and returns the run's folder."""
-    from rowgrad.run import train
 
     def run_(*overrides: str, name: str = "run") -> Path:
         basics = ["data=digits", "callbacks.progress=null", "trainer.deterministic=true"]
@@ -57,17 +75,34 @@ def mnist() -> Path:
     return Path(root)
 
 
-def command(*arguments: str, cwd: Path, timeout: int = 300, env: dict[str, str] | None = None):
-    """Runs one of the project's scripts as a user would."""
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=cwd,
-        env=os.environ | (env or {}),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
+# What the scripts import, and, for those that answer before anything heavy is imported, what is not.
+HEAVY = ["torch", "torchvision", "rowgrad.training.run", "rowgrad.results.report", "torch.utils.tensorboard"]
+HEAVY += ["scipy.stats", "sklearn.datasets", "tensorboard.backend.event_processing.event_accumulator"]
+LIGHT = ["hydra", "rich.console", "filelock"]
+
+
+@lru_cache
+def nursery(*imports: str) -> Nursery:
+    """One for all tests of this process."""
+    born = Nursery(*imports)
+    atexit.register(born.close)
+    return born
+
+
+def start(*arguments: object, cwd: Path, env: dict[str, str] | None = None, imports: Sequence[str] = HEAVY) -> Forked:
+    """Starts one of the project's scripts as a user would; a `Popen` of it."""
+    return nursery(*imports).start(*arguments, cwd=cwd, env=os.environ | (env or {}))
+
+
+def command(*arguments: object, cwd: Path, timeout: int = 300, **others: Any) -> subprocess.CompletedProcess[str]:
+    """Runs one of the project's scripts as a user would, to its end."""
+    process = start(*arguments, cwd=cwd, **others)
+    try:
+        output, errors = process.communicate(timeout)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    return subprocess.CompletedProcess(process.args, process.wait(), output, errors)
 
 
 def norms(folder: Path, quantity: str) -> torch.Tensor:

@@ -1,13 +1,13 @@
 """Every YAML file of `configs/` composes, and what it describes can be built."""
 
-from dataclasses import replace
-
 import lightning.pytorch as pl
 import pytest
-from conftest import CONFIGS, configure
+from conftest import CONFIGS, build, configure
 
-from rowgrad.run import build, lightning_settings, make
 from rowgrad.data.sources import SOURCES
+from rowgrad.folders import RunFolder
+from rowgrad.training.settings import read_settings
+from rowgrad.training.trainer import make_trainer
 
 CHOICES = sorted(path.relative_to(CONFIGS).with_suffix("") for path in CONFIGS.glob("*/*.yaml"))
 
@@ -15,20 +15,23 @@ CHOICES = sorted(path.relative_to(CONFIGS).with_suffix("") for path in CONFIGS.g
 @pytest.fixture(autouse=True)
 def digits_for_every_name(monkeypatch):
     """No downloads here: under every data set's name stand the digits."""
-    for name, source in SOURCES.items():
-        monkeypatch.setitem(SOURCES, name, replace(source, load=SOURCES["digits"].load))
+    for name in SOURCES:
+        monkeypatch.setitem(SOURCES, name, SOURCES["digits"])
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
-def test_every_choice_of_every_group_can_be_built(choice):
+def test_every_choice_of_every_group_can_be_built(choice, tmp_path):
     config = configure(f"{choice.parent}={choice.name}", "model.checkpoint=null")
     data, module = build(config)
     if choice.parent.name in ("data", "scenario", "corruption"):
         named = {"data": data, "scenario": module.scenario, "corruption": module.corruption}
         assert named[choice.parent.name].name == choice.name
-    assert isinstance(make(lightning_settings(config), accelerator="cpu", logger=False), pl.Trainer)
-    for callback in config.callbacks.values():
-        assert callback is None or isinstance(make(callback), pl.Callback)
+    config.trainer.accelerator = "cpu"
+    trainer = make_trainer(read_settings(config), RunFolder(tmp_path), [], None)
+    assert isinstance(trainer, pl.Trainer)
+    kinds = {type(callback).__name__ for callback in trainer.callbacks}
+    named = {node["_target_"].rpartition(".")[2] for node in config.callbacks.values() if node}
+    assert named <= kinds
 
 
 @pytest.mark.parametrize(

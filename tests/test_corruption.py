@@ -2,27 +2,32 @@
 
 import pytest
 import torch
-from conftest import configure, norms, weights
+from conftest import build, configure, norms, weights
 
-from rowgrad.scenario.corruption import Corruption
 from rowgrad.errors import UserError
-from rowgrad.run import build
+from rowgrad.scenario.corruption import Corruption
+from rowgrad.scenario.settings import CorruptionSettings
+
+
+def camera(*, height, **settings):
+    return Corruption(CorruptionSettings(**settings), height=height)
+
 
 IMAGES = torch.arange(24.0).view(2, 1, 4, 3)
 
 
 def test_an_offset_is_added_to_each_pixel_of_its_rows():
-    damaged = Corruption(rows=[0, 2], offset=0.5, height=4)(IMAGES)
+    damaged = camera(rows=[0, 2], offset=0.5, height=4)(IMAGES)
     assert (damaged - IMAGES).tolist() == [[[[0.5] * 3, [0.0] * 3, [0.5] * 3, [0.0] * 3]]] * 2
 
 
 def test_without_a_damaged_row_not_even_a_zero_is_added():
     for nothing in ({}, {"rows": "all"}, {"rows": "none", "offset": 1.0, "std": 1.0}):
-        assert Corruption(**nothing, height=4)(IMAGES) is IMAGES
+        assert camera(**nothing, height=4)(IMAGES) is IMAGES
 
 
 def test_random_offsets_have_their_standard_deviation_and_only_in_their_rows():
-    offsets = Corruption(rows="0:4000", std=0.5, offset=2.0, height=5000).offsets
+    offsets = camera(rows="0:4000", std=0.5, offset=2.0, height=5000).offsets
     assert abs(offsets[:4000].std() - 0.5) < 0.02
     assert abs(offsets[:4000].mean() - 2) < 0.03
     assert (offsets[4000:] == 0).all()
@@ -62,7 +67,7 @@ def test_training_validation_and_test_see_the_damage_before_the_rows(run, monkey
     monkeypatch.setattr(
         RowClassifier, "__init__", lambda self, *a, **k: (build_(self, *a, **k), modules.append(self))[0]
     )
-    original, module_rows = Scenario.forward, lambda _: modules[-1].rows
+    original, module_rows = Scenario.forward, lambda _: modules[-1].theta
     monkeypatch.setattr(Scenario, "forward", spy)
     folders = {}
     for name in ("none", "row_shift"):
@@ -110,7 +115,7 @@ def test_what_is_added_is_in_no_checkpoint(run):
     ],
 )
 def test_the_damage_says_itself_in_one_sentence(settings, sentence):
-    assert Corruption(**settings, height=28).sentence() == sentence
+    assert camera(**settings, height=28).sentence() == sentence
 
 
 def test_the_run_says_the_damage_after_the_scenario():
@@ -132,4 +137,4 @@ def test_the_run_says_the_damage_after_the_scenario():
 )
 def test_a_value_that_is_not_accepted_is_named(key, value, words):
     with pytest.raises(UserError, match=words):
-        Corruption(**{key: value}, height=28)
+        camera(**{key: value}, height=28)

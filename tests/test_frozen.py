@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import PROJECT, command, configure, norms, weights
+from conftest import PROJECT, build, command, configure, norms, train, weights
 
 from rowgrad.errors import UserError
 from rowgrad.training.run import evaluate, load_run
@@ -40,8 +40,8 @@ def test_a_network_is_taken_over_and_the_rows_are_not(source):
         _, module = build(configure(*QUICK, *model, f"model.checkpoint={path}"))
         trained = weights(folder)
         assert all(module.state_dict()[name].equal(value) for name, value in networks(trained).items())
-        assert trained["rows"].any()
-        assert not module.rows.any()
+        assert trained["theta"].any()
+        assert not module.theta.any()
 
 
 def test_a_network_that_is_taken_over_learns_unless_it_is_frozen(source, tmp_path):
@@ -59,8 +59,8 @@ def test_a_frozen_network_stays_to_the_last_bit_while_the_rows_repair_the_camera
         train(configure(*frozen, f"scenario.rows={rows}"), tmp_path / rows)
         assert all(weights(tmp_path / rows)[name].equal(v) for name, v in networks(weights(folder)).items())
         accuracy[rows] = summary(tmp_path / rows)["test/acc"]
-    assert weights(tmp_path / "none")["rows"].any()
-    assert not weights(tmp_path / "all")["rows"].any()
+    assert weights(tmp_path / "none")["theta"].any()
+    assert not weights(tmp_path / "all")["theta"].any()
     assert (norms(tmp_path / "all", "row_grad_norm") == 0).all()
     assert (norms(tmp_path / "none", "row_grad_norm") > 0).all()
     assert accuracy["none"] > accuracy["all"] + 0.05
@@ -69,8 +69,8 @@ def test_a_frozen_network_stays_to_the_last_bit_while_the_rows_repair_the_camera
 def test_no_weight_of_a_frozen_network_has_a_gradient_or_a_place_in_the_optimizer(source):
     folder, model = source
     _, module = build(configure(*QUICK, *FROZEN, *model, f"model.checkpoint={folder}"))
-    optimizer, _ = module.recipe.build(module.network, module.rows, lambda: 10)
-    assert [p is module.rows for group in optimizer.param_groups for p in group["params"]] == [True]
+    optimizer, _ = module.make_optimizer(module.network, module.theta, lambda: 10)
+    assert [p is module.theta for group in optimizer.param_groups for p in group["params"]] == [True]
     assert not any(p.requires_grad for p in module.network.parameters())
     for mode in (False, True):
         module.train(mode)
@@ -91,7 +91,7 @@ def test_a_frozen_run_needs_its_source_no_more_once_it_has_a_checkpoint(source, 
     assert result.returncode == 0, result.stderr
     assert (alone / "row_gradients.csv").read_bytes() == (stopped / "row_gradients.csv").read_bytes()
     assert all(weights(stopped)[name].equal(value) for name, value in weights(alone).items())
-    metrics = evaluate(*load(alone))
+    metrics = evaluate(*load_run(alone))
     assert metrics == {key: summary(alone)[key] for key in metrics}
 
 
@@ -100,12 +100,12 @@ def test_a_frozen_network_gives_the_rows_the_gradient_of_plain_autograd(source, 
     one = ["trainer.max_steps=1", "data.batch_size=1297", "data.shift=0", "model.label_smoothing=0"]
     train(configure(*QUICK, *FROZEN, *model, *one, f"model.checkpoint={folder}"), tmp_path / "run")
     data, module = build(configure(*QUICK, *model, f"model.checkpoint={folder}"))
-    source_ = data.source
-    images = ((data.splits.train.pixels.float() / 255 - source_.mean) / source_.std)[:, None]
+    dataset = data.dataset
+    images = ((dataset.train.pixels.float() / 255 - dataset.mean) / dataset.std)[:, None]
     images[:, :, :14] += 1
     theta = torch.zeros(28, 28, requires_grad=True)
     log_p = module.network.eval()(images + theta).log_softmax(1)
-    loss = -log_p[torch.arange(len(images)), data.splits.train.labels].mean()
+    loss = -log_p[torch.arange(len(images)), dataset.train.labels].mean()
     (gradient,) = torch.autograd.grad(loss, theta)
     expected = gradient.double().square().sum(1).sqrt()[None]
     torch.testing.assert_close(norms(tmp_path / "run", "row_grad_norm"), expected, rtol=1e-4, atol=1e-7)

@@ -9,14 +9,13 @@ from itertools import pairwise
 import lightning.pytorch as pl
 import pytest
 import torch
-from conftest import PROJECT, command, configure, events, norms, recorded_steps, weights
+from conftest import PROJECT, build, command, configure, events, norms, recorded_steps, weights
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.precision import MixedPrecision
 from oracle import row_and_input_gradients
 
 from rowgrad import RowGradientRecorder
 from rowgrad.randomness import Draw
-from rowgrad.run import build
 
 pytestmark = pytest.mark.gpu
 
@@ -76,7 +75,7 @@ class Tape(pl.Callback):
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         if not self.steps or self.steps[-1]["step"] != trainer.global_step:
-            start = {"theta": module.rows.detach().clone(), "network": copy.deepcopy(module.network)}
+            start = {"theta": module.theta.detach()[0].clone(), "network": copy.deepcopy(module.network)}
             self.steps.append({"step": trainer.global_step, **start, "images": [], "labels": [], "hit": []})
         draw = Draw(module.seed, trainer.global_step, batch.first)
         changed = module.scenario.observed(batch.images, draw) != batch.images

@@ -8,20 +8,26 @@ import torch
 from torch import nn
 
 from rowgrad.errors import UserError
-from rowgrad.watch.gradients import cut_fraction, cut_rows, row_norms
 from rowgrad.model.networks import MLP, StridedConvNet
 from rowgrad.model.optimizers import make_optimizer, one_cycle
+from rowgrad.model.settings import OptimizerSettings
+from rowgrad.watch.gradients import cut_fraction, cut_rows, row_norms
 
 
 def test_a_row_norm_is_the_euclidean_length():
-    gradients = torch.tensor([[[3.0, 4.0], [0.0, 0.0]], [[-1.0, 0.0], [5.0, 12.0]]])
+    gradients = torch.tensor([[[3.0, 4.0], [0.0, 0.0]], [[-1.0, 0.0], [5.0, 12.0]]])[:, None]
     assert row_norms(gradients).tolist() == [[5, 0], [1, 13]]
 
 
+def test_a_row_norm_is_over_channels_and_columns():
+    gradients = torch.tensor([[[2.0, 0.0], [0.0, 0.0]], [[-2.0, 1.0], [0.0, 3.0]]])
+    assert row_norms(gradients).tolist() == [3, 3]  # sqrt(4 + 4 + 1); the sum of the channels would give 1 and 3
+
+
 def test_a_tiny_gradient_does_not_pass_for_a_cut():
-    tiny = torch.full((1, 4), 1e-30)  # its square is below the smallest float32
+    tiny = torch.full((1, 1, 4), 1e-30)  # its square is below the smallest float32
     assert row_norms(tiny).item() == pytest.approx(2e-30)
-    assert row_norms(torch.zeros(1, 4)).item() == 0.0
+    assert row_norms(torch.zeros(1, 1, 4)).item() == 0.0
 
 
 def test_the_cut_fraction_is_the_share_of_squared_input_gradient_in_cut_rows():
@@ -33,22 +39,23 @@ def test_the_cut_fraction_is_the_share_of_squared_input_gradient_in_cut_rows():
 
 @pytest.mark.parametrize("size", [(28, 28), (8, 8), (27, 15)])
 @pytest.mark.parametrize("kind", [StridedConvNet, MLP])
-def test_networks_give_one_logit_a_class_for_any_size_of_image(kind, size):
-    network = kind(height=size[0], width=size[1], classes=7)
-    assert network(torch.zeros(3, 1, *size)).shape == (3, 7)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_networks_give_one_logit_a_class_for_any_size_of_image(kind, size, channels):
+    network = kind([16, 8], height=size[0], width=size[1], in_channels=channels, classes=7)
+    assert network(torch.zeros(3, channels, *size)).shape == (3, 7)
 
 
 def test_an_mlp_may_have_no_hidden_layer():
-    assert [p.shape for p in MLP([], height=2, width=3, classes=4).parameters()] == [(4, 6), (4,)]
+    assert [p.shape for p in MLP([], height=2, width=3, in_channels=1, classes=4).parameters()] == [(4, 6), (4,)]
 
 
-def recipe(**settings):
-    return Recipe(functools.partial(torch.optim.AdamW), **{"lr": 0.01} | settings)
+def optimizer_of(network, theta, steps, **settings):
+    return make_optimizer(OptimizerSettings(**settings), functools.partial(torch.optim.AdamW), network, theta, steps)
 
 
 def test_matrices_decay_and_vectors_and_rows_do_not():
     network, rows = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)), nn.Parameter(torch.zeros(2, 3))
-    optimizer, _ = recipe(weight_decay=0.1, rows_lr=0.5).build(network, rows, lambda: 10)
+    optimizer, _ = optimizer_of(network, rows, lambda: 10, weight_decay=0.1, rows_lr=0.5)
     weights, vectors, learnt = optimizer.param_groups
     assert [p.shape for p in weights["params"]] == [(4, 3)]
     assert [p.shape for p in vectors["params"]] == [(4,), (4,), (4,)]
@@ -58,9 +65,8 @@ def test_matrices_decay_and_vectors_and_rows_do_not():
 
 
 def test_one_cycle_rises_to_the_peak_and_falls_to_nothing():
-    optimizer, schedule = recipe(lr=1.0, warmup=0.25).build(
-        nn.Linear(1, 1), nn.Parameter(torch.zeros(1, 1)), lambda: 101
-    )
+    theta = nn.Parameter(torch.zeros(1, 1))
+    optimizer, schedule = optimizer_of(nn.Linear(1, 1), theta, lambda: 101, lr=1.0, warmup=0.25)
     rates = []
     for _ in range(101):
         rates.append(optimizer.param_groups[0]["lr"])
@@ -84,7 +90,8 @@ def test_one_cycle_is_torchs_one_cycle(warmup):
 
 
 def test_a_constant_schedule_stays():
-    optimizer, schedule = recipe(schedule="constant").build(nn.Linear(1, 1), nn.Parameter(torch.zeros(1, 1)), lambda: 5)
+    theta = nn.Parameter(torch.zeros(1, 1))
+    optimizer, schedule = optimizer_of(nn.Linear(1, 1), theta, lambda: 5, schedule="constant")
     for _ in range(20):
         optimizer.step()
         schedule.step()
@@ -103,4 +110,4 @@ def test_a_constant_schedule_stays():
 )
 def test_a_value_that_is_not_accepted_is_named(settings, words):
     with pytest.raises(UserError, match=words):
-        recipe(**settings)
+        OptimizerSettings(**settings)

@@ -6,7 +6,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from conftest import configure, norms, recorded_steps, weights
+from conftest import build, configure, norms, recorded_steps, train, weights
 from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -15,12 +15,12 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from torch.nn.functional import cross_entropy
 from torchvision import datasets
 
+from rowgrad.data.batches import Resident, TrainLoader
+from rowgrad.randomness import Draw
 from rowgrad.watch import drawing, figures
 from rowgrad.watch.events import layout
 from rowgrad.watch.pictures import Pictures
-from rowgrad.data.batches import Resident, TrainLoader
-from rowgrad.randomness import Draw
-from rowgrad.run import build, train
+from rowgrad.watch.quantities import find_quantity
 
 QUICK = ["data=digits", "callbacks.progress=null", "trainer.accelerator=cpu"]
 PICTURES = ["pictures/1_row_gradients", "pictures/2_digits", "pictures/3_learnt_rows"]
@@ -82,7 +82,7 @@ def test_digits_are_shown_as_the_last_step_had_them(tmp_path, monkeypatch):
     original = Pictures.on_train_batch_end
 
     def keep(self, trainer, module, outputs, batch, batch_idx):
-        batches.append((batch, module.rows.detach().clone()))
+        batches.append((batch, module.theta.detach().clone()))
         original(self, trainer, module, outputs, batch, batch_idx)
 
     monkeypatch.setattr(Pictures, "on_train_batch_end", keep)
@@ -133,15 +133,15 @@ def test_a_page_holds_all_its_words():
     bars = {name: (f"mean of {name}", fades.mean(0)) for name in ("original", "network saw")}
     assert fits_its_page(figures.heatmaps(steps, dict.fromkeys(quantities, fades), selected))
     assert fits_its_page(figures.digits({**dict.fromkeys(bars, images), "observer saw": images}, bars, selected))
-    assert fits_its_page(figures.learnt_rows(-torch.rand(28, 28) / 1000, selected))
+    assert fits_its_page(figures.learnt_rows(-torch.rand(1, 28, 28) / 1000, selected))
 
 
 def test_exact_zeros_are_grey_and_what_is_not_known_is_left_out():
     values = torch.tensor([[0.0, 1.0], [0.1, torch.nan]])
     axes = Figure().subplots()
-    figures.draw_heatmap(axes, torch.tensor([0, 1]), values, [True, False], figures.log_scale([values]))
+    drawing.draw_heatmap(axes, torch.tensor([0, 1]), values, [True, False], drawing.log_scale([values]))
     pixels = axes.images[0].get_array()  # (row, step, colour)
-    grey = [int(figures.ZERO[i : i + 2], 16) for i in (1, 3, 5)]
+    grey = [int(drawing.ZERO[i : i + 2], 16) for i in (1, 3, 5)]
     assert pixels[0, 0].tolist() == [*grey, 255]
     assert pixels[1, 1, 3] == 0
     assert pixels[1, 0].tolist() == [253, 231, 36, 255]  # viridis' brightest: the largest norm
@@ -149,13 +149,13 @@ def test_exact_zeros_are_grey_and_what_is_not_known_is_left_out():
 
 def test_a_long_run_is_averaged_into_columns():
     values = torch.arange(1800.0)[:, None].expand(-1, 28)
-    assert figures.binned(values).shape == (600, 28)
-    assert figures.binned(values)[:3, 0].tolist() == [1, 4, 7]
-    assert figures.binned(values[:500]).shape == (500, 28)
+    assert drawing.binned(values).shape == (600, 28)
+    assert drawing.binned(values)[:3, 0].tolist() == [1, 4, 7]
+    assert drawing.binned(values[:500]).shape == (500, 28)
 
 
 def batch_of(data, module):
-    return next(iter(TrainLoader(Resident(data.splits.train, data.source, module.device, 1), 24, seed=0)))
+    return next(iter(TrainLoader(Resident(data.dataset.train, data.dataset.greys(), module.device, 1), 24, seed=0)))
 
 
 def test_per_image_gradients_are_each_images_own():
@@ -189,7 +189,7 @@ def test_per_image_gradients_average_to_the_rows_gradient_and_leave_no_trace(mod
     assert all(value.equal(state[name]) for name, value in module.state_dict().items())
     assert all(parameter.grad is None for parameter in module.parameters())
     module.training_step(batch, 0)["loss"].backward()
-    torch.testing.assert_close(of_rows.mean(0)[0], module.rows.grad, rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(of_rows.mean(0)[0], module.theta.grad[0], rtol=1e-4, atol=1e-7)
 
 
 def test_histograms_come_every_so_many_steps_and_count_images_times_rows(run):
@@ -273,7 +273,8 @@ def test_hyperparameters_are_logged_with_the_final_metrics(run):
 
 def test_custom_charts_are_those_that_the_recorder_feeds(run):
     def titles(*overrides):
-        return list(layout(configure(*overrides))["rowgrad"])
+        recorder = configure(*overrides).callbacks.recorder
+        return list(layout([find_quantity(name) for name in recorder.quantities] if recorder else [])["rowgrad"])
 
     assert len(titles()) == 8
     assert [title for title in titles("callbacks=economy") if "input" in title.lower() or "Cut" in title] == []

@@ -3,12 +3,11 @@
 import lightning.pytorch as pl
 import pytest
 import torch
-from conftest import configure, events, norms, recorded_steps, weights
+from conftest import build, configure, events, norms, recorded_steps, weights
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from rowgrad import RowGradientRecorder
 from rowgrad.errors import UserError
-from rowgrad.run import build
 
 pytestmark = pytest.mark.gpu
 
@@ -42,7 +41,7 @@ def test_the_cut_fraction_is_that_of_the_norms(run):
 
 def test_row_updates_add_up_to_what_the_rows_moved_and_cut_rows_stay(run):
     folder = run("scenario=augment", "trainer.max_steps=1", "callbacks.recorder.quantities=[row_update_norm]")
-    moved = weights(folder)["rows"].double().norm(dim=1).cpu()
+    moved = weights(folder)["theta"][0].double().norm(dim=1).cpu()
     logged = torch.tensor([events(folder)[f"row_update_norm/row_{r:02d}"][0][1] for r in range(28)])
     torch.testing.assert_close(logged.double(), moved, rtol=1e-6, atol=0)
     assert (moved[:14] == 0).all()

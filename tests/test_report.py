@@ -7,13 +7,19 @@ from xml.etree import ElementTree as ET
 
 import pytest
 import torch
-from conftest import PROJECT, command, configure, norms
+from conftest import PROJECT, command, configure, norms, train
 from omegaconf import OmegaConf
 from PIL import Image
 
-from rowgrad import report
-from rowgrad.run import train
-from rowgrad.runs import find_runs, read_run
+from rowgrad import open_run
+from rowgrad.folders import RunFolder, find_run_folders
+from rowgrad.results import figures
+from rowgrad.results.comparison import COLUMNS, compare_runs
+from rowgrad.results.experiments import describe_atlas
+from rowgrad.results.gallery import draw
+from rowgrad.results.names import group_names, run_names
+from rowgrad.results.report import write_report
+from rowgrad.results.run import Run
 
 REPORT = PROJECT / "scripts" / "report.py"
 QUICK = ["data=digits", "callbacks.progress=null", "trainer.accelerator=cpu", "trainer.max_steps=4", "model=mlp"]
@@ -35,7 +41,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runs(folder):
-    return [read_run(path) for path in find_runs([folder])]
+    return [Run(path) for path in find_run_folders([folder])]
 
 
 @pytest.fixture(scope="module")
@@ -48,24 +54,25 @@ def page(folder):
 
 def test_runs_are_found_in_a_sweeps_folder_and_each_once(folder):
     sweep = folder / "sweep"
-    assert find_runs([sweep / "b", folder]) == [sweep / name for name in "bacd"]
+    assert find_run_folders([sweep / "b", folder]) == [RunFolder(sweep / name) for name in "bacd"]
 
 
 def test_runs_are_named_by_what_tells_them_apart(runs):
-    assert report.group_names(runs) == [
+    assert group_names(runs) == [
         "augment, detach=true", "augment, detach=true", "augment, detach=false", "modify",
     ]  # fmt: skip
-    assert report.run_names(runs) == [
+    assert run_names(runs) == [
         "augment, detach=true, seed 0", "augment, detach=true, seed 1", "augment, detach=false", "modify",
     ]  # fmt: skip
-    assert report.run_names([runs[0]] * 2) == ["augment, seed 0", "augment, seed 0 (2)"]
+    assert run_names([runs[0]] * 2) == ["augment, seed 0", "augment, seed 0 (2)"]
 
 
 def test_the_table_says_what_the_summaries_say(folder, runs):
-    head, *rows = report.table(runs)
+    table = compare_runs(runs)
+    head, rows = table.header, table.rows
     for run, row in zip(runs, rows, strict=True):
         told = dict(zip(head, row, strict=True))
-        facts = json.loads((run.folder / "summary.json").read_text())
+        facts = json.loads(run.folder.summary_file.read_text())
         assert told["test accuracy"] == f"{100 * facts['test/acc']:.2f}%"
         assert told["test loss"] == f"{facts['test/loss']:.4f}"
         assert told["steps"] == "4"
@@ -83,22 +90,22 @@ def test_the_markdown_table_goes_to_a_readme(folder):
     result = command(REPORT, folder / "sweep", "--format", "md", cwd=folder)
     head, rule, *rows = result.stdout.splitlines()
     assert len(rows) == 4
-    assert {line.count("|") for line in (head, rule, *rows)} == {len(report.COLUMNS) + 2}
+    assert {line.count("|") for line in (head, rule, *rows)} == {len(COLUMNS) + 2}
     assert rows[0].startswith("| augment, detach=true, seed 0 | augment | 0–13 | true | 0 | digits | done |")
 
 
 def test_profiles_are_means_over_steps_and_seeds(monkeypatch, runs, folder):
     seen = {}
-    original = report.figures.row_profiles
-    monkeypatch.setattr(report.figures, "row_profiles", lambda p: seen.update(p) or original(p))
-    report.draw(runs)
+    original = figures.row_profiles
+    monkeypatch.setattr(figures, "row_profiles", lambda p: seen.update(p) or original(p))
+    draw(runs)
     expected = torch.stack([norms(folder / "sweep" / name, "row_grad_norm").mean(0) for name in "ab"])
     torch.testing.assert_close(seen["augment, detach=true"]["row_grad_norm"], expected)
     assert set(seen["modify"]) == {"row_grad_norm"}
 
 
 def test_all_heatmaps_are_on_one_scale(runs):
-    drawn = report.draw(runs)
+    drawn = draw(runs)
     colours = [axes for axes in drawn["heatmaps"][1].axes if axes.get_ylabel() == "loss per normalised pixel"]
     assert len(colours) == 1
     everything = torch.cat(
@@ -141,10 +148,10 @@ def test_a_killed_run_is_shown_with_what_it_left(folder, tmp_path):
     shutil.copytree(folder / "sweep" / "a", tmp_path / "a")
     for lost in ("summary.json", "checkpoints/last.ckpt"):
         (tmp_path / "a" / lost).unlink()
-    run = read_run(tmp_path / "a")
-    told = dict(zip(*report.table([run]), strict=True))
+    run = open_run(tmp_path / "a")
+    told = dict(zip(compare_runs([run]).header, compare_runs([run]).rows[0], strict=True))
     assert (told["status"], told["test accuracy"], told["rows cut at every step"]) == ("killed", "", "0–13")
-    page = report.write([run], tmp_path / "out")
+    page = write_report([run], tmp_path / "out")
     assert "Learnt rows" not in page.read_text()
 
 
@@ -177,7 +184,7 @@ def altered(source, folder, summary, **config):
     OmegaConf.save(saved, folder / "config.yaml")
     facts = json.loads((folder / "summary.json").read_text()) | summary
     (folder / "summary.json").write_text(json.dumps(facts))
-    return read_run(folder)
+    return open_run(folder)
 
 
 def test_a_row_atlas_shows_what_each_row_alone_costs(folder, tmp_path):
@@ -188,38 +195,38 @@ def test_a_row_atlas_shows_what_each_row_alone_costs(folder, tmp_path):
         for row in range(28):
             accuracy = {"test/acc": 0.9 - 0.01 * row * (1 + seed)}
             runs.append(altered(source, tmp_path / f"{row}_{seed}", accuracy, scenario__rows=row, seed=seed))
-    _, figure = report.draw(runs)["row_atlas"]
+    _, figure = draw(runs)["row_atlas"]
     digit, lost, shares = figure.axes
     assert [bar.get_width() for bar in lost.patches] == pytest.approx([1.5 * row for row in range(28)])
     assert {round(bar.get_width() / 100, 6) for bar in shares.patches} == {round(runs[0].cut_fraction, 6)}
     assert digit.images[0].get_array().shape == (28, 28)
-    assert "row_atlas" not in report.draw(runs[:-1])
+    assert "row_atlas" not in draw(runs[:-1])
 
 
 def test_a_row_atlas_in_numbers():
     rows = [float(row) for row in range(1, 9)]
     lost = [[row / 100 for row in rows], [3 * row / 100 for row in rows]]
     shares = [[row * (1 + more * (row % 2)) for row in rows] for more in (1, 3)]  # odd numbers are in the even places
-    words = report._atlas_in_numbers(lost, shares)
+    words = describe_atlas(lost, shares)
     # Two seeds, 4.5 and 13.5 points: mean 9, standard error 4.5; t(0.975, 1 degree of freedom) = 12.706.
     assert words.startswith(
         "On average, a row costs 9.00 percentage points (95 % interval over seeds -48.18 to +66.18)"
     )
     # Mean shares 3 2 9 4 15 6 21 8 have the ranks 2 1 6 3 7 4 8 5, so it is 1 - 6 · 30 ÷ (8 · 63).
     assert "ρ = 0.64" in words
-    assert report._atlas_in_numbers(lost[:1], [[0.0] * 8]) == "On average, a row costs 4.50 percentage points."
+    assert describe_atlas(lost[:1], [[0.0] * 8]) == "On average, a row costs 4.50 percentage points."
 
 
 def test_a_repair_shows_damage_and_what_is_left_of_it(tmp_path):
     train(configure(*QUICK, "corruption=row_shift", "scenario=augment"), tmp_path / "run")
-    run = read_run(tmp_path / "run")
-    _, figure = report.draw([run])["repair"]
+    run = open_run(tmp_path / "run")
+    _, figure = draw([run])["repair"]
     (panel,) = figure.axes
     learnt, left = (line.get_xdata() for line in panel.lines[:2])
     assert [bar.get_width() for bar in panel.patches] == [1.0] * 14 + [0.0] * 14
-    torch.testing.assert_close(torch.tensor(learnt), run.rows.mean(1))
-    torch.testing.assert_close(torch.tensor(left), run.rows.mean(1) + torch.tensor([1.0] * 14 + [0.0] * 14))
-    assert "repair" not in report.draw(
+    torch.testing.assert_close(torch.tensor(learnt), run.theta[0].mean(1))
+    torch.testing.assert_close(torch.tensor(left), run.theta[0].mean(1) + torch.tensor([1.0] * 14 + [0.0] * 14))
+    assert "repair" not in draw(
         [altered(run.folder, tmp_path / "whole", {}, corruption={"name": "none", "rows": "none"})]
     )
 
@@ -231,5 +238,5 @@ def test_cameras_are_named_not_described(tmp_path):
         OmegaConf.save(
             configure("scenario=baseline", f"corruption={name}"), tmp_path / "x" / "config.yaml", resolve=True
         )
-        runs.append(read_run(tmp_path / "x"))
-    assert report.group_names(runs) == [f"baseline, corruption={name}" for name in ("none", "row_shift", "row_noise")]
+        runs.append(open_run(tmp_path / "x"))
+    assert group_names(runs) == [f"baseline, corruption={name}" for name in ("none", "row_shift", "row_noise")]

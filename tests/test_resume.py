@@ -12,11 +12,10 @@ import time
 
 import pytest
 import torch
-from conftest import PROJECT, command, configure, events, norms, recorded_steps, weights
+from conftest import PROJECT, command, configure, events, norms, recorded_steps, start, train, weights
 from omegaconf import OmegaConf
 
 from rowgrad.watch.norms import cut_back
-from rowgrad.run import train
 
 TRAIN = PROJECT / "scripts" / "train.py"
 QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null"]
@@ -53,12 +52,15 @@ def test_killed_runs_end_bit_identical_to_runs_left_alone(tmp_path):
     chains["cnn"] += ["scenario.random_rows=9", "scenario.from_step=10", "scenario.to_step=80", "corruption=row_noise"]
     options = ["--kills", "12", *QUICK, "trainer.max_epochs=16"]
     processes = {
-        name: subprocess.Popen(
-            [sys.executable, PROJECT / "tests" / "kill.py", tmp_path / name, "--seed", str(seed), *options, *overrides],
-            env=os.environ | {"OMP_NUM_THREADS": "1"},  # two chains on two cores
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        name: start(
+            PROJECT / "tools" / "kill.py",
+            tmp_path / name,
+            "--seed",
+            seed,
+            *options,
+            *overrides,
+            cwd=tmp_path,
+            env={"OMP_NUM_THREADS": "1"},
         )
         for seed, (name, overrides) in enumerate(chains.items())
     }
@@ -141,9 +143,7 @@ def test_max_epochs_beside_resume_extends_a_run(run22, tmp_path):
 def test_an_interrupted_run_resumes_to_the_last_bit(tmp_path):
     alone, stopped = tmp_path / "alone", tmp_path / "stopped"
     overrides = [*QUICK, *RANDOM, "trainer.max_epochs=40", "callbacks.recorder.flush_every=5"]
-    process = subprocess.Popen(
-        [sys.executable, TRAIN, *overrides, f"hydra.run.dir={stopped}"], cwd=tmp_path, stdout=subprocess.PIPE
-    )
+    process = start(TRAIN, *overrides, f"hydra.run.dir={stopped}", cwd=tmp_path)
     wait_for(process, lambda: (stopped / "row_gradients.csv").is_file() and len(recorded_steps(stopped)) > 30)
     process.send_signal(signal.SIGUSR1)
     process.communicate(timeout=60)
@@ -169,13 +169,11 @@ def test_a_second_ctrl_c_leaves_at_once_and_the_run_can_go_on(tmp_path):
     run = tmp_path / "run"
     # A step that takes a long time: 4,000 micro-batches of one image each.
     slow = ["trainer.accumulate_grad_batches=4000", "data.batch_size=1", "trainer.max_epochs=1000"]
-    process = subprocess.Popen(
-        [sys.executable, TRAIN, *QUICK, *slow, f"hydra.run.dir={run}"], cwd=tmp_path, stderr=subprocess.PIPE, text=True
-    )
+    process = start(TRAIN, *QUICK, *slow, f"hydra.run.dir={run}", cwd=tmp_path)
     wait_for(process, (run / "row_gradients.csv").is_file)
     time.sleep(0.3)
     process.send_signal(signal.SIGINT)
-    assert "SIGINT: finishing this step, then saving." in process.stderr.readline() + process.stderr.readline()
+    wait_for(process, lambda: "SIGINT: finishing this step, then saving." in process.errors)
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=20)
     assert process.returncode == 130
@@ -185,9 +183,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_the_run_can_go_on(tmp_path):
 def test_ranks_stop_after_the_same_step_whichever_got_the_signal(tmp_path):
     run = tmp_path / "run"
     ddp = ["trainer=ddp", "trainer.devices=2", "trainer.max_epochs=1000", "callbacks.recorder.flush_every=5"]
-    process = subprocess.Popen(
-        [sys.executable, TRAIN, *QUICK, *ddp, f"hydra.run.dir={run}"], cwd=tmp_path, stdout=subprocess.DEVNULL
-    )
+    process = start(TRAIN, *QUICK, *ddp, f"hydra.run.dir={run}", cwd=tmp_path)
     wait_for(process, lambda: (run / "row_gradients.csv").is_file() and len(recorded_steps(run)) >= 10)
     process.send_signal(signal.SIGTERM)  # to rank 0 alone
     assert process.wait(timeout=60) == 130

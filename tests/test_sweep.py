@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
-from conftest import PROJECT, command, configure, events, recorded_steps, weights
+from conftest import PROJECT, command, configure, events, recorded_steps, start, train, weights
 from filelock import FileLock
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
@@ -23,12 +23,15 @@ from scipy import integrate
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
-import rowgrad.run
+import rowgrad.training.run
 from rowgrad.data import sources
 from rowgrad.data.datamodule import ImageData
+from rowgrad.data.settings import DataSettings
 from rowgrad.files import write_whole
-from rowgrad.training.jobs import command_to_repeat, go_on_with_study, job_name, run_job
+from rowgrad.folders import SweepFolder
 from rowgrad.results.sweep import Job, as_csv, compare, detach_table, read_jobs, seeds_table, spread
+from rowgrad.training.jobs import command_to_repeat, job_name, run_job
+from rowgrad.training.study import go_on_with_study
 
 TRAIN = PROJECT / "scripts" / "train.py"
 QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null", "trainer.max_steps=4"]
@@ -96,7 +99,7 @@ def test_a_sweep_prints_and_writes_its_tables(answered):
 def test_a_job_of_a_sweep_is_bit_identical_to_the_run_alone(answered, tmp_path):
     _, folder = answered
     job = folder / "scenario-augment_scenario.detach-False_seed-1"  # the last of eight in one process
-    rowgrad.run.train(configure(*QUICK, "scenario.detach=false", "seed=1"), tmp_path / "alone")
+    train(configure(*QUICK, "scenario.detach=false", "seed=1"), tmp_path / "alone")
     assert (job / "row_gradients.csv").read_bytes() == (tmp_path / "alone" / "row_gradients.csv").read_bytes()
     assert all(weights(job)[key].equal(value) for key, value in weights(tmp_path / "alone").items())
 
@@ -124,7 +127,7 @@ def test_the_same_command_again_trains_nothing(answered):
     assert result.returncode == 0, result.stderr
     assert result.stdout.count(" is done already.") == 8
     after = {path: path.stat().st_mtime_ns for path in before}
-    assert {path.name for path in before if before[path] != after[path]} <= {"job.lock"}
+    assert {path.name for path in before if before[path] != after[path]} <= {".lock"}
 
 
 @pytest.mark.mnist
@@ -132,17 +135,17 @@ def test_the_files_are_read_once_in_a_process_and_again_when_they_change(mnist, 
     checked = []
     monkeypatch.setattr(sources, "_check_file", lambda file, _: checked.append(file.name))
     shutil.copytree(mnist / "MNIST" / "raw", tmp_path / "MNIST" / "raw")
-    first, second = (ImageData("mnist", str(tmp_path), None, 128) for _ in range(2))
+    first, second = (ImageData(DataSettings(name="mnist", root=str(tmp_path))) for _ in range(2))
     assert len(checked) == 4
-    assert first.splits.train.pixels is second.splits.train.pixels
+    assert first.dataset.train.pixels is second.dataset.train.pixels
     file = tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
     times = file.stat().st_atime_ns, file.stat().st_mtime_ns
     content = file.read_bytes()
     file.write_bytes(content[:-1] + bytes([9 - content[-1]]))
     os.utime(file, ns=times)  # of the same size and date
-    third = ImageData("mnist", str(tmp_path), None, 128)
+    third = ImageData(DataSettings(name="mnist", root=str(tmp_path)))
     assert len(checked) == 8
-    assert int(third.splits.test.labels[-1]) == 9 - int(first.splits.test.labels[-1])
+    assert int(third.dataset.test.labels[-1]) == 9 - int(first.dataset.test.labels[-1])
 
 
 # ---- nothing lost
@@ -165,11 +168,10 @@ def test_a_sweep_with_a_job_that_raises_and_one_that_is_killed_ends_complete_whe
     basics = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null", "trainer.max_epochs=6"]
     basics += ["callbacks.recorder.flush_every=5", "callbacks.checkpoints.every=7", "scenario.operation=noise 1"]
     arguments = ["-m", *basics, "seed=0,1,2,3", "hydra.sweep.dir=sweep"]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen([sys.executable, TRAIN, *arguments], cwd=tmp_path, stdout=log, stderr=log)
-        wait_for(process, lambda: (jobs[2] / "row_gradients.csv").is_file() and len(recorded_steps(jobs[2])) > 20)
-        process.send_signal(signal.SIGKILL)
-        assert process.wait(timeout=60) == -signal.SIGKILL
+    process = start(TRAIN, *arguments, cwd=tmp_path)
+    wait_for(process, lambda: (jobs[2] / "row_gradients.csv").is_file() and len(recorded_steps(jobs[2])) > 20)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(timeout=60) == -signal.SIGKILL
     assert summary(jobs[0])["status"] == "done"
     assert summary(jobs[1])["status"] == "failed"
     assert summary(jobs[1])["error"].startswith("FileExistsError: ")
@@ -188,20 +190,14 @@ def test_a_sweep_with_a_job_that_raises_and_one_that_is_killed_ends_complete_whe
     for job in jobs:
         assert recorded_steps(job) == trained_steps(job) == list(range(66))
     alone = tmp_path / "alone"
-    rowgrad.run.train(configure(*basics, "seed=2"), alone)
+    train(configure(*basics, "seed=2"), alone)
     assert (alone / "row_gradients.csv").read_bytes() == (jobs[2] / "row_gradients.csv").read_bytes()
     assert all(weights(jobs[2])[key].equal(value) for key, value in weights(alone).items())
 
 
 def test_ctrl_c_ends_the_sweep_and_says_how_to_go_on(tmp_path):
     endless = [*QUICK, "trainer.max_steps=-1", "trainer.max_epochs=1000", "callbacks.recorder.flush_every=5"]
-    process = subprocess.Popen(
-        [sys.executable, TRAIN, "-m", *endless, "seed=0,1", "hydra.sweep.dir=sweep"],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(TRAIN, "-m", *endless, "seed=0,1", "hydra.sweep.dir=sweep", cwd=tmp_path)
     job = tmp_path / "sweep" / "seed-0"
     wait_for(process, lambda: (job / "row_gradients.csv").is_file() and len(recorded_steps(job)) >= 10)
     process.send_signal(signal.SIGINT)
@@ -228,7 +224,7 @@ def test_a_job_over_several_ranks_is_refused_and_the_others_go_on(tmp_path):
 
 
 def test_even_an_exit_inside_a_job_is_recorded_and_does_not_end_the_sweep(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(rowgrad.run, "train", lambda *_, **__: sys.exit(3))
+    monkeypatch.setattr(rowgrad.training.run, "train_run", lambda *_, **__: sys.exit(3))
     assert run_job(configure("data=digits"), hydras(tmp_path / "job", "seed=0")) is None
     assert summary(tmp_path / "job") == {"status": "failed", "error": "SystemExit: 3"}
     assert "job failed: SystemExit(3)" in capsys.readouterr().err
@@ -238,7 +234,7 @@ def test_ctrl_c_outside_of_training_ends_the_sweep_too(tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rowgrad.run, "train", interrupted)
+    monkeypatch.setattr(rowgrad.training.run, "train_run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_job(configure("data=digits"), hydras(tmp_path / "job", "seed=0"))
     assert summary(tmp_path / "job")["status"] == "interrupted"
@@ -246,7 +242,7 @@ def test_ctrl_c_outside_of_training_ends_the_sweep_too(tmp_path, monkeypatch):
 
 def test_two_processes_never_train_the_same_job(tmp_path, capsys):
     job = hydras(tmp_path / "job", "seed=0")
-    with FileLock(tmp_path / "job" / "job.lock"):
+    with FileLock(tmp_path / "job" / ".lock"):
         assert run_job(configure("data=digits"), job) is None
     assert "job is being trained by another process" in capsys.readouterr().err
     assert not (tmp_path / "job" / "job.json").exists()
@@ -381,7 +377,12 @@ def test_jobs_are_listed_by_the_size_of_their_numbers(tmp_path):
     for name in ("seed-10", "seed-9", "lr-1e-05_seed-1", "lr-0.5_seed-1"):
         (tmp_path / name).mkdir()
         write_whole(tmp_path / name / "job.json", json.dumps({"overrides": ["seed=1"]}))
-    assert [found.name for found in read_jobs(tmp_path)] == ["lr-1e-05_seed-1", "lr-0.5_seed-1", "seed-9", "seed-10"]
+    assert [found.name for found in read_jobs(SweepFolder(tmp_path))] == [
+        "lr-1e-05_seed-1",
+        "lr-0.5_seed-1",
+        "seed-9",
+        "seed-10",
+    ]
 
 
 # ---- launchers and sweepers that exist
@@ -414,12 +415,11 @@ def test_submitit_trains_each_job_in_its_own_process_and_one_that_is_queued_agai
     arguments = ["sweep=submitit_local", "seed=0,1", "trainer.max_steps=-1", "trainer.max_epochs=14"]
     arguments += ["callbacks.recorder.flush_every=5", "hydra.sweep.dir=sweep"]
     jobs = [tmp_path / "sweep" / f"seed-{seed}" for seed in (0, 1)]
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen([sys.executable, TRAIN, "-m", *QUICK, *arguments], cwd=tmp_path, stdout=log)
-        wait_for(process, lambda: all((job / "row_gradients.csv").is_file() for job in jobs))
-        trainers = processes_in(tmp_path, "submitit.core._submit")
-        os.kill(trainers[0], signal.SIGUSR2)  # as Slurm does before it takes the machine away
-        assert process.wait(timeout=120) == 0
+    process = start(TRAIN, "-m", *QUICK, *arguments, cwd=tmp_path)
+    wait_for(process, lambda: all((job / "row_gradients.csv").is_file() for job in jobs))
+    trainers = processes_in(tmp_path, "submitit.core._submit")
+    os.kill(trainers[0], signal.SIGUSR2)  # as Slurm does before it takes the machine away
+    assert process.wait(timeout=120) == 0
     assert len(trainers) == 2
     for job in jobs:
         assert recorded_steps(job) == trained_steps(job) == list(range(154))
@@ -439,13 +439,12 @@ def test_optuna_looks_for_the_best_validation_accuracy_and_goes_on_with_its_stud
     arguments = ["-m", *QUICK, "trainer.max_steps=-1", "trainer.max_epochs=6", "callbacks.recorder.flush_every=5"]
     arguments += ["sweep=optuna", "hydra.sweeper.n_trials=3", "hydra.sweep.dir=sweep"]
     jobs = lambda: [path.parent for path in folder.glob("*/job.json")]  # noqa: E731
-    with (tmp_path / "log").open("w") as log:
-        process = subprocess.Popen([sys.executable, TRAIN, *arguments], cwd=tmp_path, stdout=log, stderr=log)
-        wait_for(process, lambda: len(jobs()) == 2)
-        (running,) = (job for job in jobs() if not (job / "summary.json").exists())
-        wait_for(process, lambda: (running / "row_gradients.csv").is_file() and len(recorded_steps(running)) > 12)
-        process.send_signal(signal.SIGKILL)
-        process.wait(timeout=60)
+    process = start(TRAIN, *arguments, cwd=tmp_path)
+    wait_for(process, lambda: len(jobs()) == 2)
+    (running,) = (job for job in jobs() if not (job / "summary.json").exists())
+    wait_for(process, lambda: (running / "row_gradients.csv").is_file() and len(recorded_steps(running)) > 12)
+    process.send_signal(signal.SIGKILL)
+    process.wait(timeout=60)
     assert in_study(folder, "SELECT state, COUNT(*) FROM trials GROUP BY state ORDER BY state") == [
         ("COMPLETE", 1), ("RUNNING", 1)
     ]  # fmt: skip

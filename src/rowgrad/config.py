@@ -143,7 +143,9 @@ class Settings:
         for name in values:
             if name not in cls.parts():
                 accepted = ", ".join(cls.parts())
-                raise UserError(f"{cls.full_key(name)} is unknown{nearest(str(name), cls.parts())} Accepted: {accepted}.")
+                raise UserError(
+                    f"{cls.full_key(name)} is unknown{nearest(str(name), cls.parts())} Accepted: {accepted}."
+                )
         return cls(**values)
 
 

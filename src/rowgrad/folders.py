@@ -30,6 +30,9 @@ class RunFolder:
     def __str__(self) -> str:
         return str(self.path)
 
+    def __fspath__(self) -> str:
+        return str(self.path)
+
     @property
     def config_file(self) -> Path:
         return self.path / "config.yaml"
@@ -171,10 +174,11 @@ class RunFolder:
         write_whole(self.config_file, OmegaConf.to_yaml(config, resolve=True))
 
     def leave_if_empty(self) -> None:
-        """Removes the folder where nothing was written to it, and the folders around it, up to the working directory."""
+        """Removes the folder, and those around it below the working directory, where nothing was written there."""
         path, here = self.path.absolute(), Path.cwd()
-        around = [folder for folder in path.parents if here in folder.parents]
-        for folder in (path, *around):
+        for folder in (path, *path.parents):
+            if folder != path and here not in folder.parents or folder in (here, *here.parents):
+                return
             try:
                 folder.rmdir()
             except OSError:  # not empty, or not there

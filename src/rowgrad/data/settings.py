@@ -1,4 +1,4 @@
-"""What `data` may say: every default and every limit. And which data sets there are, with what is known before loading."""
+"""What `data` may say: every default and every limit. And which data sets there are."""
 
 from __future__ import annotations
 

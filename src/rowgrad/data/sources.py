@@ -66,7 +66,9 @@ class DataSet:
             if pixels.shape[1:] != self.train.pixels.shape[1:]:
                 raise UserError(f"{told}, other than its training images.")
             if labels.shape != pixels.shape[:1] or not len(labels):
-                raise UserError(f"{told} with labels {tuple(labels.shape)}. Accepted: one for each of one or more images.")
+                raise UserError(
+                    f"{told} with labels {tuple(labels.shape)}. Accepted: one for each of one or more images."
+                )
             if int(labels.min()) < 0 or int(labels.max()) >= self.classes:
                 raise UserError(f"{told} with labels outside 0 … {self.classes - 1}, its {self.classes} classes.")
         if any(len(value) != self.shape.channels for value in (self.mean, self.std) if isinstance(value, tuple)):
@@ -132,9 +134,7 @@ def _torchvision(name: str, mean: float, std: float, root: Path) -> DataSet:
 
 
 @lru_cache(maxsize=2)
-def _read(
-    name: str, mean: float, std: float, root: Path, stamped: tuple[tuple[Path, int, int, int], ...]
-) -> DataSet:
+def _read(name: str, mean: float, std: float, root: Path, stamped: tuple[tuple[Path, int, int, int], ...]) -> DataSet:
     """Checks and reads the files once in a process, as long as none of them is written again."""
     from torchvision import datasets
 

@@ -159,7 +159,9 @@ class RowClassifier(pl.LightningModule):
         for name, metric in cast("nn.ModuleDict", self.metrics[stage + views]).items():
             tag = f"{stage}/{name}{views}"
             cast("Metric", metric).update(logits, batch.labels)
-            self.log(tag, cast("Metric", metric), on_epoch=True, batch_size=len(batch.labels), prog_bar=tag == "val/acc")
+            self.log(
+                tag, cast("Metric", metric), on_epoch=True, batch_size=len(batch.labels), prog_bar=tag == "val/acc"
+            )
 
     def _evaluation_draw(self, batch: Batch) -> Draw:
         """Evaluation draws the same numbers every time, others than any training step."""

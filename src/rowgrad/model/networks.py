@@ -1,7 +1,7 @@
 """Plain networks from images (B, C, H, W) to logits (B, classes).
 
-One of your own is any `nn.Module`, named by `model.network._target_`. Of `height`, `width`, `in_channels` and `classes` it
-is given those that its constructor names.
+One of your own is any `nn.Module`, named by `model.network._target_`. It is given those of `height`, `width`,
+`in_channels` and `classes` that its constructor names.
 """
 
 from __future__ import annotations

@@ -14,10 +14,14 @@ class ModelSettings(Settings, key="model"):
 
     network: Any = setting({}, GROUP, "a _target_ and its arguments: images (B, C, H, W) -> logits (B, classes)")
     label_smoothing: float = setting(
-        0.05, number("from 0 to below 1", lambda v: 0 <= v < 1), "of the training loss (Szegedy et al., arXiv:1512.00567)"
+        0.05,
+        number("from 0 to below 1", lambda v: 0 <= v < 1),
+        "of the training loss (arXiv:1512.00567)",
     )
     checkpoint: str | None = setting(
-        None, or_null(text("a run's folder")), "a trained run's folder, or a checkpoint: the network begins with its weights"
+        None,
+        or_null(text("a run's folder")),
+        "a run's folder, or a checkpoint: the network begins with its weights",
     )
     freeze: bool = setting(False, BOOLEAN, "the network stays as it is, in evaluation mode; only the rows learn")
     metrics: Any = setting({}, GROUP, "more of torchmetrics by their names: logged as val/<name> and test/<name>")

@@ -10,7 +10,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from rowgrad.watch.drawing import INK, OTHER, SELECTED, ZERO, draw_heatmap, draw_theta, log_scale, mark_selected, title_of
+from rowgrad.watch.drawing import (
+    INK,
+    OTHER,
+    SELECTED,
+    ZERO,
+    draw_heatmap,
+    draw_theta,
+    log_scale,
+    mark_selected,
+    title_of,
+)
 from rowgrad.watch.quantities import Quantity
 
 if TYPE_CHECKING:
@@ -111,7 +121,7 @@ def row_profiles(profiles: Mapping[str, Mapping[str, Tensor]]) -> Figure:
 
 def compared_theta(thetas: Mapping[str, tuple[Tensor, Sequence[bool]]]) -> Figure:
     """θ (C, H, W) of several runs on one colour scale, with the selected rows, by the run's name."""
-    figure, panels, used = _grid(len(thetas), (2.3, 2.3), (1, 0.6), sharey=True)
+    figure, panels, used = _grid(len(thetas), (2.3, 2.3), (1, 0.6))
     limit = max(float(theta.abs().max()) for theta, _ in thetas.values())
     images = []
     for panel, (name, (theta, selected)) in zip(used, thetas.items(), strict=True):
@@ -121,12 +131,14 @@ def compared_theta(thetas: Mapping[str, tuple[Tensor, Sequence[bool]]]) -> Figur
     return figure
 
 
-def _grid(count: int, size: tuple[float, float], extra: tuple[float, float], **shared: bool) -> tuple[Figure, Any, list[Axes]]:
-    """A figure with a panel for each of `count` runs, at most four in a line; its panels as an array, and those in use."""
+def _grid(
+    count: int, size: tuple[float, float], extra: tuple[float, float], *, sharex: bool = False
+) -> tuple[Figure, Any, list[Axes]]:
+    """A figure with a panel for each of `count` runs, four in a line; all its panels, and those in use."""
     across = min(count, 4)
     down = -(-count // across)
     figure = Figure(figsize=(size[0] * across + extra[0], size[1] * down + extra[1]), layout="constrained")
-    panels = figure.subplots(down, across, squeeze=False, **shared)
+    panels = figure.subplots(down, across, squeeze=False, sharex=sharex, sharey=True)
     for panel in panels.flat[count:]:
         panel.set_visible(False)
     return figure, panels, list(panels.flat[:count])
@@ -157,7 +169,7 @@ def repairs(cameras: Mapping[str, tuple[Tensor, Tensor, Sequence[bool], float]])
     Args:
         cameras: damage (H,), θ averaged over each row (H,), the selected rows and the test accuracy, by the run's name.
     """
-    figure, panels, used = _grid(len(cameras), (2.5, 3.2), (0, 0.6), sharex=True, sharey=True)
+    figure, panels, used = _grid(len(cameras), (2.5, 3.2), (0, 0.6), sharex=True)
     for panel, (name, (damage, learnt, selected, accuracy)) in zip(used, cameras.items(), strict=True):
         rows = np.arange(len(damage))
         panel.barh(rows, damage.numpy(), height=1, color=ZERO)

@@ -90,7 +90,9 @@ def _learning_curves(runs: Sequence[Run]) -> tuple[str, Figure]:
 
 
 def _learnt_rows(runs: Sequence[Run]) -> tuple[str, Figure] | None:
-    thetas = {n: (run.theta, run.selected) for n, run in zip(run_names(runs), runs, strict=True) if run.theta is not None}
+    thetas = {
+        n: (run.theta, run.selected) for n, run in zip(run_names(runs), runs, strict=True) if run.theta is not None
+    }
     if not thetas:
         return None
     words = "θ, what the rows have learnt to add to every image. A row that was always cut has stayed at zero."

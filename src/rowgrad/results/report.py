@@ -61,7 +61,9 @@ def write_report(
             (pictures / f"{name}.png").write_bytes(drawing.png(figure, dpi=150))
             picture = svg(figure, name)
             (pictures / f"{name}.svg").write_text(picture, encoding="utf-8")
-            figures.append({"title": name.replace("_", " ").capitalize(), "words": words, "svg": _inline(picture, words)})
+            figures.append(
+                {"title": name.replace("_", " ").capitalize(), "words": words, "svg": _inline(picture, words)}
+            )
     templates = jinja2.Environment(loader=jinja2.PackageLoader("rowgrad.results", "."), autoescape=True)
     facts = runs[0].summary
     text = templates.get_template("report.html.jinja").render(

@@ -1,8 +1,8 @@
 """What a run has left in its folder, as one works with it: norms, curves, summary, θ.
 
-    run = rowgrad.open_run("logs/augment/…")
-    run.norms["row_grad_norm"]  # (T, H)
-    run.figures()["row_gradients"]
+run = rowgrad.open_run("logs/augment/…")
+run.norms["row_grad_norm"]  # (T, H)
+run.figures()["row_gradients"]
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from rowgrad.folders import RunFolder
 from rowgrad.scenario.corruption import Corruption
 from rowgrad.scenario.settings import CorruptionSettings, ScenarioSettings
 from rowgrad.watch.gradients import cut_fraction, cut_rows
-from rowgrad.watch.norms import Norms, read_norms
+from rowgrad.watch.norms import read_norms
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from rowgrad.files import read_json, shown, write_whole
 from rowgrad.results.tables import Table
-from rowgrad.folders import SweepFolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from rowgrad.folders import SweepFolder
 
 SEED, DETACH = "seed", "scenario.detach"
 CONFIDENCE = 0.95

@@ -1,8 +1,8 @@
 """What a scenario does to its rows: pure functions of images (B, C, H, W) in normalised units, and their names.
 
-An operation sees whole images; the scenario uses its selected rows only. One of your own is a frozen dataclass with
-`__call__(images, draw)` and `phrase` in a package of yours, named by `_target_`; here it is that and a line in
-`OPERATIONS`. Keyword-only fields `black` and `white` are given the data set's values of these pixels.
+An operation sees whole images; the scenario uses its selected rows only. One of your own is an `Operation` in a package
+of yours, named by `_target_`; here it is that and a line in `OPERATIONS`. Keyword-only fields `black` and `white` are
+given the data set's values of these pixels.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rowgrad.errors import UserError
 
@@ -22,88 +22,84 @@ if TYPE_CHECKING:
     from rowgrad.randomness import Draw
 
 
-class Operation(Protocol):
-    """Images (B, C, H, W) and the step's randomness -> images of the same shape."""
+class Operation:
+    """Images (B, C, H, W) and the step's randomness -> images of the same shape.
+
+    Class attributes:
+        words: what is done to the rows, as a past participle, with fields in braces: "shifted by {offset:+g}".
+    """
+
+    words: ClassVar[str] = "put through {self}"
 
     @property
     def phrase(self) -> str:
-        """What is done to the rows, as a past participle: "shifted by +1"."""
-        ...
+        """What is done to the rows: "shifted by +1"."""
+        return self.words.format(self=self, **vars(self))
 
-    def __call__(self, images: Tensor, draw: Draw) -> Tensor: ...
+    def __call__(self, images: Tensor, draw: Draw) -> Tensor:
+        """The result, of the images' shape."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Unchanged:
+class Unchanged(Operation):
     """The images as they are."""
 
-    phrase: str = "left as they are"
+    words = "left as they are"
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
         return images
 
 
 @dataclass(frozen=True)
-class Shift:
+class Shift(Operation):
     """x + offset."""
 
     offset: float = 1.0
-
-    @property
-    def phrase(self) -> str:
-        return f"shifted by {self.offset:+g}"
+    words = "shifted by {offset:+g}"
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
         return images + self.offset
 
 
 @dataclass(frozen=True)
-class Scale:
+class Scale(Operation):
     """x · factor."""
 
     factor: float = 2.0
-
-    @property
-    def phrase(self) -> str:
-        return f"scaled by {self.factor:g}"
+    words = "scaled by {factor:g}"
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
         return images * self.factor
 
 
 @dataclass(frozen=True)
-class Noise:
+class Noise(Operation):
     """x + std · ε with ε ~ N(0, 1) for every pixel of every image."""
 
     std: float = 1.0
-
-    @property
-    def phrase(self) -> str:
-        return f"given noise of standard deviation {self.std:g}"
+    words = "given noise of standard deviation {std:g}"
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
         return images + self.std * draw.normal("noise", tuple(images.shape), images.device).to(images.dtype)
 
 
 @dataclass(frozen=True)
-class Flip:
+class Flip(Operation):
     """Each row from right to left."""
 
-    phrase: str = "flipped from left to right"
+    words = "flipped from left to right"
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
         return images.flip(-1)
 
 
 @dataclass(frozen=True)
-class Blur:
+class Blur(Operation):
     """torchvision's Gaussian blur with a kernel that reaches three standard deviations."""
 
     sigma: float = 1.0
-
-    @property
-    def phrase(self) -> str:
-        return f"blurred with σ = {self.sigma:g} pixels"
+    words = "blurred with σ = {sigma:g} pixels"
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
         from torchvision.transforms.v2 import functional  # takes a second
@@ -113,35 +109,29 @@ class Blur:
 
 
 @dataclass(frozen=True)
-class Erase:
+class Erase(Operation):
     """One grey value everywhere, in normalised units: 0 is the data set's mean grey."""
 
     value: float = 0.0
-
-    @property
-    def phrase(self) -> str:
-        return f"erased to {self.value:g}"
+    words = "erased to {value:g}"
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
         return images.new_full(images.shape, self.value)
 
 
 @dataclass(frozen=True)
-class Static:
+class Static(Operation):
     """std · ε with ε ~ N(0, 1) for every pixel of every image, and nothing of the image."""
 
     std: float = 1.0
-
-    @property
-    def phrase(self) -> str:
-        return f"replaced by noise of standard deviation {self.std:g}"
+    words = "replaced by noise of standard deviation {std:g}"
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
         return self.std * draw.normal("static", tuple(images.shape), images.device).to(images.dtype)
 
 
 @dataclass(frozen=True)
-class Quantise:
+class Quantise(Operation):
     """The nearest of `levels` evenly spaced greys from black to white. Its gradient is zero wherever it has one."""
 
     levels: float = 2
@@ -154,9 +144,7 @@ class Quantise:
                 f"scenario.operation=quantise {self.levels:g}: the number of levels is a whole number of at least 2."
             )
 
-    @property
-    def phrase(self) -> str:
-        return f"quantised to {self.levels:g} levels"
+    words = "quantised to {levels:g} levels"
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
         black, white = (v if isinstance(v, int | float) else v.to(images.device) for v in (self.black, self.white))
@@ -165,7 +153,7 @@ class Quantise:
 
 
 @dataclass(frozen=True)
-class Transform:
+class Transform(Operation):
     """Any function of images, such as a `torchvision.transforms.v2` transform.
 
     torchvision draws a random transform's parameters once a call, so all images of a step share them; they are a
@@ -173,10 +161,7 @@ class Transform:
     """
 
     function: Callable[[Tensor], Tensor]
-
-    @property
-    def phrase(self) -> str:
-        return f"put through {self.function}"
+    words = "put through {function}"
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
         with draw.torch_seeded("transform", images.device):
@@ -212,7 +197,7 @@ def read_operation(spec: Any, key: str = "scenario.operation") -> Any:
         return spec
     if not isinstance(spec, str):
         if callable(spec):
-            return spec if hasattr(spec, "phrase") else Transform(spec)
+            return spec if isinstance(spec, Operation) else Transform(spec)
         raise UserError(f"{key}={spec} is not an operation. Accepted: {ACCEPTED}.")
     name, *words = spec.split() or [""]
     try:
@@ -225,7 +210,7 @@ def read_operation(spec: Any, key: str = "scenario.operation") -> Any:
         return Transform(_torchvision_transform(name, numbers, f"{key}={spec}"))
     kind = OPERATIONS[name]
     parameters = inspect.signature(kind).parameters
-    takes = [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY and name != "phrase"]
+    takes = [name for name, p in parameters.items() if p.kind is not p.KEYWORD_ONLY]
     if len(numbers) > len(takes):
         raise UserError(f"{key}={spec}: {name} takes {' '.join(takes) or 'no number'}.")
     return kind(*numbers)

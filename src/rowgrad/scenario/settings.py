@@ -59,5 +59,7 @@ class CorruptionSettings(Settings, key="corruption"):
     name: str = setting("none", text("a name"), "what the damage is called")
     rows: Rows = setting("none", read_rows, "the damaged rows, in the row grammar")
     offset: float = setting(0.0, FINITE, "added to each of them in every image, in normalised units")
-    std: float = setting(0.0, NOT_NEGATIVE, "and a number of its own for each row from N(0, std²), as row noise of sensors")
+    std: float = setting(
+        0.0, NOT_NEGATIVE, "and a number of its own for each row from N(0, std²), as row noise of sensors"
+    )
     seed: int = setting(0, whole(0), "of these numbers; ${seed} gives every seed a camera of its own")

@@ -115,8 +115,9 @@ def take_weights(network: nn.Module, file: Path, source: str) -> None:
     Raises:
         UserError: there is no such checkpoint, or it does not fit.
     """
-    state, prefix = read_checkpoint(file)["state_dict"], "network."
+    prefix = "network."
     try:
+        state = read_checkpoint(file)["state_dict"]
         network.load_state_dict({n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)})
     except Exception as error:
         words = " ".join(str(error).split())[:200]

@@ -111,9 +111,8 @@ class Sweep(Callback):
             before = folder.read()
             if before and {key: before.get(key) for key in sweep} != sweep:
                 words = " ".join(before["overrides"])
-                raise UserError(
-                    f"hydra.sweep.dir={folder} holds another sweep ({words}). {folder.RESUME}{folder} goes on with that one."
-                )
+                hint = f"{folder.RESUME}{folder} goes on with that one."
+                raise UserError(f"hydra.sweep.dir={folder} holds another sweep ({words}). {hint}")
             if not before:
                 folder.write({"command": sys.argv[1:], **sweep})
             elif config.hydra.sweeper.get("storage"):

@@ -6,7 +6,6 @@ import platform
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -25,9 +24,11 @@ from rowgrad.training.settings import KNOWN_TARGETS, read_settings
 from rowgrad.training.stops import FiniteLoss, GracefulStop
 from rowgrad.training.trainer import be_quiet, lightning_trainer, make_trainer
 from rowgrad.watch.events import announce, event_file, write_outcome
+from rowgrad.watch.recorder import recorder_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import lightning.pytorch as pl
     from omegaconf import DictConfig
@@ -74,8 +75,9 @@ class Training:
         """Says where nobody can miss it that other data are used; empty where they are not."""
         if not self.data.missing:
             return []
-        words = f"{self.data.missing}\nTraining on [bold]{self.data.name}[/] instead. data.fallback=null makes this an error."
-        return [Panel(words, title="[bold]NOT THE DATA SET YOU ASKED FOR[/]", border_style="bold red")]
+        instead = f"Training on [bold]{self.data.name}[/] instead. data.fallback=null makes this an error."
+        title = "[bold]NOT THE DATA SET YOU ASKED FOR[/]"
+        return [Panel(f"{self.data.missing}\n{instead}", title=title, border_style="bold red")]
 
 
 def train_run(
@@ -127,7 +129,9 @@ def open_folder(training: Training) -> None:
         folder.tidy()
         for damaged in checkpoint[2] if checkpoint else []:
             damaged.replace(damaged.with_suffix(".damaged"))
-            training.console.print(f"[bold red]{damaged} is damaged[/] and was set aside; going on from the one before.")
+            training.console.print(
+                f"[bold red]{damaged} is damaged[/] and was set aside; going on from the one before."
+            )
         begin = "the beginning: no checkpoint was written"
         training.console.print(
             f"resuming from {f'step {checkpoint[1]}, {checkpoint[0].name}' if checkpoint else begin}"
@@ -135,7 +139,9 @@ def open_folder(training: Training) -> None:
     if checkpoint is None:
         data, sentence = training.data, training.module.sentence()
         sentences = [sentence, *([data.missing] if data.missing else []), f"Data set: {data.name}."]
-        announce(event_file(training.trainer), training.config, sentences, _versions())
+        recorder = recorder_of(training.trainer)
+        quantities = recorder.quantities if recorder is not None else []
+        announce(event_file(training.trainer), training.config, quantities, sentences, _versions())
 
 
 def fit(training: Training) -> Summary:

@@ -1,12 +1,10 @@
-"""What a whole config may say, read once: `read_settings`. Nothing heavy is imported, so that a mistake is told at once."""
+"""What a whole config may say, read once. Nothing heavy is imported, so that a mistake is told at once."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Self
-
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING, Any, Self
 
 from rowgrad.config import (
     ANYTHING,
@@ -28,6 +26,9 @@ from rowgrad.errors import UserError
 from rowgrad.model.settings import ModelSettings, OptimizerSettings
 from rowgrad.scenario.settings import CorruptionSettings, ScenarioSettings
 from rowgrad.watch.settings import HistogramsSettings, PicturesSettings, RecorderSettings
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "64-true", "16-true", "bf16-true")
@@ -175,7 +176,6 @@ def trusting(packages: Sequence[str]) -> tuple[str, ...]:
     return (*KNOWN_TARGETS, *(f"{package}.*" for package in packages))
 
 
-OFFERED = (
-    RunSettings, DataSettings, CorruptionSettings, ScenarioSettings, ModelSettings, OptimizerSettings, TrainerSettings, *CALLBACKS
-)  # fmt: skip
+GROUPS = (DataSettings, CorruptionSettings, ScenarioSettings, ModelSettings, OptimizerSettings, TrainerSettings)
+OFFERED = (RunSettings, *GROUPS, *CALLBACKS)
 offer_to_hydra(*OFFERED)

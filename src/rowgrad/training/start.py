@@ -21,9 +21,7 @@ if TYPE_CHECKING:
 EXTENDING = ("trainer.max_epochs", "trainer.max_steps", "trust")
 
 
-def config_to_train(
-    config: DictConfig, folder: RunFolder, overrides: Sequence[str]
-) -> tuple[DictConfig, RunSettings]:
+def config_to_train(config: DictConfig, folder: RunFolder, overrides: Sequence[str]) -> tuple[DictConfig, RunSettings]:
     """The config of the run that is to start, and the same, read.
 
     Args:

@@ -87,7 +87,9 @@ def make_trainer(
 def lightning_trainer(settings: RunSettings, arguments: dict[str, Any], **ours: Any) -> pl.Trainer:
     """A Trainer; what it refuses is said in plain words."""
     made = {
-        name: make(value, f"trainer.{name}", settings.targets) if isinstance(value, dict) and "_target_" in value else value
+        name: make(value, f"trainer.{name}", settings.targets)
+        if isinstance(value, dict) and "_target_" in value
+        else value
         for name, value in arguments.items()
     }
     try:

@@ -13,7 +13,6 @@ from tensorboard.summary.writer import record_writer
 from torch.utils.tensorboard.summary import hparams
 
 from rowgrad.model.classifier import RowClassifier
-from rowgrad.watch.quantities import find_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,6 +20,8 @@ if TYPE_CHECKING:
     import lightning.pytorch as pl
     from torch import Tensor
     from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
+
+    from rowgrad.watch.quantities import Quantity
 
 # Made at import, so type checkers do not see it.
 EventSummary: Any = getattr(summary_pb2, "Summary")  # noqa: B009
@@ -38,8 +39,8 @@ def masked_crc32c(data: bytes) -> int:
 class Logger(TensorBoardLogger):
     """Lightning's logger with fast checksums, and without its `epoch` chart, which would stand before all others.
 
-    TensorBoard's own checksum is a loop in Python over every byte. It takes 0.8 ms for a step's norms and holds the lock
-    that the training loop needs; this one takes a microsecond.
+    TensorBoard's own checksum is a loop in Python over every byte. It takes 0.8 ms for a step's norms and holds the
+    lock that the training loop needs; this one takes a microsecond.
     """
 
     def __init__(self, *arguments: Any, **others: Any) -> None:
@@ -88,16 +89,23 @@ def classifier(module: pl.LightningModule) -> RowClassifier:
     return module
 
 
-def announce(writer: SummaryWriter, config: DictConfig, sentences: Sequence[str], versions: dict[str, str]) -> None:
+def announce(
+    writer: SummaryWriter,
+    config: DictConfig,
+    quantities: Sequence[Quantity],
+    sentences: Sequence[str],
+    versions: dict[str, str],
+) -> None:
     """Writes the layout of *Custom Scalars*, what the run is, and its hyperparameters.
 
     Args:
         writer: the run's event file.
         config: the run's config, as `config.yaml` has it.
+        quantities: what is recorded.
         sentences: scenario and data, in plain words.
         versions: of packages, by their names.
     """
-    writer.add_custom_scalars(layout(config))
+    writer.add_custom_scalars(layout(quantities))
     table = ["| package | version |", "| --- | --- |", *(f"| {n} | {v} |" for n, v in versions.items())]
     writer.add_text("about", "\n\n".join([*sentences, "\n".join(table)]))
     resolved = OmegaConf.to_yaml(config, resolve=True)
@@ -119,11 +127,9 @@ def write_outcome(writer: SummaryWriter, summary: Mapping[str, Any], step: int) 
         _file(writer).add_summary(end, step)
 
 
-def layout(config: DictConfig) -> dict[str, dict[str, list[Any]]]:
-    """The charts of *Custom Scalars*: those that the run's recorder feeds."""
-    recorder = config.callbacks.get("recorder") or {}
-    names = [name for name in recorder.get("quantities", []) if isinstance(name, str)]
-    quantities = [find_quantity(name) for name in names]
+def layout(quantities: Sequence[Quantity]) -> dict[str, dict[str, list[Any]]]:
+    """The charts of *Custom Scalars*: those that a recorder of some quantities feeds."""
+    names = [quantity.name for quantity in quantities]
     charts = {quantity.chart: rf"{quantity.name}/row_\d+" for quantity in quantities if quantity.in_csv}
     for name, words in {"row_grad_norm": "row", "input_grad_norm": "input"}.items():
         if name in names:

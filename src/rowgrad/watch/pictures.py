@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 
 from rowgrad.watch.events import add_pictures, classifier, event_file
-from rowgrad.watch.recorder import RowGradientRecorder
+from rowgrad.watch.recorder import recorder_of
 from rowgrad.watch.settings import PicturesSettings
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class Pictures(pl.Callback):
         if trainer.logger is None or trainer.global_step == self._drawn or self._batch is None:
             return
         self._drawn = trainer.global_step
-        recorder = next((c for c in getattr(trainer, "callbacks", []) if isinstance(c, RowGradientRecorder)), None)
+        recorder = recorder_of(trainer)
         if recorder is not None:
             recorder.flush(trainer)  # all ranks take part
         if not trainer.is_global_zero:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rowgrad.folders import RunFolder
 from rowgrad.watch.events import StepEvents, classifier, event_file
-from rowgrad.watch.gradients import cut_fraction, means, row_norms
+from rowgrad.watch.gradients import cut_fraction, means
 from rowgrad.watch.norms import Norms, NormsFile, cut_back, read_norms, row_tags
 from rowgrad.watch.quantities import Quantity, find_quantity
 from rowgrad.watch.settings import RecorderSettings
@@ -40,8 +40,8 @@ class RowGradientRecorder(pl.Callback):
         * `grad_means/row_grad_norm_selected`, `..._other` and the same of `input_grad_norm`: means over the rows that
           the scenario selects and over the others
 
-    The two gradient norms also go to `row_gradients.csv` in the trainer's `default_root_dir`. Step t, counted from 0, is
-    the one that turns θ(t) into θ(t+1).
+    The two gradient norms also go to `row_gradients.csv` in the trainer's `default_root_dir`. Step t, counted from 0,
+    is the one that turns θ(t) into θ(t+1).
 
     Args:
         every: optimizer steps from one record to the next.
@@ -159,10 +159,8 @@ class RowGradientRecorder(pl.Callback):
         if not alone:
             metrics = trainer.strategy.reduce(metrics, reduce_op="mean")
         if trainer.is_global_zero:
-            norms = {
-                quantity.name: values
-                for quantity, values in zip(self.quantities, row_norms(self._ring[:count]).cpu().unbind(1), strict=True)
-            }
+            kept = self._ring[:count].unbind(1)
+            norms = {q.name: q.reduce(values).cpu() for q, values in zip(self.quantities, kept, strict=True)}
             self._history.append((torch.tensor(self._steps), norms))
             if trainer.logger is not None:
                 self._write_events(trainer, norms, metrics.double().cpu())
@@ -208,3 +206,8 @@ class RowGradientRecorder(pl.Callback):
 
 def _scaler(trainer: pl.Trainer) -> torch.amp.GradScaler | None:
     return getattr(trainer.precision_plugin, "scaler", None)
+
+
+def recorder_of(trainer: pl.Trainer) -> RowGradientRecorder | None:
+    """The recorder among a trainer's callbacks."""
+    return next((c for c in getattr(trainer, "callbacks", []) if isinstance(c, RowGradientRecorder)), None)

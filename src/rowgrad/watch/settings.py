@@ -47,4 +47,4 @@ class PicturesSettings(Settings, key="callbacks.pictures"):
 class HistogramsSettings(Settings, key="callbacks.histograms"):
     """When single images are looked at."""
 
-    every: int = setting(200, whole(1), "optimizer steps from one look at single images to the next; one pass more each")
+    every: int = setting(200, whole(1), "optimizer steps from one look at single images to the next")

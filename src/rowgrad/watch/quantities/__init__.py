@@ -1,4 +1,4 @@
-"""What is recorded of each row at each optimizer step: one quantity a file, found by its name. Nothing heavy is imported.
+"""What is recorded of each row at each optimizer step: one quantity a file, found by its name.
 
 To add one: a subclass of `Quantity`, as `QUANTITY` in a file of its name here, or in a package of your own, named by
 `_target_` in `callbacks.recorder.quantities`.
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Quantity:
-    """One number for each row at each recorded step: the norm of a tensor (C, H, W) over channels and columns.
+    """One number for each row at each recorded step: by default the norm of a tensor over channels and columns.
 
     Class attributes:
         name: of its tags and columns, `<name>/row_00` ...
@@ -37,11 +37,17 @@ class Quantity:
     needs_tap: ClassVar[bool] = False
 
     def before_step(self, module: RowClassifier) -> Tensor | None:
-        """What is kept of the module just before the optimizer's step, (C, H, W); None counts as zeros."""
+        """What is kept of the module just before the optimizer's step, (C, H, W)."""
         raise NotImplementedError
 
     def after_step(self, kept: Tensor, module: RowClassifier) -> None:
         """Completes in place what was kept, when the step is done."""
+
+    def reduce(self, kept: Tensor) -> Tensor:
+        """A number for each row, (T, H), of what was kept at T steps, (T, C, H, W)."""
+        from rowgrad.watch.gradients import row_norms  # late: it imports torch
+
+        return row_norms(kept)
 
     def is_scaled(self, optimizer: Optimizer) -> bool:
         """Whether the loss scale of 16-bit precision is still in what is kept before the step."""

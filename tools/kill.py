@@ -1,7 +1,7 @@
 """Kills a real training run with SIGKILL again and again, resumes it, and compares it with the same run left alone.
 
-    python tests/kill.py FOLDER --kills 20 data=digits trainer.max_epochs=30
-    MNIST_ROOT=... python tests/kill.py FOLDER --kills 20 data=mnist
+    python tools/kill.py FOLDER --kills 20 data=digits trainer.max_epochs=30
+    MNIST_ROOT=... python tools/kill.py FOLDER --kills 20 data=mnist
 
 Every life is a process of its own that runs `scripts/train.py`; they are forked off one that has torch imported, which
 saves the seconds of the import and nothing else. Kills come at random moments: while things are set up, between any two

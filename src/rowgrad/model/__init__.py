@@ -1,0 +1,1 @@
+"""Row parameter, tap, network, loss (`classifier`), and who learns how fast (`optimizers`)."""

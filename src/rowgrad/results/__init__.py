@@ -1,0 +1,1 @@
+"""What runs and sweeps have left, read again: numbers, tables, figures, a page."""

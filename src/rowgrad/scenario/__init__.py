@@ -1,0 +1,1 @@
+"""What happens to the rows of an image before the network sees it. The cut is in `scenario`."""

@@ -1,0 +1,1 @@
+"""From a command to a finished run: settings, objects, Lightning's trainer, checkpoints, stops, jobs of a sweep."""
