@@ -34,6 +34,7 @@ lint: .venv/ready
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/ty check
+	@$(BIN)/lint-imports > .venv/imports 2>&1 || { cat .venv/imports; exit 1; }
 
 format: .venv/ready
 	$(BIN)/ruff check --fix
@@ -46,18 +47,20 @@ tensorboard: .venv/ready
 .venv/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "rowgrad needs Python 3.11 or newer: make PYTHON=python3.12"; exit 1; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv sync --inexact --compile-bytecode --python $(BIN)/python
-	touch $@
+	@echo "Setting up .venv: PyTorch and what else is needed, about 5 GB. Once; a minute or more."
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv sync --quiet --inexact --compile-bytecode --python $(BIN)/python
+	@touch $@
+	@echo "Ready. source .venv/bin/activate makes python the one in it."
 
 .venv/browser: .venv/ready
-	$(BIN)/uv sync --inexact --group browser --python $(BIN)/python
+	@$(BIN)/uv sync --quiet --inexact --group browser --python $(BIN)/python
 	@which chromium chromium-browser google-chrome > /dev/null 2>&1 || { \
 		SUDO=$$([ "$$(id -u)" = 0 ] || echo "sudo -n"); \
 		$$SUDO apt-get update -qq && $$SUDO apt-get install -qq -y --no-install-recommends chromium; \
 	} || { echo "No Chromium here and none could be installed: install it, then again make test-browser"; exit 1; }
-	touch $@
+	@touch $@
 
 clean:
 	rm -rf .venv

@@ -2,11 +2,10 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
-from conftest import PROJECT
+from conftest import PROJECT, command
 
 sys.path.insert(0, str(PROJECT / "benchmarks"))
 import tables
@@ -14,14 +13,8 @@ from measure import Result
 
 
 def benchmark(name, out, *arguments):
-    return subprocess.run(
-        [sys.executable, PROJECT / "benchmarks" / f"{name}.py", "--device", "cpu", "--quick", "--out", out, *arguments],
-        cwd=out,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    script = PROJECT / "benchmarks" / f"{name}.py"
+    return command(script, "--device", "cpu", "--quick", "--out", out, *arguments, cwd=out)
 
 
 @pytest.mark.mnist

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -21,11 +20,12 @@ class BusyError(UserError):
     """A folder in which another process trains."""
 
 
-@dataclass(frozen=True)
-class RunFolder:
-    """Where a run leaves everything. Not all of it need be there."""
+class Folder:
+    """A folder, which can be given to whatever takes a path."""
 
-    path: Path
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.report = path / "report"
 
     def __str__(self) -> str:
         return str(self.path)
@@ -33,51 +33,28 @@ class RunFolder:
     def __fspath__(self) -> str:
         return str(self.path)
 
-    @property
-    def config_file(self) -> Path:
-        return self.path / "config.yaml"
 
-    @property
-    def summary_file(self) -> Path:
-        return self.path / "summary.json"
+class RunFolder(Folder):
+    """Where a run leaves everything. Not all of it need be there.
 
-    @property
-    def norms_file(self) -> Path:
-        return self.path / "row_gradients.csv"
+    Attributes:
+        events: TensorBoard's event files.
+        last: the newest checkpoint; `previous` is the one before, `best` the one that was best in validation.
+        job_file: the overrides of a job, where the run is one of a sweep's.
+        lock_file: held while the run is trained.
+    """
 
-    @property
-    def events(self) -> Path:
-        """TensorBoard's event files."""
-        return self.path / "tensorboard"
-
-    @property
-    def last(self) -> Path:
-        """The newest checkpoint."""
-        return self.path / "checkpoints" / "last.ckpt"
-
-    @property
-    def previous(self) -> Path:
-        """The one before."""
-        return self.last.with_name("previous.ckpt")
-
-    @property
-    def best(self) -> Path:
-        """The one that was best in validation."""
-        return self.last.with_name("best.ckpt")
-
-    @property
-    def job_file(self) -> Path:
-        """The overrides of a job, where the run is one of a sweep's."""
-        return self.path / "job.json"
-
-    @property
-    def report(self) -> Path:
-        return self.path / "report"
-
-    @property
-    def lock_file(self) -> Path:
-        """Held while the run is trained."""
-        return self.path / ".lock"
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.config_file = path / "config.yaml"
+        self.summary_file = path / "summary.json"
+        self.norms_file = path / "row_gradients.csv"
+        self.events = path / "tensorboard"
+        self.last, self.previous, self.best = (
+            path / "checkpoints" / f"{name}.ckpt" for name in ("last", "previous", "best")
+        )
+        self.job_file = path / "job.json"
+        self.lock_file = path / ".lock"
 
     @property
     def holds_a_run(self) -> bool:
@@ -91,10 +68,8 @@ class RunFolder:
     @classmethod
     def of_checkpoint(cls, source: Path) -> tuple[RunFolder, Path]:
         """The run and the checkpoint that are meant by a run's folder (its last one) or by a checkpoint's file."""
-        if source.is_file():
-            return cls(source.parent.parent), source
-        folder = cls(source)
-        return folder, folder.last
+        folder = cls(source.parent.parent if source.is_file() else source)
+        return folder, source if source.is_file() else folder.last
 
     def read_config(self, key: str = "") -> DictConfig:
         """The config that the run was made with.
@@ -124,12 +99,9 @@ class RunFolder:
         """
         if not self.summary_file.is_file():
             return {}
-        try:
-            summary = json.loads(self.summary_file.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{self.summary_file} cannot be read: {error}") from error
-        if not isinstance(summary, dict):
-            raise UserError(f"{self.summary_file} is not a run's summary.")
+        summary = read_json(self.summary_file)
+        if not isinstance(summary, dict) or "status" not in summary:
+            raise UserError(f"{self.summary_file} cannot be read: it is not a run's summary.")
         return summary
 
     def write_summary(self, summary: dict[str, Any]) -> None:
@@ -177,7 +149,7 @@ class RunFolder:
         """Removes the folder, and those around it below the working directory, where nothing was written there."""
         path, here = self.path.absolute(), Path.cwd()
         for folder in (path, *path.parents):
-            if folder != path and here not in folder.parents or folder in (here, *here.parents):
+            if (folder != path and here not in folder.parents) or folder in {here, *here.parents}:
                 return
             try:
                 folder.rmdir()
@@ -185,34 +157,22 @@ class RunFolder:
                 return
 
 
-@dataclass(frozen=True)
-class SweepFolder:
-    """Where a sweep leaves its command, its answers, and a folder for each of its jobs."""
+class SweepFolder(Folder):
+    """Where a sweep leaves its command, its answers, and a folder for each of its jobs.
 
-    RESUME: ClassVar[str] = "sweep.resume="  # what goes on with a sweep
-    path: Path
+    Attributes:
+        file: the command that started it, and its overrides.
+        table_file: a line for each job.
+        answers_file: what it found, in Markdown.
+    """
 
-    def __str__(self) -> str:
-        return str(self.path)
+    RESUME = "sweep.resume="  # what goes on with a sweep
 
-    @property
-    def file(self) -> Path:
-        """The command that started it, and its overrides."""
-        return self.path / "sweep.json"
-
-    @property
-    def table_file(self) -> Path:
-        """A line for each job."""
-        return self.path / "sweep.csv"
-
-    @property
-    def answers_file(self) -> Path:
-        """What it found, in Markdown."""
-        return self.path / "sweep.md"
-
-    @property
-    def report(self) -> Path:
-        return self.path / "report"
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.file = path / "sweep.json"
+        self.table_file = path / "sweep.csv"
+        self.answers_file = path / "sweep.md"
 
     def read(self) -> dict[str, Any]:
         """The command and the overrides; empty where there is no sweep."""
@@ -235,11 +195,11 @@ def find_run_folders(paths: Iterable[Path]) -> list[RunFolder]:
     Raises:
         UserError: a path below which there is no run.
     """
-    found: list[RunFolder] = []
+    found: dict[Path, RunFolder] = {}
     for path in paths:
         name = RunFolder(path).config_file.name
-        below = [path] if RunFolder(path).config_file.is_file() else sorted(f.parent for f in path.rglob(name))
+        below = [path] if RunFolder(path).holds_a_run else sorted(file.parent for file in path.rglob(name))
         if not below:
             raise UserError(f"{path} is neither a run's folder nor a folder of runs: there is no {name} in it.")
-        found += [folder for folder in map(RunFolder, below) if folder not in found]
-    return found
+        found |= {folder: RunFolder(folder) for folder in below if folder not in found}
+    return list(found.values())

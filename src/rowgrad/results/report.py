@@ -59,6 +59,7 @@ def write_report(
     with mpl.rc_context(STYLE):
         for name, (words, figure) in draw(runs, progress).items():
             (pictures / f"{name}.png").write_bytes(drawing.png(figure, dpi=150))
+            figure.set_layout_engine("none")  # the same places again: finding them takes longer than drawing
             picture = svg(figure, name)
             (pictures / f"{name}.svg").write_text(picture, encoding="utf-8")
             figures.append(

@@ -179,6 +179,7 @@ def run_job(config: DictConfig, job: HydraConf) -> float | None:
         SystemExit: the job was interrupted, and the sweep with it.
     """
     folder = RunFolder(Path(job.runtime.output_dir))
+    gc.freeze()  # what is there before the job is not looked at after it: that would take a third of a second
     try:
         with folder.held():
             return _attempt(config, job, folder)
@@ -186,8 +187,8 @@ def run_job(config: DictConfig, job: HydraConf) -> float | None:
         print(f"{folder.path.name} is being trained by another process.", file=sys.stderr)
         return None
     finally:
-        if "rowgrad.training.run" in sys.modules:  # else nothing was trained
-            gc.collect()  # a run's objects hold each other, images on the device among them
+        gc.collect()  # a run's objects hold each other, images on the device among them
+        gc.unfreeze()
 
 
 def _attempt(config: DictConfig, job: HydraConf, folder: RunFolder) -> float | None:

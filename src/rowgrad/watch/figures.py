@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.collections import PolyCollection
@@ -23,6 +23,7 @@ from rowgrad.watch.drawing import (
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from torch import Tensor
 
@@ -78,42 +79,52 @@ def digits(views: Mapping[str, Tensor], bars: Mapping[str, tuple[str, Tensor]], 
         bars: for some of the views, what is shown beside them: its name and a number for each row, (H,).
         selected: the scenario's rows, marked in the margin.
     """
-    height, pitch = len(selected), len(selected) + GAP
     figure = new_figure(5.4, 1.05 * len(views) + 0.75)
     left, right = figure.subplots(1, 2, width_ratios=[2, 1])
     figure.subplots_adjust(left=0.2, right=0.96, bottom=0.62 / figure.get_figheight(), top=0.985, wspace=0.03)
-    strips = [np.concatenate(list(images.mean(1).numpy()), axis=1) for images in views.values()]
-    gap = np.full((GAP, strips[0].shape[1]), np.nan)
-    left.imshow(np.concatenate([part for strip in strips for part in (strip, gap)][:-1]), cmap="gray", aspect="auto")
-    left.set_xticks([])
-    left.set_yticks([i * pitch + height / 2 for i in range(len(views))], list(views))
-    left.tick_params(length=0, pad=8)
-    left.spines[:].set_visible(False)
-    for axes in (left, right):  # the same rows at the same heights, with room for a title above the first
-        axes.set_ylim(len(views) * pitch - GAP - 0.5, -GAP - 0.5)
+    _draw_strips(left, views, len(selected))
     right.set_yticks([])
     right.set_xlabel("mean norm over all steps", fontsize=8)
     right.tick_params(labelsize=8)
     right.spines[["top", "right"]].set_visible(False)
-    chosen, across = np.flatnonzero(selected), right.get_yaxis_transform()
+    pitch = len(selected) + GAP
+    for axes in (left, right):  # the same rows at the same heights, with room for a title above the first
+        axes.set_ylim(len(views) * pitch - GAP - 0.5, -GAP - 0.5)
     for i, name in enumerate(views):
-        top = i * pitch
-        mark_rows(left, top + chosen)
-        if name not in bars:
-            if name.startswith("observer"):
-                words = "observers send\nno gradient back"
-                right.text(0.03, top + height / 2, words, va="center", fontsize=8, transform=across)
-            continue
-        title, values = bars[name]
-        colors = [SELECTED if is_selected else OTHER for is_selected in selected]
-        lengths, edges = values.numpy(), top + np.arange(height)[:, None] + [-0.4, -0.4, 0.4, 0.4]
-        # One artist, where barh would make one for each row.
-        corners = np.stack([lengths[:, None] * [0, 1, 1, 0], edges], 2)
-        right.add_collection(PolyCollection(list(corners), facecolors=colors))
-        right.text(0.03, top - GAP / 2 - 0.5, title, va="center", fontsize=9, transform=across)
-        if len(chosen) and not values[selected].any():
-            words = "exactly 0"
-            right.text(0.03, top + chosen.mean(), words, color=SELECTED, va="center", fontsize=9, transform=across)
-    if len(chosen):
+        mark_rows(left, i * pitch + np.flatnonzero(selected))
+        if name in bars:
+            _draw_bars(right, i * pitch, *bars[name], selected)
+        elif name.startswith("observer"):
+            words = "observers send\nno gradient back"
+            _write(right, i * pitch + len(selected) / 2, words, fontsize=8)
+    if any(selected):
         figure.legend(handles=key_of(selected)[1:], loc="lower left", fontsize=9, frameon=False)
     return figure
+
+
+def _draw_strips(axes: Axes, views: Mapping[str, Tensor], height: int) -> None:
+    """A strip of digits for each view, from top to bottom."""
+    strips = [np.concatenate(list(images.mean(1).numpy()), axis=1) for images in views.values()]
+    gap = np.full((GAP, strips[0].shape[1]), np.nan)
+    axes.imshow(np.concatenate([part for strip in strips for part in (strip, gap)][:-1]), cmap="gray", aspect="auto")
+    axes.set_xticks([])
+    axes.set_yticks([i * (height + GAP) + height / 2 for i in range(len(views))], list(views))
+    axes.tick_params(length=0, pad=8)
+    axes.spines[:].set_visible(False)
+
+
+def _draw_bars(axes: Axes, top: int, title: str, values: Tensor, selected: Sequence[bool]) -> None:
+    """A bar for each row, beside the strip that begins at `top`."""
+    colors = [SELECTED if is_selected else OTHER for is_selected in selected]
+    lengths, edges = values.numpy(), top + np.arange(len(selected))[:, None] + [-0.4, -0.4, 0.4, 0.4]
+    # One artist, where barh would make one for each row.
+    corners = np.stack([lengths[:, None] * [0, 1, 1, 0], edges], 2)
+    axes.add_collection(PolyCollection(list(corners), facecolors=colors))
+    _write(axes, top - GAP / 2 - 0.5, title)
+    if any(selected) and not values[list(selected)].any():
+        _write(axes, top + np.flatnonzero(selected).mean(), "exactly 0", color=SELECTED)
+
+
+def _write(axes: Axes, height: float, words: str, **style: Any) -> None:
+    """Words at the height of a row."""
+    axes.text(0.03, height, words, va="center", transform=axes.get_yaxis_transform(), **{"fontsize": 9} | style)
