@@ -31,6 +31,17 @@ CONFIGS = PROJECT / "configs"
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
+# Files that take long, the longest first: with several processes, none of them is begun last.
+LONG = ["test_readme.py", "test_sweep.py", "test_benchmarks.py", "test_experiments.py", "test_resume.py"]
+LONG += ["test_invariants.py", "test_commands.py"]
+
+
+def pytest_collection_modifyitems(items):
+    """Puts the tests of long files first."""
+    rank = {name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+
+
 def configure(*overrides: str) -> DictConfig:
     """The config that `scripts/train.py` would get."""
     with initialize_config_dir(str(CONFIGS)):

@@ -15,6 +15,10 @@ COMMANDS = [
     line.partition(" #")[0].strip() for kind, text in BLOCKS if kind == "bash" for line in text.splitlines() if line
 ]
 COMMANDS += re.findall(r"`(python scripts/[^`]*)`", PAGES)
+# What another test runs as it stands, on digits, and looks at more closely.
+ELSEWHERE = {
+    "python scripts/train.py -m experiment=smoke": ("test_experiments.py", 'sweep(tmp_path, "experiment=smoke")')
+}
 
 
 def quick(words):
@@ -41,7 +45,13 @@ def test_the_readme_shows_commands():
     assert len(COMMANDS) > 8
 
 
-@pytest.mark.parametrize("line", [c for c in COMMANDS if c.startswith("python scripts/")])
+def test_what_is_run_elsewhere_is_run_there():
+    for command_, (file, call) in ELSEWHERE.items():
+        assert command_ in COMMANDS
+        assert call in (PROJECT / "tests" / file).read_text()
+
+
+@pytest.mark.parametrize("line", [c for c in COMMANDS if c.startswith("python scripts/") and c not in ELSEWHERE])
 def test_every_python_command_of_the_readme_works(line, tmp_path, run_folder):
     shutil.copytree(run_folder, tmp_path / "RUN")
     if "logs/repair/network" not in line:  # the command that makes it stands before those that need it
