@@ -26,7 +26,7 @@ def main() -> None:
     with Console(stderr=True).status("reading") as status:
         runs = [Run(folder) for folder in folders]
         if arguments.format == "md":
-            print(compare_runs(runs).lines(), end="")
+            print(compare_runs(runs).markdown(), end="")
             return
         common = Path(os.path.commonpath([path.absolute() for path in arguments.runs]))
         out = arguments.out or RunFolder(common).report

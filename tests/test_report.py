@@ -69,7 +69,7 @@ def test_runs_are_named_by_what_tells_them_apart(runs):
 
 def test_the_table_says_what_the_summaries_say(folder, runs):
     table = compare_runs(runs)
-    head, rows = table.header, table.rows
+    head, rows = table.header, table.body
     for run, row in zip(runs, rows, strict=True):
         told = dict(zip(head, row, strict=True))
         facts = json.loads(run.folder.summary_file.read_text())
@@ -149,7 +149,7 @@ def test_a_killed_run_is_shown_with_what_it_left(folder, tmp_path):
     for lost in ("summary.json", "checkpoints/last.ckpt"):
         (tmp_path / "a" / lost).unlink()
     run = open_run(tmp_path / "a")
-    told = dict(zip(compare_runs([run]).header, compare_runs([run]).rows[0], strict=True))
+    told = dict(zip(compare_runs([run]).header, compare_runs([run]).body[0], strict=True))
     assert (told["status"], told["test accuracy"], told["rows cut at every step"]) == ("killed", "", "0–13")
     page = write_report([run], tmp_path / "out")
     assert "Learnt rows" not in page.read_text()

@@ -347,7 +347,7 @@ def job(seed, accuracy, *, scenario="augment", detach="True", status="done", **m
 
 def test_groups_are_over_seeds_of_finished_jobs_with_the_sample_deviation():
     jobs = [job(0, 0.90), job(1, 0.94), job(2, 0.10, status="failed"), job(0, 0.5, scenario="modify")]
-    assert seeds_table(jobs).rows == [
+    assert seeds_table(jobs).body == [
         ["scenario=augment", "2", "92.00 ± 2.83 %"],  # sqrt(2 · 0.02²) = 0.0283
         ["scenario=modify", "1", "50.00 %"],
     ]
@@ -360,7 +360,7 @@ def test_the_effect_of_detach_pairs_jobs_of_the_same_seed_only():
     jobs += [job(0, 0.5, scenario="modify")]  # has no partner
     effects = detach_table(jobs)
     # Differences 0.02, 0.03, 0.01: mean 0.02, error 0.01 / sqrt(3), t = 3.4641 with 2 degrees, quantile 4.302653.
-    assert effects.rows == [["scenario=augment", "test/acc", "3", "+2.00 pp", "-0.48 … +4.48 pp", "0.074"]]
+    assert effects.body == [["scenario=augment", "test/acc", "3", "+2.00 pp", "-0.48 … +4.48 pp", "0.074"]]
     assert detach_table(jobs[:4]) is None
 
 

@@ -166,8 +166,8 @@ def explain(*parts: type[Settings]) -> str:
     lines = []
     for part in parts:
         for name, value in part.defaults().items():
-            told = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-            lines.append((f"{part.full_key(name)}={told}", part.parts()[name].metadata["words"]))
+            typed = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+            lines.append((f"{part.full_key(name)}={typed}", part.parts()[name].metadata["words"]))
     width = min(max(len(key) for key, _ in lines), 44)
     return "\n".join(f"{key:{width}}  {words}" for key, words in lines)
 

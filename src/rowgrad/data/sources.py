@@ -60,17 +60,17 @@ class DataSet:
 
     def __post_init__(self) -> None:
         for name, (pixels, labels) in {"train": self.train, "val": self.val, "test": self.test}.items():
-            told = f"data.source gives {name} images {tuple(pixels.shape)} of {pixels.dtype}"
+            given = f"data.source gives {name} images {tuple(pixels.shape)} of {pixels.dtype}"
             if pixels.dtype != torch.uint8 or pixels.ndim not in {3, 4}:
-                raise UserError(f"{told}. Accepted: (N, H, W) or (N, C, H, W) of torch.uint8.")
+                raise UserError(f"{given}. Accepted: (N, H, W) or (N, C, H, W) of torch.uint8.")
             if pixels.shape[1:] != self.train.pixels.shape[1:]:
-                raise UserError(f"{told}, other than its training images.")
+                raise UserError(f"{given}, other than its training images.")
             if labels.shape != pixels.shape[:1] or not len(labels):
                 raise UserError(
-                    f"{told} with labels {tuple(labels.shape)}. Accepted: one for each of one or more images."
+                    f"{given} with labels {tuple(labels.shape)}. Accepted: one for each of one or more images."
                 )
             if int(labels.min()) < 0 or int(labels.max()) >= self.classes:
-                raise UserError(f"{told} with labels outside 0 … {self.classes - 1}, its {self.classes} classes.")
+                raise UserError(f"{given} with labels outside 0 … {self.classes - 1}, its {self.classes} classes.")
         if any(len(value) != self.shape.channels for value in (self.mean, self.std) if isinstance(value, tuple)):
             raise UserError(f"data.source gives mean {self.mean} and std {self.std} of {self.shape.channels} channels.")
 

@@ -51,7 +51,7 @@ COLUMNS: dict[str, Callable[[Run], str]] = {
 
 def compare_runs(runs: Sequence[Run]) -> Table:
     """The runs, a line each."""
-    rows = [
+    body = [
         [name, *(column(run) for column in COLUMNS.values())] for name, run in zip(run_names(runs), runs, strict=True)
     ]
-    return Table("Runs", ["run", *COLUMNS], rows)
+    return Table("Runs", ["run", *COLUMNS], body)

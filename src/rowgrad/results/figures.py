@@ -21,7 +21,7 @@ from rowgrad.watch.drawing import (
     mark_selected,
     title_of,
 )
-from rowgrad.watch.quantities import Quantity
+from rowgrad.watch.quantities import ARRIVES, REACHES, Quantity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -44,7 +44,7 @@ def compared_heatmaps(runs: Mapping[str, tuple[Tensor, Mapping[str, Tensor], Seq
         runs: steps (T,), norms (T, H) by their names, and the selected rows, by the run's name.
     """
     figure = Figure(figsize=(9.2, 1.7 * len(runs) + 0.9), layout="constrained")
-    quantities = ("row_grad_norm", "input_grad_norm")
+    quantities = (REACHES, ARRIVES)
     panels = figure.subplots(len(runs), 2, squeeze=False, sharey=True)
     scale = log_scale([norms[q] for _, norms, _ in runs.values() for q in quantities if q in norms])
     image = ScalarMappable(scale, "viridis")
@@ -100,7 +100,7 @@ def row_profiles(profiles: Mapping[str, Mapping[str, Tensor]]) -> Figure:
     figure = Figure(figsize=(9.2, 3.6), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     height = next(norms.shape[1] for group in profiles.values() for norms in group.values())
-    for panel, quantity in zip(panels, ("row_grad_norm", "input_grad_norm"), strict=True):
+    for panel, quantity in zip(panels, (REACHES, ARRIVES), strict=True):
         for (group, norms), style in zip(profiles.items(), _styles(len(profiles)), strict=True):
             if quantity not in norms:
                 continue

@@ -9,6 +9,7 @@ import torch
 from rowgrad.results import figures
 from rowgrad.results.experiments import atlas_figure, repair_figure
 from rowgrad.results.names import group_names, run_names
+from rowgrad.watch.quantities import ARRIVES, REACHES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -68,7 +69,7 @@ def _row_profiles(runs: Sequence[Run]) -> tuple[str, Figure] | None:
     profiles = {
         group: {
             quantity: torch.stack([run.norms[quantity].mean(0) for run in some])
-            for quantity in ("row_grad_norm", "input_grad_norm")
+            for quantity in (REACHES, ARRIVES)
             if all(quantity in run.norms for run in some)
         }
         for group, some in members.items()

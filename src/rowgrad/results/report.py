@@ -53,32 +53,36 @@ def write_report(
     Returns:
         The page.
     """
-    pictures = folder / "figures"
-    pictures.mkdir(parents=True, exist_ok=True)
-    figures = []
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
-        for name, (words, figure) in draw(runs, progress).items():
-            (pictures / f"{name}.png").write_bytes(drawing.png(figure, dpi=150))
-            figure.set_layout_engine("none")  # the same places again: finding them takes longer than drawing
-            picture = svg(figure, name)
-            (pictures / f"{name}.svg").write_text(picture, encoding="utf-8")
-            figures.append(
-                {"title": name.replace("_", " ").capitalize(), "words": words, "svg": _inline(picture, words)}
-            )
+        sections = [
+            {"title": name.replace("_", " ").capitalize(), "words": words, "svg": _save(figure, folder, name, words)}
+            for name, (words, figure) in draw(runs, progress).items()
+        ]
     templates = jinja2.Environment(loader=jinja2.PackageLoader("rowgrad.results", "."), autoescape=True)
     facts = runs[0].summary
+    page = folder / "report.html"
     text = templates.get_template("report.html.jinja").render(
         count=f"{len(runs)} run{'s' if len(runs) > 1 else ''}",
         device=facts.get("device", "?"),
         versions=", ".join(f"{name} {facts[name]}" for name in ("rowgrad", "torch", "lightning") if name in facts),
         runs=compare_runs(runs),
         answers=answers,
-        figures=figures,
+        figures=sections,
         folders=list(zip(run_names(runs), runs, strict=True)),
     )
-    page = folder / "report.html"
     write_whole(page, text)
     return page
+
+
+def _save(figure: Figure, folder: Path, name: str, words: str) -> str:
+    """Writes a figure as PNG and SVG, and gives the latter as it stands in a page."""
+    (folder / "figures" / f"{name}.png").write_bytes(drawing.png(figure, dpi=150))
+    figure.set_layout_engine("none")  # the same places again: finding them takes longer than drawing
+    picture = svg(figure, name)
+    (folder / "figures" / f"{name}.svg").write_text(picture, encoding="utf-8")
+    inline = picture[picture.index("<svg") :].replace(drawing.INK, "currentColor")
+    return inline.replace("<svg ", f'<svg role="img" aria-label="{escape(words)}" ', 1)
 
 
 def svg(figure: Figure, salt: str) -> str:
@@ -87,8 +91,3 @@ def svg(figure: Figure, salt: str) -> str:
     with mpl.rc_context({"svg.hashsalt": salt}):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     return file.getvalue()
-
-
-def _inline(picture: str, words: str) -> str:
-    inline = picture[picture.index("<svg") :].replace(drawing.INK, "currentColor")
-    return inline.replace("<svg ", f'<svg role="img" aria-label="{escape(words)}" ', 1)

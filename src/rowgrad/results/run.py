@@ -23,6 +23,7 @@ from rowgrad.scenario.corruption import Corruption
 from rowgrad.scenario.settings import CorruptionSettings, ScenarioSettings
 from rowgrad.watch.gradients import cut_fraction, cut_rows
 from rowgrad.watch.norms import read_norms
+from rowgrad.watch.quantities import ARRIVES, REACHES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 Curve = tuple[list[int], list[float]]  # optimizer steps and values
-BOTH = ("row_grad_norm", "input_grad_norm")  # what a cut is told from
 
 
 class Run:
@@ -90,18 +90,18 @@ class Run:
 
     @property
     def knows_cuts(self) -> bool:
-        """Whether both norms that a cut is told from were recorded."""
-        return set(BOTH) <= self.norms.keys()
+        """Whether both norms that tell a cut were recorded."""
+        return {REACHES, ARRIVES} <= self.norms.keys()
 
     @property
     def cut_counts(self) -> Tensor | None:
         """At how many recorded steps each row was cut, (H,); None where not both norms were recorded."""
-        return cut_rows(*(self.norms[quantity] for quantity in BOTH)).sum(0) if self.knows_cuts else None
+        return cut_rows(self.norms[REACHES], self.norms[ARRIVES]).sum(0) if self.knows_cuts else None
 
     @property
     def cut_fraction(self) -> float | None:
         """The cut fraction, averaged over the recorded steps; None where not both norms were recorded."""
-        return float(cut_fraction(*(self.norms[quantity] for quantity in BOTH)).mean()) if self.knows_cuts else None
+        return float(cut_fraction(self.norms[REACHES], self.norms[ARRIVES]).mean()) if self.knows_cuts else None
 
     def weights(self, checkpoint: Path | None = None) -> dict[str, Tensor]:
         """Names and values of what was learnt.

@@ -134,12 +134,12 @@ def spread(numbers: Sequence[float], show: Callable[..., str]) -> str:
 def seeds_table(jobs: Sequence[Job]) -> Table:
     """Every setting, over its seeds."""
     metrics = [metric for metric in [*METRICS, *_further_metrics(jobs)] if values(jobs, metric)]
-    rows = [
+    body = [
         [setting, str(len(group)), *(spread(values(group, m), METRICS.get(m, decimals)) for m in metrics)]
         for setting, group in grouped(jobs, SEED).items()
     ]
     caption = "Mean ± sample standard deviation over n seeds; finished jobs only."
-    return Table("Over seeds", ["setting", "n", *metrics], rows, caption)
+    return Table("Over seeds", ["setting", "n", *metrics], body, caption)
 
 
 def _further_metrics(jobs: Sequence[Job]) -> list[str]:
@@ -181,21 +181,21 @@ def pairs(jobs: Sequence[Job]) -> dict[str, list[tuple[Job, Job]]]:
 
 def detach_table(jobs: Sequence[Job]) -> Table | None:
     """The effect of detach in every setting that was trained with it and without; None where there is none."""
-    rows = []
+    body = []
     for setting, both in pairs(jobs).items():
         for metric in COMPARED:
             have = [(a, b) for a, b in both if values([a, b], metric)[1:]]
             treated, control = (values([pair[side] for pair in have], metric) for side in (0, 1))
             if not have or (metric == "cut_fraction" and not any(treated + control)):
                 continue  # nothing is cut here either way
-            rows.append([setting, metric, *_effect(compare(treated, control), METRICS[metric])])
+            body.append([setting, metric, *_effect(compare(treated, control), METRICS[metric])])
     caption = (
         "detach=true − detach=false, paired over seeds. Interval and p: paired t-test (scipy.stats.ttest_rel,"
         " two-sided), not corrected for the number of tests; – where there are fewer than two pairs or the differences"
         " do not vary. Differences of shares are in percentage points."
     )
     header = ["setting", "metric", "pairs", "difference", "95 % interval", "p"]
-    return Table("What detach does", header, rows, caption) if rows else None
+    return Table("What detach does", header, body, caption) if body else None
 
 
 def _effect(paired: Paired, show: Callable[..., str]) -> list[str]:
@@ -230,7 +230,7 @@ def answer_sweep(folder: SweepFolder) -> bool:
         Whether all jobs that were started are done.
     """
     jobs = read_jobs(folder)
-    tables = [table for table in (seeds_table(jobs), detach_table(jobs)) if table is not None and table.rows]
+    tables = [table for table in (seeds_table(jobs), detach_table(jobs)) if table is not None and table.body]
     command = shlex.join(folder.read()["command"])
     lines = describe_sweep(folder, jobs)
     head = f"# {folder.path.name}\n\n    python scripts/train.py {command}\n\n```text\n{lines}\n```\n"

@@ -8,29 +8,29 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Table:
-    """Rows of words under a title, with what they mean.
+    """Lines of words under a title, with what they mean.
 
     Attributes:
         title: in a few words.
         header: the columns' names.
-        rows: a cell for each column.
+        body: a cell for each column, line by line.
         caption: how to read it.
     """
 
     title: str
     header: list[str]
-    rows: list[list[str]]
+    body: list[list[str]]
     caption: str = ""
 
-    def lines(self) -> str:
-        """Header and rows in Markdown."""
-        cells = [" | ".join(cell.replace("|", "\\|") for cell in row) for row in (self.header, *self.rows)]
-        head, *body = [f"| {row} |" for row in cells]
+    def markdown(self) -> str:
+        """Header and body in Markdown."""
+        cells = [" | ".join(cell.replace("|", "\\|") for cell in line) for line in (self.header, *self.body)]
+        head, *body = [f"| {line} |" for line in cells]
         return "\n".join([head, "| " + " | ".join("---" for _ in self.header) + " |", *body]) + "\n"
 
     def section(self) -> str:
         """A section in Markdown, with title and caption."""
-        return f"## {self.title}\n\n{self.lines()}\n{self.caption}\n"
+        return f"## {self.title}\n\n{self.markdown()}\n{self.caption}\n"
 
     def print(self) -> None:
         """On the console."""
@@ -39,6 +39,6 @@ class Table:
         from rich.table import Table as RichTable
 
         table = RichTable(*self.header, title=self.title, caption=self.caption, box=box.SIMPLE, caption_justify="left")
-        for row in self.rows:
-            table.add_row(*row)
+        for line in self.body:
+            table.add_row(*line)
         Console(markup=False, width=None if sys.stdout.isatty() else 160).print(table)

@@ -34,7 +34,7 @@ class Operation:
     @property
     def phrase(self) -> str:
         """What is done to the rows: "shifted by +1"."""
-        return self.words.format(self=self, **vars(self))
+        return self.words.format_map({"self": self, **vars(self)})
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
         """The result, of the images' shape."""

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from rowgrad.training.settings import RunSettings
 
 
-def make(node: Any, key: str, targets: Sequence[str], offered: Mapping[str, Any] | None = None) -> Any:
+def make_target(node: Any, key: str, targets: Sequence[str], offered: Mapping[str, Any] | None = None) -> Any:
     """What a `_target_` names, made with its arguments.
 
     Args:
@@ -68,16 +68,16 @@ def build(settings: RunSettings, *, trained: bool = False) -> tuple[ImageData, R
         UserError: what cannot be made, or data that cannot be had.
     """
     source = settings.data.source
-    source = None if source is None else partial(make, source, "data.source", settings.targets)
+    source = None if source is None else partial(make_target, source, "data.source", settings.targets)
     data = ImageData(settings.data, settings.seed, source)
     shape = data.dataset.shape
     scenario = _scenario(settings, data)
     corruption = Corruption(settings.corruption, height=shape.height)
     pl.seed_everything(settings.seed, verbose=False)
     network = _network(settings, data, trained=trained)
-    algorithm = make(settings.optimizer.algorithm, "optimizer.algorithm", settings.targets)
+    algorithm = make_target(settings.optimizer.algorithm, "optimizer.algorithm", settings.targets)
     metrics = {
-        name: make(node, f"model.metrics.{name}", settings.targets, {"num_classes": shape.classes})
+        name: make_target(node, f"model.metrics.{name}", settings.targets, {"num_classes": shape.classes})
         for name, node in settings.model.metrics.items()
     }
     optimizer = partial(make_optimizer, settings.optimizer, algorithm)
@@ -90,14 +90,14 @@ def build(settings: RunSettings, *, trained: bool = False) -> tuple[ImageData, R
 def _scenario(settings: RunSettings, data: ImageData) -> Scenario:
     scenario, dataset = settings.scenario, data.dataset
     if isinstance(scenario.operation, dict):
-        scenario = replace(scenario, operation=make(scenario.operation, "scenario.operation", settings.targets))
+        scenario = replace(scenario, operation=make_target(scenario.operation, "scenario.operation", settings.targets))
     return Scenario(scenario, height=dataset.shape.height, black=dataset.black, white=dataset.white)
 
 
 def _network(settings: RunSettings, data: ImageData, *, trained: bool) -> nn.Module:
     shape, source = data.dataset.shape, settings.model.checkpoint
     sizes = {"height": shape.height, "width": shape.width, "in_channels": shape.channels, "classes": shape.classes}
-    network = make(settings.model.network, "model.network", settings.targets, sizes)
+    network = make_target(settings.model.network, "model.network", settings.targets, sizes)
     if source is not None and not trained:
         _, file = RunFolder.of_checkpoint(Path(source))
         take_weights(network, file, source)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
@@ -139,11 +139,16 @@ def folder_of(trainer: pl.Trainer) -> RunFolder:
     return RunFolder(Path(trainer.default_root_dir))
 
 
-def newest_good(run: RunFolder) -> tuple[Path, int, list[Path]] | None:
-    """The newest checkpoint of a run that can be read.
+class Found(NamedTuple):
+    """A checkpoint that can be read, its optimizer step, and the newer ones that cannot."""
 
-    Returns:
-        Its path, its optimizer step, and the newer ones that cannot be read; None where no checkpoint was written yet.
+    path: Path
+    step: int
+    damaged: list[Path]
+
+
+def newest_good(run: RunFolder) -> Found | None:
+    """The newest checkpoint of a run that can be read; None where no checkpoint was written yet.
 
     Raises:
         UserError: there are checkpoints, and none can be read.
@@ -151,7 +156,7 @@ def newest_good(run: RunFolder) -> tuple[Path, int, list[Path]] | None:
     damaged = []
     for path in run.checkpoints:
         try:
-            return path, read_checkpoint(path)["global_step"], damaged
+            return Found(path, read_checkpoint(path)["global_step"], damaged)
         except UserError:
             damaged.append(path)
     if damaged:

@@ -234,8 +234,8 @@ def _leave(name: str) -> NoReturn:
 def _record(folder: RunFolder, status: str, error: BaseException) -> None:
     """Completes what the run has written about its end, or writes it where the run did not begin."""
     words = words_for(error)
-    told = {"status": status, "error": f"{type(error).__name__}: {words or error}"}
-    folder.write_summary(read_json(folder.summary_file) | told)
+    ending = {"status": status, "error": f"{type(error).__name__}: {words or error}"}
+    folder.write_summary(read_json(folder.summary_file) | ending)
     if words is None and status == "failed":
         traceback.print_exception(error)
     print(f"{folder.path.name} {status}: {words or repr(error)}", file=sys.stderr)

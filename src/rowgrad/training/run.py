@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import platform
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.pytorch.callbacks import Timer
@@ -36,48 +36,11 @@ if TYPE_CHECKING:
     from rowgrad.data.datamodule import ImageData
     from rowgrad.model.classifier import RowClassifier
     from rowgrad.training.settings import RunSettings
+    from rowgrad.watch.events import Logger
 
 Summary = dict[str, Any]
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "tensorboard", "rowgrad")
 be_quiet()
-
-
-@dataclass
-class Training:
-    """What a run is made of while it trains.
-
-    Attributes:
-        config: what goes to `config.yaml`.
-        folder: where everything goes.
-        data: the images.
-        module: what is trained.
-        trainer: Lightning's.
-        stop: listens to signals.
-        timer: counts the seconds of training.
-        checkpoint: from which the run goes on: its path, its step, newer ones that are damaged. None for the beginning.
-        resume: whether the folder held the run already.
-        console: prints on the first process alone.
-    """
-
-    config: DictConfig
-    folder: RunFolder
-    data: ImageData
-    module: RowClassifier
-    trainer: pl.Trainer
-    stop: GracefulStop
-    timer: Timer
-    checkpoint: tuple[Path, int, list[Path]] | None
-    resume: bool
-    console: Console
-
-    @property
-    def notice(self) -> list[Panel]:
-        """Says where nobody can miss it that other data are used; empty where they are not."""
-        if not self.data.missing:
-            return []
-        instead = f"Training on [bold]{self.data.name}[/] instead. data.fallback=null makes this an error."
-        title = "[bold]NOT THE DATA SET YOU ASKED FOR[/]"
-        return [Panel(f"{self.data.missing}\n{instead}", title=title, border_style="bold red")]
 
 
 def train_run(
@@ -97,118 +60,133 @@ def train_run(
     Raises:
         UserError: a mistake in the config or the data, or another process that trains in the folder.
     """
-    training = prepare(config, settings or read_settings(config), folder, resume=resume)
-    with ExitStack() as held:
-        if training.trainer.is_global_zero:
-            held.enter_context(folder.held())
-            open_folder(training)
-        return fit(training)
+    training = Training(config, settings or read_settings(config), folder, resume=resume)
+    with folder.held() if training.trainer.is_global_zero else nullcontext():
+        training.open()
+        training.fit()
+        training.close()
+    return training.summary
 
 
-def prepare(config: DictConfig, settings: RunSettings, folder: RunFolder, *, resume: bool) -> Training:
-    """Makes everything; nothing is written yet."""
-    checkpoint = newest_good(folder) if resume else None
-    data, module = build(settings, trained=checkpoint is not None)
-    config.data.name = data.name  # the data set that is really used: evaluation must find the same
-    if settings.trainer.compile:
-        module.network.compile(dynamic=False)  # in place: rows, cut and tap stay outside, checkpoints stay the same
-    if checkpoint is not None:
-        _load_weights(module, checkpoint[0], folder)
-    stop, timer = GracefulStop(), Timer()
-    purge_step = (checkpoint[1] if checkpoint else 0) if resume else None
-    trainer = make_trainer(settings, folder, [timer, stop, FiniteLoss()], purge_step)
-    console = Console(quiet=not trainer.is_global_zero, soft_wrap=True)
-    return Training(config, folder, data, module, trainer, stop, timer, checkpoint, resume, console)
+class Training:
+    """A run while it trains. Making it writes nothing.
 
+    Args:
+        config: what goes to `config.yaml`.
+        settings: the same, read.
+        folder: where everything goes.
+        resume: whether the folder holds the run already.
 
-def open_folder(training: Training) -> None:
-    """Makes the folder this run's own, puts what is damaged aside, and says what the run is."""
-    folder, checkpoint = training.folder, training.checkpoint
-    folder.claim(training.config, resume=training.resume)
-    if training.resume:
-        folder.tidy()
-        for damaged in checkpoint[2] if checkpoint else []:
-            damaged.replace(damaged.with_suffix(".damaged"))
-            training.console.print(
-                f"[bold red]{damaged} is damaged[/] and was set aside; going on from the one before."
-            )
-        begin = "the beginning: no checkpoint was written"
-        training.console.print(
-            f"resuming from {f'step {checkpoint[1]}, {checkpoint[0].name}' if checkpoint else begin}"
-        )
-    if checkpoint is None:
-        data, sentence = training.data, training.module.sentence()
-        sentences = [sentence, *([data.missing] if data.missing else []), f"Data set: {data.name}."]
-        recorder = recorder_of(training.trainer)
-        quantities = recorder.quantities if recorder is not None else []
-        announce(event_file(training.trainer), training.config, quantities, sentences, _versions())
+    Attributes:
+        data: the images.
+        module: what is trained.
+        trainer: Lightning's.
+        summary: what the run reports.
+    """
 
+    def __init__(self, config: DictConfig, settings: RunSettings, folder: RunFolder, *, resume: bool) -> None:
+        self.config, self.folder, self.resume = config, folder, resume
+        self.checkpoint = newest_good(folder) if resume else None
+        self.data, self.module = build(settings, trained=self.checkpoint is not None)
+        config.data.name = self.data.name  # the data set that is really used: evaluation must find the same
+        if settings.trainer.compile:
+            self.module.network.compile(dynamic=False)  # in place: rows, cut and tap stay outside
+        if self.checkpoint is not None:
+            load_weights(self.module, self.checkpoint.path, folder)
+        self.stop, self.timer = GracefulStop(), Timer()
+        purge_step = (self.checkpoint.step if self.checkpoint else 0) if resume else None
+        self.trainer = make_trainer(settings, folder, [self.timer, self.stop, FiniteLoss()], purge_step)
+        self.console = Console(quiet=not self.trainer.is_global_zero, soft_wrap=True)
+        self.summary: Summary = {"status": "failed"} | self._circumstances()
 
-def fit(training: Training) -> Summary:
-    """Trains and tests, and writes what came of it, whatever comes."""
-    trainer, module, data, stop = training.trainer, training.module, training.data, training.stop
-    training.console.print(*training.notice, f"scenario       {module.sentence()}", sep="\n")
-    summary: Summary = {"status": "failed"} | _circumstances(training)
-    checkpoint = training.checkpoint and training.checkpoint[0]
-    try:
-        with stop.listening():
-            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-            summary |= {"status": "interrupted"} if stop.received else _measure(trainer, module, data)
-            summary |= {"signal": stop.received} if stop.received else {}
-    except BaseException as error:
-        summary["error"] = f"{type(error).__name__}: {error}"
-        raise
-    finally:
-        seconds = round(training.timer.time_elapsed("train"), 3)
-        summary |= {"train/steps": trainer.global_step, "train/seconds": seconds}
+    def open(self) -> None:
+        """Makes the folder this run's own, puts what is damaged aside, and says what the run is."""
+        if self.trainer.is_global_zero:
+            self.folder.claim(self.config, resume=self.resume)
+            if self.resume:
+                self._set_aside_damaged()
+            if self.checkpoint is None:
+                missing = [self.data.missing] if self.data.missing else []
+                sentences = [self.module.sentence(), *missing, f"Data set: {self.data.name}."]
+                recorder = recorder_of(self.trainer)
+                quantities = recorder.quantities if recorder is not None else []
+                announce(event_file(self.trainer), self.config, quantities, sentences, _versions())
+        self.console.print(*self._notice(), f"scenario       {self.module.sentence()}", sep="\n")
+
+    def fit(self) -> None:
+        """Trains, and tests where it was not stopped; reports how it ended, whatever comes."""
+        trainer, module, data = self.trainer, self.module, self.data
+        checkpoint = self.checkpoint and self.checkpoint.path
+        try:
+            with self.stop.listening():
+                trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+                self.summary |= {"status": "interrupted"} if self.stop.received else self._measure()
+                self.summary |= {"signal": self.stop.received} if self.stop.received else {}
+        except BaseException as error:
+            self.summary["error"] = f"{type(error).__name__}: {error}"
+            self._report()
+            raise
+        self._report()
+
+    def close(self) -> None:
+        """Prints what people want to know at the end."""
+        if self.trainer.is_global_zero:
+            self.console.print(*self._notice(), describe_run(Run(self.folder), self.module.scenario), sep="\n")
+
+    def _report(self) -> None:
+        """Writes how the run ended, to its summary and to TensorBoard."""
+        trainer, seconds = self.trainer, round(self.timer.time_elapsed("train"), 3)
+        self.summary |= {"train/steps": trainer.global_step, "train/seconds": seconds}
         if trainer.is_global_zero:
-            close_folder(training, summary)
-    if trainer.is_global_zero:
-        training.console.print(*training.notice, describe_run(Run(training.folder), module.scenario), sep="\n")
-    return summary
+            self.summary["cut_fraction"] = Run(self.folder).cut_fraction
+            self.folder.write_summary(self.summary)
+            write_outcome(event_file(trainer), self.summary, trainer.global_step)
+            cast("Logger", trainer.logger).finalize("success")
 
+    def _set_aside_damaged(self) -> None:
+        """Moves what cannot be read out of the way of new checkpoints; says where the run goes on."""
+        self.folder.tidy()
+        for damaged in self.checkpoint.damaged if self.checkpoint else []:
+            damaged.replace(damaged.with_suffix(".damaged"))
+            self.console.print(f"[bold red]{damaged} is damaged[/] and was set aside; going on from the one before.")
+        begin = f"step {self.checkpoint.step}, {self.checkpoint.path.name}" if self.checkpoint else "the beginning"
+        self.console.print(f"resuming from {begin}{'' if self.checkpoint else ': no checkpoint was written'}")
 
-def close_folder(training: Training, summary: Summary) -> None:
-    """Writes how the run ended, to its summary and to TensorBoard."""
-    summary["cut_fraction"] = Run(training.folder).cut_fraction
-    training.folder.write_summary(summary)
-    write_outcome(event_file(training.trainer), summary, training.trainer.global_step)
-    if training.trainer.logger is not None:
-        training.trainer.logger.finalize("success")
+    def _notice(self) -> list[Panel]:
+        """Says where nobody can miss it that other data are used; empty where they are not."""
+        if not self.data.missing:
+            return []
+        instead = f"Training on [bold]{self.data.name}[/] instead. data.fallback=null makes this an error."
+        title = "[bold]NOT THE DATA SET YOU ASKED FOR[/]"
+        return [Panel(f"{self.data.missing}\n{instead}", title=title, border_style="bold red")]
 
+    def _circumstances(self) -> Summary:
+        """What the run is made of: scenario, data, seed, device and versions."""
+        device = self.trainer.strategy.root_device
+        return {
+            "scenario": self.module.scenario.name,
+            "corruption": self.module.corruption.name,
+            "data": self.data.name,
+            **({"data_missing": self.data.missing} if self.data.missing else {}),
+            "seed": self.module.seed,
+            "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+            "threads": torch.get_num_threads(),
+            **_versions(),
+        }
 
-def _circumstances(training: Training) -> Summary:
-    """What a run was made of: scenario, data, seed, device and versions."""
-    data, module = training.data, training.module
-    device = training.trainer.strategy.root_device
-    return {
-        "scenario": module.scenario.name,
-        "corruption": module.corruption.name,
-        "data": data.name,
-        **({"data_missing": data.missing} if data.missing else {}),
-        "seed": module.seed,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "threads": torch.get_num_threads(),
-        **_versions(),
-    }
+    def _measure(self) -> Summary:
+        """Validation and test metrics of the last weights."""
+        trainer, checkpoints = self.trainer, self.trainer.checkpoint_callback
+        known = isinstance(checkpoints, Checkpoints) and checkpoints.validated_step == trainer.global_step
+        if not known:  # training ended in mid-epoch, or nobody kept them
+            trainer.validate(self.module, datamodule=self.data, verbose=False)
+        validation = checkpoints.validation if isinstance(checkpoints, Checkpoints) else _metrics(trainer)
+        trainer.test(self.module, datamodule=self.data, verbose=False)
+        return validation | _metrics(trainer) | {"status": "done"}
 
 
 def _versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
-
-
-def _measure(trainer: pl.Trainer, module: RowClassifier, data: ImageData) -> Summary:
-    """Validation and test metrics of the last weights."""
-    checkpoints = trainer.checkpoint_callback
-    if not isinstance(checkpoints, Checkpoints):
-        trainer.validate(module, datamodule=data, verbose=False)
-        validation = _metrics(trainer)
-    else:
-        if checkpoints.validated_step != trainer.global_step:  # training ended in mid-epoch
-            trainer.validate(module, datamodule=data, verbose=False)
-        validation = checkpoints.validation
-    trainer.test(module, datamodule=data, verbose=False)
-    return validation | _metrics(trainer) | {"status": "done"}
 
 
 def load_run(
@@ -232,11 +210,12 @@ def load_run(
     if scenario is not None:
         settings = replace(settings, scenario=ScenarioSettings.read(scenario))
     data, module = build(settings, trained=True)
-    _load_weights(module, checkpoint, folder)
+    load_weights(module, checkpoint, folder)
     return settings, data, module
 
 
-def _load_weights(module: RowClassifier, checkpoint: Path, folder: RunFolder) -> None:
+def load_weights(module: RowClassifier, checkpoint: Path, folder: RunFolder) -> None:
+    """Gives a module what it had learnt at a checkpoint of a run."""
     state = read_checkpoint(checkpoint)
     try:
         module.load_state_dict(state["state_dict"])

@@ -13,7 +13,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from rowgrad.errors import UserError
-from rowgrad.training.build import make
+from rowgrad.training.build import make_target
 from rowgrad.training.checkpoints import AtomicCheckpointIO
 from rowgrad.watch.events import Logger
 
@@ -68,7 +68,7 @@ def make_trainer(
         UserError: an argument that there is not, or a device that cannot be had.
     """
     named = {f"callbacks.{name}": node for name, node in settings.callbacks.items() if node is not None}
-    watchers = [make(node, key, settings.targets) for key, node in named.items()]
+    watchers = [make_target(node, key, settings.targets) for key, node in named.items()]
     purge: dict[str, Any] = {} if purge_step is None else {"purge_step": purge_step}
     arguments = {"profiler": Unprofiled(), **settings.trainer.arguments()}
     return lightning_trainer(
@@ -87,7 +87,7 @@ def make_trainer(
 def lightning_trainer(settings: RunSettings, arguments: dict[str, Any], **ours: Any) -> pl.Trainer:
     """A Trainer; what it refuses is said in plain words."""
     made = {
-        name: make(value, f"trainer.{name}", settings.targets)
+        name: make_target(value, f"trainer.{name}", settings.targets)
         if isinstance(value, dict) and "_target_" in value
         else value
         for name, value in arguments.items()

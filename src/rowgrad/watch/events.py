@@ -13,6 +13,7 @@ from tensorboard.summary.writer import record_writer
 from torch.utils.tensorboard.summary import hparams
 
 from rowgrad.model.classifier import RowClassifier
+from rowgrad.watch.quantities import ARRIVES, REACHES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -131,10 +132,10 @@ def layout(quantities: Sequence[Quantity]) -> dict[str, dict[str, list[Any]]]:
     """The charts of *Custom Scalars*: those that a recorder of some quantities feeds."""
     names = [quantity.name for quantity in quantities]
     charts = {quantity.chart: rf"{quantity.name}/row_\d+" for quantity in quantities if quantity.in_csv}
-    for name, words in {"row_grad_norm": "row", "input_grad_norm": "input"}.items():
+    for name, words in {REACHES: "row", ARRIVES: "input"}.items():
         if name in names:
             charts[f"Mean {words} gradient: selected, others"] = rf"grad_means/{name}_(selected|other)"
-    if {"row_grad_norm", "input_grad_norm"} <= set(names):
+    if {REACHES, ARRIVES} <= set(names):
         charts["Cut fraction: share of ‖∂L/∂τ‖² that the cut stops"] = "grad_flow/cut_fraction"
     charts["Accuracy: training batches, validation, test"] = "(train|val|test)/acc.*"
     charts |= {quantity.chart: rf"{quantity.name}/row_\d+" for quantity in quantities if not quantity.in_csv}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.collections import PolyCollection
@@ -96,7 +96,7 @@ def digits(views: Mapping[str, Tensor], bars: Mapping[str, tuple[str, Tensor]], 
             _draw_bars(right, i * pitch, *bars[name], selected)
         elif name.startswith("observer"):
             words = "observers send\nno gradient back"
-            _write(right, i * pitch + len(selected) / 2, words, fontsize=8)
+            _write(right, i * pitch + len(selected) / 2, words, size=8)
     if any(selected):
         figure.legend(handles=key_of(selected)[1:], loc="lower left", fontsize=9, frameon=False)
     return figure
@@ -125,6 +125,7 @@ def _draw_bars(axes: Axes, top: int, title: str, values: Tensor, selected: Seque
         _write(axes, top + np.flatnonzero(selected).mean(), "exactly 0", color=SELECTED)
 
 
-def _write(axes: Axes, height: float, words: str, **style: Any) -> None:
+def _write(axes: Axes, height: float, words: str, size: int = 9, color: str | None = None) -> None:
     """Words at the height of a row."""
-    axes.text(0.03, height, words, va="center", transform=axes.get_yaxis_transform(), **{"fontsize": 9} | style)
+    across = axes.get_yaxis_transform()
+    axes.text(0.03, height, words, va="center", fontsize=size, color=color, transform=across)

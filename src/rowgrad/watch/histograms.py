@@ -8,6 +8,7 @@ import lightning.pytorch as pl
 
 from rowgrad.watch.events import classifier, event_file
 from rowgrad.watch.gradients import row_norms
+from rowgrad.watch.quantities import ARRIVES, REACHES
 from rowgrad.watch.settings import HistogramsSettings
 
 
@@ -45,7 +46,7 @@ class PerImageHistograms(pl.Callback):
             return
         selected = module.scenario.selected
         parts = {"selected_rows": selected, "other_rows": ~selected}
-        for quantity, gradient in zip(("row_grad_norm", "input_grad_norm"), gradients, strict=True):
+        for quantity, gradient in zip((REACHES, ARRIVES), gradients, strict=True):
             norms = row_norms(gradient)
             for part, rows in parts.items():
                 if rows.any():

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 
 from rowgrad.watch.events import add_pictures, classifier, event_file
+from rowgrad.watch.quantities import ARRIVES, REACHES
 from rowgrad.watch.recorder import recorder_of
 from rowgrad.watch.settings import PicturesSettings
 
@@ -92,6 +93,6 @@ class Pictures(pl.Callback):
             del views["camera gave"]
         if not scenario.idle:
             views["observer saw"] = scenario.observed(damaged + module.theta.detach(), draw)
-        beside = {"original": ("‖∂L/∂θᵣ‖", "row_grad_norm"), "network saw": ("‖∂L/∂τᵣ‖", "input_grad_norm")}
+        beside = {"original": ("‖∂L/∂θᵣ‖", REACHES), "network saw": ("‖∂L/∂τᵣ‖", ARRIVES)}
         bars = {view: (f"mean {words}", means[q]) for view, (words, q) in beside.items() if q in means}
         return figures.digits({name: view.cpu() for name, view in views.items()}, bars, scenario.selected.tolist())

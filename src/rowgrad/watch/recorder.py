@@ -13,7 +13,7 @@ from rowgrad.folders import RunFolder
 from rowgrad.watch.events import StepEvents, classifier, event_file
 from rowgrad.watch.gradients import cut_fraction, means
 from rowgrad.watch.norms import Norms, NormsFile, cut_back, read_norms, row_tags
-from rowgrad.watch.quantities import Quantity, find_quantity
+from rowgrad.watch.quantities import ARRIVES, REACHES, Quantity, find_quantity
 from rowgrad.watch.settings import RecorderSettings
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from torch.optim import Optimizer
 
 METRICS = ("train/loss", "train/acc")
-REACHES, ARRIVES = "row_grad_norm", "input_grad_norm"  # the two that a cut is told from
 
 
 class RowGradientRecorder(pl.Callback):

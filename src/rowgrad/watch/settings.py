@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from rowgrad.config import Limit, Settings, setting, whole
-from rowgrad.watch.quantities import Quantity, quantity_names
+from rowgrad.watch.quantities import ARRIVES, REACHES, Quantity, quantity_names
 
-QUANTITIES = ("row_grad_norm", "input_grad_norm", "row_update_norm")  # what is recorded where nothing is said
+QUANTITIES = (REACHES, ARRIVES, "row_update_norm")  # what is recorded where nothing is said
 
 
 def _is_quantity(value: Any) -> bool:

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from rowgrad.model.classifier import RowClassifier
 
 
+REACHES, ARRIVES = "row_grad_norm", "input_grad_norm"  # the two that tell a cut
+
+
 class Quantity:
     """One number for each row at each recorded step: by default the norm of a tensor over channels and columns.
 
