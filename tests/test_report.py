@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from rowgrad import open_run
-from rowgrad.folders import RunFolder, find_run_folders
+from rowgrad.folders import find_run_folders
 from rowgrad.results import figures
 from rowgrad.results.comparison import COLUMNS, compare_runs
 from rowgrad.results.experiments import describe_atlas
@@ -54,7 +54,7 @@ def page(folder):
 
 def test_runs_are_found_in_a_sweeps_folder_and_each_once(folder):
     sweep = folder / "sweep"
-    assert find_run_folders([sweep / "b", folder]) == [RunFolder(sweep / name) for name in "bacd"]
+    assert [found.path for found in find_run_folders([sweep / "b", folder])] == [sweep / name for name in "bacd"]
 
 
 def test_runs_are_named_by_what_tells_them_apart(runs):

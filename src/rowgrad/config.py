@@ -142,10 +142,9 @@ class Settings:
             raise UserError(f"{cls.key}={typed} is not a group of settings. Accepted: {', '.join(cls.parts())}.")
         for name in values:
             if name not in cls.parts():
-                accepted = ", ".join(cls.parts())
-                raise UserError(
-                    f"{cls.full_key(name)} is unknown{nearest(str(name), cls.parts())} Accepted: {accepted}."
-                )
+                known = [part for part, field_ in cls.parts().items() if field_.metadata["words"]]
+                hint = f"{nearest(str(name), known)} Accepted: {', '.join(known)}."
+                raise UserError(f"{cls.full_key(name)} is unknown{hint}")
         return cls(**values)
 
 

@@ -11,6 +11,7 @@ from rowgrad.watch.drawing import (
     OTHER,
     SELECTED,
     draw_heatmap,
+    draw_scale,
     draw_theta,
     key_of,
     log_scale,
@@ -41,15 +42,12 @@ def heatmaps(steps: Tensor, norms: Mapping[str, Tensor], selected: Sequence[bool
     figure = new_figure(4.6, 1.9 * len(norms) + 0.5)
     inches = figure.get_figheight()
     panels = figure.subplots(len(norms), 1, squeeze=False, sharex=True)[:, 0]
-    figure.subplots_adjust(left=0.13, right=0.94, bottom=0.75 / inches, top=1 - 0.25 / inches, hspace=0.24)
+    figure.subplots_adjust(left=0.13, right=0.79, bottom=0.75 / inches, top=1 - 0.25 / inches, hspace=0.24)
     for panel, (quantity, values) in zip(panels, norms.items(), strict=True):
         scale = log_scale([norms[other] for other in norms if unit_of(other) == unit_of(quantity)])
         image = draw_heatmap(panel, steps, values, selected, scale)
-        panel.set_title(title_of(quantity), fontsize=10)
-        bar = figure.colorbar(image, ax=panel, label=unit_of(quantity), pad=0.02, aspect=20, format="{x:g}")
-        bar.ax.minorticks_off()
-        bar.ax.tick_params(labelsize=8)
-        bar.ax.yaxis.label.set_fontsize(8)
+        panel.set_title(title_of(quantity), fontsize=10, y=1.01)
+        draw_scale(panel, image, unit_of(quantity))
         panel.set_ylabel("image row")
     panels[-1].set_xlabel("optimizer step")
     figure.legend(handles=key_of(selected), loc="lower center", ncols=3, fontsize=9, frameon=False)
@@ -60,12 +58,11 @@ def learnt_rows(theta: Tensor, selected: Sequence[bool]) -> Figure:
     """θ (C, H, W) as a picture."""
     figure = new_figure(4.6, 4.0)
     axes = figure.subplots()
-    figure.subplots_adjust(left=0.13, right=0.88, bottom=0.12, top=0.92)
+    figure.subplots_adjust(left=0.13, right=0.82, bottom=0.12, top=0.92)
     image = draw_theta(axes, theta, selected, float(theta.abs().max()))
-    axes.set_title("θ, what the rows have learnt to add", fontsize=10)
+    axes.set_title("θ, what the rows have learnt to add", fontsize=10, y=1.01)
     axes.set_ylabel("image row (0 = top)")
-    bar = figure.colorbar(image, ax=axes, label="normalised pixels")
-    bar.ax.tick_params(labelsize=8)
+    draw_scale(axes, image, "normalised pixels")
     if any(selected):
         figure.legend(handles=key_of(selected)[1:], loc="lower center", fontsize=9, frameon=False)
     return figure
