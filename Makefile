@@ -8,9 +8,9 @@ BIN := .venv/bin
 train: .venv/ready
 	$(BIN)/python scripts/train.py $(ARGS)
 
-# A file of tests is one process's; each computes on one core.
+# Each process computes on one core.
 test: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 # What people look at, in a real Chromium: TensorBoard and the report.
 test-browser: .venv/browser

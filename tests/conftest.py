@@ -31,15 +31,19 @@ CONFIGS = PROJECT / "configs"
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
-# Files that take long, the longest first: with several processes, none of them is begun last.
-LONG = ["test_readme.py", "test_sweep.py", "test_benchmarks.py", "test_experiments.py", "test_resume.py"]
-LONG += ["test_invariants.py", "test_commands.py"]
+# Tests that take long come first, one by one, to whichever process is free; those of any other file stay together,
+# because they share what was trained for them.
+SPREAD = ["test_benchmarks.py", "test_experiments.py", "test_readme.py", "test_invariants.py", "test_mistakes.py"]
+LONG = [*SPREAD[:3], "test_sweep.py", "test_resume.py", "test_commands.py"]
 
 
 def pytest_collection_modifyitems(items):
-    """Puts the tests of long files first."""
+    """Puts tests in order, and together."""
     rank = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
+    for item in items:
+        if item.path.name not in SPREAD:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 def configure(*overrides: str) -> DictConfig:

@@ -58,7 +58,7 @@ def learnt_rows(theta: Tensor, selected: Sequence[bool]) -> Figure:
     """θ (C, H, W) as a picture."""
     figure = new_figure(4.6, 4.0)
     axes = figure.subplots()
-    figure.subplots_adjust(left=0.13, right=0.82, bottom=0.12, top=0.92)
+    figure.subplots_adjust(left=0.13, right=0.78, bottom=0.12, top=0.92)
     image = draw_theta(axes, theta, selected, float(theta.abs().max()))
     axes.set_title("θ, what the rows have learnt to add", fontsize=10, y=1.01)
     axes.set_ylabel("image row (0 = top)")
