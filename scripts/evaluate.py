@@ -9,7 +9,7 @@ from hydra import compose, initialize_config_dir
 
 from rowgrad.errors import UserError, tell_mistakes_plainly
 from rowgrad.training.command import configs_folder
-from rowgrad.training.settings import trusting
+from rowgrad.training.targets import trusting
 
 
 def main() -> None:

@@ -37,6 +37,7 @@ SPREAD = ["test_benchmarks.py", "test_experiments.py", "test_readme.py", "test_i
 LONG = [*SPREAD[:3], "test_sweep.py", "test_resume.py", "test_commands.py"]
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items):
     """Puts tests in order, and together."""
     rank = {name: place for place, name in enumerate(LONG)}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, OmegaConf
 
 from rowgrad.errors import UserError
-from rowgrad.files import PART, read_json, write_whole
+from rowgrad.files import PART, read_json, shown, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -115,7 +115,7 @@ class RunFolder(Folder):
 
     @contextmanager
     def held(self) -> Generator[None]:
-        """Inside, the folder is this process's alone. It is made where it is not there.
+        """Inside, the folder is this process's alone. It is made where it is not there, and goes if it stays empty.
 
         Raises:
             BusyError: another process trains in it.
@@ -127,13 +127,14 @@ class RunFolder(Folder):
         try:
             lock.acquire()
         except Timeout:
-            raise BusyError(f"{self} is being trained by another process.") from None
+            raise BusyError(f"{shown(self.path)} is being trained by another process.") from None
         try:
             yield
         finally:
             if lock.lock_counter == 1:
                 self.lock_file.unlink(missing_ok=True)  # whoever waits for it sees that, and takes a new one
             lock.release()
+            self.leave_if_empty()
 
     def claim(self, config: DictConfig, *, resume: bool) -> None:
         """Makes the folder this run's own by writing its config: no two runs ever share one.

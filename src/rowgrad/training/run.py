@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.panel import Panel
 
@@ -20,8 +21,9 @@ from rowgrad.results.run import Run, read_checkpoint
 from rowgrad.scenario.settings import ScenarioSettings
 from rowgrad.training.build import build
 from rowgrad.training.checkpoints import Checkpoints, newest_good
-from rowgrad.training.settings import KNOWN_TARGETS, read_settings
+from rowgrad.training.settings import read_settings
 from rowgrad.training.stops import FiniteLoss, GracefulStop
+from rowgrad.training.targets import KNOWN
 from rowgrad.training.trainer import be_quiet, lightning_trainer, make_trainer
 from rowgrad.watch.events import announce, event_file, write_outcome
 from rowgrad.watch.recorder import recorder_of
@@ -60,8 +62,8 @@ def train_run(
     Raises:
         UserError: a mistake in the config or the data, or another process that trains in the folder.
     """
-    training = Training(config, settings or read_settings(config), folder, resume=resume)
-    with folder.held() if training.trainer.is_global_zero else nullcontext():
+    with folder.held() if rank_zero_only.rank == 0 else nullcontext():
+        training = Training(config, settings or read_settings(config), folder, resume=resume)
         training.open()
         training.fit()
         training.close()
@@ -206,7 +208,7 @@ def load_run(
     for needed in (checkpoint, folder.config_file):
         if not needed.is_file():
             raise UserError(f"{path} is not a run's folder or checkpoint: there is no {needed}.")
-    settings = read_settings(folder.read_config(), targets=KNOWN_TARGETS if targets is None else targets)
+    settings = read_settings(folder.read_config(), targets=KNOWN if targets is None else targets)
     if scenario is not None:
         settings = replace(settings, scenario=ScenarioSettings.read(scenario))
     data, module = build(settings, trained=True)

@@ -25,6 +25,7 @@ from rowgrad.data.settings import DataSettings
 from rowgrad.errors import UserError
 from rowgrad.model.settings import ModelSettings, OptimizerSettings
 from rowgrad.scenario.settings import CorruptionSettings, ScenarioSettings
+from rowgrad.training.targets import named_by, read_packages
 from rowgrad.watch.settings import HistogramsSettings, PicturesSettings, RecorderSettings
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "64-true", "16-true", "bf16-true")
 LIMIT = Limit(lambda value: value == -1 or whole(1).fits(value), "a whole number of at least 1, or -1 for no limit")
-# What the config of a run's folder, which may come from anybody, may name as a _target_.
-KNOWN_TARGETS = ("rowgrad.*", "torch.*", "torchmetrics.*", "torchvision.transforms.v2.*", "lightning.pytorch.*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,10 +114,7 @@ class RunSettings(Settings):
 
     seed: int = setting(0, whole(0), "of the network's first weights, batches, and all that is random")
     resume: str | None = setting(None, or_null(text("a run's folder")), "a run's folder: it goes on where it stopped")
-    trust: Sequence[str] = setting(
-        [], Limit(lambda v: isinstance(v, Sequence) and all(isinstance(n, str) for n in v), "a list of packages"),
-        "packages of yours that the config of a run's folder may name",
-    )  # fmt: skip
+    trust: Sequence[str] = setting([], read_packages, "packages of yours that the config of a run's folder may name")
     data: DataSettings = part(DataSettings)
     corruption: CorruptionSettings = part(CorruptionSettings)
     scenario: ScenarioSettings = part(ScenarioSettings)
@@ -151,29 +147,7 @@ def read_settings(config: DictConfig, *, targets: Sequence[str] | None = None) -
         UserError: the first value that is not accepted.
     """
     values = plain(config)
-    return replace(RunSettings.read(values), targets=packages_named(values) if targets is None else tuple(targets))
-
-
-def packages_named(node: Any) -> tuple[str, ...]:
-    """Patterns of the packages that the `_target_`s of a config are in, and of those that are known."""
-    found = dict.fromkeys(KNOWN_TARGETS)
-
-    def walk(node: Any) -> None:
-        if isinstance(node, Mapping):
-            if isinstance(node.get("_target_"), str):
-                found[node["_target_"].partition(".")[0] + ".*"] = None
-            node = list(node.values())
-        if isinstance(node, list):
-            for part_ in node:
-                walk(part_)
-
-    walk(node)
-    return tuple(found)
-
-
-def trusting(packages: Sequence[str]) -> tuple[str, ...]:
-    """Patterns of what the config of a run's folder may name where a person trusts some packages."""
-    return (*KNOWN_TARGETS, *(f"{package}.*" for package in packages))
+    return replace(RunSettings.read(values), targets=named_by(values) if targets is None else tuple(targets))
 
 
 GROUPS = (DataSettings, CorruptionSettings, ScenarioSettings, ModelSettings, OptimizerSettings, TrainerSettings)

@@ -72,7 +72,7 @@ def draw_heatmap(axes: Axes, steps: Tensor, norms: Tensor, selected: Sequence[bo
 
 def draw_scale(axes: Axes, colors: ScalarMappable, label: str) -> None:
     """A colour scale on the right of a panel. matplotlib's own makes hundreds of ticks, a third of a picture's time."""
-    low, high = float(colors.norm.vmin or 0), float(colors.norm.vmax or 1)
+    low, high = colors.get_clim()
     ticks = np.linspace(low, high, 5)
     if isinstance(colors.norm, LogNorm):
         powers = 10.0 ** np.arange(np.ceil(np.log10(low)), np.floor(np.log10(high)) + 1)

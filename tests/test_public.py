@@ -1,0 +1,128 @@
+"""The public face: what `import rowgrad` offers, in a notebook and beside the command line."""
+
+import json
+
+import pytest
+import torch
+from conftest import LIGHT, PROJECT, command, norms, start
+from test_resume import wait_for
+
+import rowgrad
+from rowgrad.errors import UserError
+
+QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null"]
+TRAIN = PROJECT / "scripts" / "train.py"
+
+
+def test_importing_it_imports_nothing_heavy(tmp_path):
+    code = "import sys, rowgrad; print(sorted({'torch', 'lightning', 'numpy', 'hydra'} & set(sys.modules) - {'hydra'}))"
+    assert command("-c", code, cwd=tmp_path, imports=LIGHT).stdout == "[]\n"
+
+
+def test_every_public_name_is_there_and_no_other():
+    assert {"RowGradientRecorder", "Scenario", "train", "open_run"} <= set(rowgrad.__all__)
+    assert all(getattr(rowgrad, name).__doc__ for name in rowgrad.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = rowgrad.nothing
+
+
+def test_a_run_can_be_trained_opened_and_drawn_in_a_notebook(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = rowgrad.train(*QUICK, "scenario=augment", "seed=3", "trainer.max_steps=4")
+    assert run.folder.path.parent == tmp_path / "logs" / "augment"
+    again = rowgrad.open_run(str(run.folder))
+    for opened in (run, again):
+        assert opened.steps.tolist() == [0, 1, 2, 3]
+        assert opened.norms["row_grad_norm"].equal(norms(run.folder.path, "row_grad_norm"))
+        assert opened.summary == json.loads((run.folder.path / "summary.json").read_text())
+        assert (opened.status, opened.seed, opened.height) == ("done", 3, 28)
+        assert opened.theta.shape == (1, 28, 28)
+        assert set(opened.figures()) == {"row_gradients", "learnt_rows"}
+    longer = rowgrad.train(f"resume={run.folder}", "trainer.max_steps=6")
+    assert longer.steps.tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_mistake_in_a_notebook_is_an_exception_in_plain_words(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"scenario\.rows=28 is out of range"):
+        rowgrad.train("data=digits", "scenario.rows=28")
+    with pytest.raises(UserError, match="nowhere is not a run's folder"):
+        rowgrad.open_run("nowhere")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_scenario_can_be_used_by_itself():
+    scenario = rowgrad.Scenario.of(rows=0, operation="shift 1", height=2)
+    images = torch.zeros(1, 1, 2, 3, requires_grad=True)
+    from rowgrad.randomness import Draw
+
+    scenario(images, Draw(0, 0)).sum().backward()
+    assert images.grad.tolist() == [[[[0.0] * 3, [1.0] * 3]]]
+
+
+def test_the_module_is_the_script(tmp_path):
+    for launcher in (TRAIN, PROJECT / "src" / "rowgrad" / "__main__.py"):
+        result = command(
+            launcher, *QUICK, "seed=2", "trainer.max_steps=2", f"hydra.run.dir={launcher.stem}", cwd=tmp_path
+        )
+        assert result.returncode == 0, result.stderr
+    files = [(tmp_path / name / "row_gradients.csv").read_bytes() for name in ("train", "__main__")]
+    assert files[0] == files[1]
+
+
+def test_help_says_what_every_key_means_and_what_it_is_without_being_typed(tmp_path):
+    from rowgrad.training.settings import OFFERED
+
+    result = command(TRAIN, "--help", cwd=tmp_path, imports=LIGHT)
+    assert "scenario: augment, baseline, modify, visualize" in result.stdout
+    for part in OFFERED:
+        for name in part.defaults():
+            (line,) = (line for line in result.stdout.splitlines() if line.startswith(f"{part.full_key(name)}="))
+            assert part.parts()[name].metadata["words"] in line
+
+
+def test_a_second_process_in_a_runs_folder_is_told_so_and_the_first_goes_on(tmp_path):
+    run = tmp_path / "run"
+    first = start(
+        TRAIN, *QUICK, "trainer.max_epochs=60", "callbacks.checkpoints.every=5", "hydra.run.dir=run", cwd=tmp_path
+    )
+    wait_for(first, (run / "checkpoints" / "previous.ckpt").is_file)
+    assert (run / ".lock").exists()
+    second = command(TRAIN, "resume=run", cwd=tmp_path)
+    assert second.returncode == 1
+    assert second.stderr == "Cannot train: run is being trained by another process.\n"
+    assert first.wait(timeout=120) == 0
+    assert len(norms(run, "row_grad_norm")) == 660
+    assert not (run / ".lock").exists()
+
+
+@pytest.mark.parametrize("typed", ["scenario.rows=28", "data.batch_size=1298", "resume=nowhere", "+trainer.foo=1"])
+def test_a_start_that_fails_says_one_line_and_leaves_nothing_behind(tmp_path, typed):
+    result = command(TRAIN, *([] if typed.startswith("resume") else QUICK), typed, cwd=tmp_path)
+    assert result.returncode == 1
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stderr.startswith("Cannot train: ")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_was_there_is_left_there(tmp_path):
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "mine.txt").write_text("mine")
+    assert command(TRAIN, *QUICK, "scenario.rows=28", cwd=tmp_path).returncode == 1
+    assert [path.name for path in tmp_path.rglob("*")] == ["logs", "mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ("+nonsense=1", "nonsense is unknown. Accepted: seed, resume, trust, data, "),
+        ("+sead=1", "sead is unknown; did you mean seed?"),
+        ("+scenario.detatch=false", "scenario.detatch is unknown; did you mean detach? Accepted: name, rows, "),
+        ("+callbacks.recorder.evry=2", "callbacks.recorder.evry is unknown; did you mean every?"),
+        ("model.network=null", "model.network=None is not a group of settings."),
+        ("callbacks.histograms=none", "callbacks.histograms=none is not a _target_ with its arguments, or null."),
+    ],
+)
+def test_a_key_that_there_is_not_is_never_accepted_in_silence(tmp_path, typed, words):
+    result = command(TRAIN, *QUICK, typed, cwd=tmp_path, imports=LIGHT)
+    assert result.stderr.startswith(f"Cannot train: {words}")
