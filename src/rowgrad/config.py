@@ -14,7 +14,7 @@ take `detach: 1` for true and `checkpoint: 3` for a folder. Nothing heavy is imp
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
@@ -169,8 +169,3 @@ def explain(*parts: type[Settings]) -> str:
             lines.append((f"{part.full_key(name)}={typed}", part.parts()[name].metadata["words"]))
     width = min(max(len(key) for key, _ in lines), 44)
     return "\n".join(f"{key:{width}}  {words}" for key, words in lines)
-
-
-def contains_only(options: Sequence[str], value: Any) -> bool:
-    """Whether a value is a list of one or more of some words."""
-    return isinstance(value, Sequence) and bool(value) and not isinstance(value, str) and set(value) <= set(options)

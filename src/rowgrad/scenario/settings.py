@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rowgrad.config import BOOLEAN, FINITE, NOT_NEGATIVE, Settings, number, one_of, or_null, setting, text, whole
 from rowgrad.errors import UserError
-from rowgrad.scenario.operations import read_operation
+from rowgrad.scenario.operations import ACCEPTED, read_operation
 from rowgrad.scenario.rows import Rows, read_rows
 
 if TYPE_CHECKING:
@@ -20,13 +20,15 @@ class ScenarioSettings(Settings, key="scenario"):
 
     name: str = setting("custom", text("a name"), "what the scenario is called")
     rows: Rows = setting("none", read_rows, "the selected rows: all, none, 5, -1, 0:14, ::2, or a list of these")
-    operation: Any = setting("none", read_operation, "a name and its numbers (shift 1), or a torchvision v2 transform")
+    operation: Any = setting("none", read_operation, ACCEPTED)
     probability: float = setting(
         1.0, number("from 0 to 1", lambda v: 0 <= v <= 1), "chance, for each image, that the operation is used"
     )
     detach: bool = setting(True, BOOLEAN, "whether the operation's input is detached")
     route: str = setting(
-        "replace", one_of("replace", "observe", "exclude"), "who gets the result: network, observers, observers (black)"
+        "replace",
+        one_of("replace", "observe", "exclude"),
+        "the result goes into the network, to observers only, or to observers while the network sees black",
     )
     when: str = setting("train", one_of("train", "train and eval"), "in which phase")
     from_step: int = setting(0, whole(0), "at work from this optimizer step on")

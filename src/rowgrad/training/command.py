@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from hydra import compose, initialize_config_dir
@@ -54,14 +54,10 @@ def train(*overrides: str) -> Run:
         config = compose("train", list(overrides), return_hydra_config=True)
     folder = RunFolder(Path(config.hydra.run.dir).absolute())
     del config.hydra
-    resume = config.resume is not None
-    config, settings = config_to_train(config, folder, overrides)
+    _train_unless_finished(config, folder, overrides)
 
     from rowgrad.results.run import Run
-    from rowgrad.training.run import train_run
 
-    if not (resume and describe_finished(folder, config)):
-        train_run(config, folder, settings=settings, resume=resume)
     return Run(folder)
 
 
@@ -73,24 +69,26 @@ def _job(config: DictConfig) -> float | None:
     if job.mode == RunMode.MULTIRUN:
         return run_job(config, job)
     try:
-        return _run(config, folder, job.overrides.task)
+        summary = _train_unless_finished(config, folder, job.overrides.task)
     except Exception as error:
         folder.leave_if_empty()
         end_on_mistake(error)  # here and not by Hydra, which would put a line of its own before ours
         raise
+    if summary.get("status") == "interrupted":
+        sys.exit(INTERRUPTED)
+    return None
 
 
-def _run(config: DictConfig, folder: RunFolder, overrides: Sequence[str]) -> None:
+def _train_unless_finished(config: DictConfig, folder: RunFolder, overrides: Sequence[str]) -> dict[str, Any]:
+    """What the run reports; nothing where it was finished before, which is said."""
     resume = config.resume is not None
     config, settings = config_to_train(config, folder, overrides)
-    if resume and (done := describe_finished(folder, config)):
-        print(done)
-        return
-
+    if resume and (words := describe_finished(folder, config)):
+        print(words)
+        return {}
     from rowgrad.training.run import train_run  # late, so that --help and typing mistakes answer at once
 
-    if train_run(config, folder, settings=settings, resume=resume)["status"] == "interrupted":
-        sys.exit(INTERRUPTED)
+    return train_run(config, folder, settings=settings, resume=resume)
 
 
 def main() -> None:

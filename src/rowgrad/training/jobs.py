@@ -201,7 +201,7 @@ def _attempt(config: DictConfig, job: HydraConf, folder: RunFolder) -> float | N
     try:
         _check_alone(config)
         settings = read_settings(config)
-        if list(folder.checkpoints):
+        if folder.checkpoints:
             config = folder.read_config()
             settings = read_settings(config, targets=settings.targets)
         elif settings.model.checkpoint is not None:

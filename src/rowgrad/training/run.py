@@ -62,7 +62,8 @@ def train_run(
     Raises:
         UserError: a mistake in the config or the data, or another process that trains in the folder.
     """
-    with folder.held() if rank_zero_only.rank == 0 else nullcontext():
+    first = getattr(rank_zero_only, "rank", 0) == 0  # of several processes, where there are
+    with folder.held() if first else nullcontext():
         training = Training(config, settings or read_settings(config), folder, resume=resume)
         training.open()
         training.fit()
