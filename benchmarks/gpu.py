@@ -32,7 +32,7 @@ CHECKS = {
 }
 QUICK = {
     "invariants": ["-m", "pytest", "-m", "gpu", "tests/test_invariants.py", "-k", "test_1 or test_2"],
-    "resume": ["tools/kill.py", "FOLDER", "--kills", "1", "data=digits", "trainer.max_epochs=6"],
+    "resume": ["tools/kill.py", "FOLDER", "--kills", "1", "data=digits", "trainer.max_epochs=4"],
 }
 
 

@@ -69,13 +69,17 @@ def device(request) -> str:
 
 
 @pytest.fixture
-def run(tmp_path, device):
-    """Trains in this process on real digits, a few steps, and returns the run's folder."""
+def run(tmp_path, device, request):
+    """Trains in this process on real digits, a few steps, and returns the run's folder.
+
+    Pictures take longer than the training, so they are drawn where they are looked at.
+    """
+    pictures = [] if request.module.__name__ == "test_pictures" else ["callbacks.pictures=null"]
 
     def run_(*overrides: str, name: str = "run") -> Path:
         basics = ["data=digits", "callbacks.progress=null", "trainer.deterministic=true"]
         basics.append(f"trainer.accelerator={device}")
-        train(configure(*basics, *overrides), tmp_path / name)
+        train(configure(*basics, *pictures, *overrides), tmp_path / name)
         return tmp_path / name
 
     return run_

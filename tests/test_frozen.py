@@ -11,7 +11,7 @@ from rowgrad.errors import UserError
 from rowgrad.training.run import evaluate, load_run
 
 TRAIN = PROJECT / "scripts" / "train.py"
-QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null"]
+QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null", "callbacks.pictures=null"]
 FROZEN = ["scenario=baseline", "corruption=row_shift", "model.freeze=true", "optimizer.rows_lr=0.05"]
 FROZEN += ["optimizer.schedule=constant"]
 

@@ -7,7 +7,7 @@
     CameraSettings(std=-1)  # UserError: camera.std=-1 is not a number of at least 0.
 
 A field's *reader* turns what was typed into what the program works with, once, or says what is accepted. Hydra gets the
-defaults as they would be typed, under `/settings/camera`. OmegaConf's own typed nodes are not used, because they would
+defaults as they would be typed, under `/settings`. OmegaConf's own typed nodes are not used, because they would
 take `detach: 1` for true and `checkpoint: 3` for a folder. Nothing heavy is imported.
 """
 
@@ -153,11 +153,9 @@ def plain(config: Any) -> Any:
     return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
 
 
-def offer_to_hydra(*parts: type[Settings]) -> None:
-    """Makes the defaults of some parts known to Hydra, as `/settings/<last word of the key>`, or `/settings/run`."""
-    for part in parts:
-        name = part.key.rpartition(".")[2] or "run"
-        ConfigStore.instance().store(group="settings", name=name, node=part.defaults())
+def offer_to_hydra(name: str, node: dict[str, Any]) -> None:
+    """Makes defaults known to Hydra, as `/settings/<name>`."""
+    ConfigStore.instance().store(group="settings", name=name, node=node)
 
 
 def explain(*parts: type[Settings]) -> str:

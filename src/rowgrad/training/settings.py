@@ -152,4 +152,5 @@ def read_settings(config: DictConfig, *, targets: Sequence[str] | None = None) -
 
 GROUPS = (DataSettings, CorruptionSettings, ScenarioSettings, ModelSettings, OptimizerSettings, TrainerSettings)
 OFFERED = (RunSettings, *GROUPS, *CALLBACKS)
-offer_to_hydra(*OFFERED)
+offer_to_hydra("run", RunSettings.defaults() | {kind.key: kind.defaults() for kind in GROUPS})
+offer_to_hydra("callbacks", {kind.key.rpartition(".")[2]: kind.defaults() for kind in CALLBACKS})
