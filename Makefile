@@ -10,7 +10,7 @@ train: .venv/ready
 
 # Each process computes on one core.
 test: .venv/ready
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadgroup --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --no-loadscope-reorder $(ARGS)
 
 # What people look at, in a real Chromium: TensorBoard and the report.
 test-browser: .venv/browser

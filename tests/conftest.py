@@ -15,6 +15,7 @@ import torch
 from forked import Forked, Nursery
 from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from xdist.scheduler import LoadScopeScheduling
 
 from rowgrad.folders import RunFolder
 from rowgrad.training.build import build as build_settings
@@ -37,14 +38,23 @@ SPREAD = ["test_benchmarks.py", "test_experiments.py", "test_readme.py", "test_i
 LONG = [*SPREAD[:3], "test_sweep.py", "test_resume.py", "test_commands.py"]
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
 def pytest_collection_modifyitems(items):
-    """Puts tests in order, and together."""
+    """Puts the tests of long files first."""
     rank = {name: place for place, name in enumerate(LONG)}
     items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
-    for item in items:
-        if item.path.name not in SPREAD:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
+class Scheduler(LoadScopeScheduling):
+    """Shares the tests out among several processes."""
+
+    def _split_scope(self, nodeid):
+        file = nodeid.partition("::")[0]
+        return nodeid if Path(file).name in SPREAD else file
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """xdist asks for it."""
+    return Scheduler(config, log)
 
 
 def configure(*overrides: str) -> DictConfig:
