@@ -98,7 +98,7 @@ def test_the_repair_needs_its_network_and_then_only_rows_that_learn_repair(tmp_p
     script, *arguments = making.split()
     made = command(PROJECT / script, *arguments, "data=digits", "trainer.max_epochs=8", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
-    found = sweep(tmp_path, *few, "trainer.max_epochs=12", "data.shift=0")
+    found = sweep(tmp_path, *few, "trainer.max_epochs=12", "data.shift=0", "callbacks.pictures=null")
     learning, broken_cut, healthy_cut, all_cut = (facts["test/acc"] for facts in found)
     assert learning > all_cut + 0.1
     assert healthy_cut > all_cut + 0.1
@@ -110,7 +110,12 @@ def test_the_repair_needs_its_network_and_then_only_rows_that_learn_repair(tmp_p
 
 def test_a_cut_row_moves_on_by_momentum_and_weight_decay_and_by_nothing_else(tmp_path):
     found = sweep(
-        tmp_path, "experiment=detach_is_not_freeze", "seed=0", "scenario.from_step=11", "trainer.max_epochs=2"
+        tmp_path,
+        "experiment=detach_is_not_freeze",
+        "seed=0",
+        "scenario.from_step=11",
+        "trainer.max_epochs=2",
+        "callbacks.pictures=null",
     )
     for facts, moves in zip(found, (True, True, False, True), strict=True):
         scalars = events(facts["folder"])
@@ -127,7 +132,12 @@ def test_straight_through_is_what_teaches_rows_before_a_quantisation(tmp_path):
     )
     assert made.returncode == 0, made.stderr
     found = sweep(
-        tmp_path, "experiment=straight_through", "seed=0", f"model.checkpoint={source}", "trainer.max_epochs=12"
+        tmp_path,
+        "experiment=straight_through",
+        "seed=0",
+        f"model.checkpoint={source}",
+        "trainer.max_epochs=12",
+        "callbacks.pictures=null",
     )
     none, none_through, alone, through = found
     assert none["test/acc"] == none_through["test/acc"]
