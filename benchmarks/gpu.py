@@ -31,7 +31,7 @@ CHECKS = {
     "resume": ["tools/kill.py", "FOLDER", "--kills", "6", "data=mnist", "trainer.deterministic=true"],
 }
 QUICK = {
-    "invariants": ["-m", "pytest", "-m", "gpu", "tests/test_invariants.py", "-k", "test_1 or test_2"],
+    "invariants": ["-m", "pytest", "-m", "gpu", "tests/test_invariants.py", "-k", "test_1_"],
     "resume": ["tools/kill.py", "FOLDER", "--kills", "1", "data=digits", "trainer.max_epochs=4"],
 }
 
