@@ -12,11 +12,10 @@ import torch
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
-from rich.panel import Panel
 
 from rowgrad.errors import UserError
 from rowgrad.folders import RunFolder
-from rowgrad.results.ending import describe_run
+from rowgrad.results.ending import describe_run, fallback_notice
 from rowgrad.results.run import Run, read_checkpoint
 from rowgrad.scenario.settings import ScenarioSettings
 from rowgrad.training.build import build
@@ -114,7 +113,7 @@ class Training:
                 recorder = recorder_of(self.trainer)
                 quantities = recorder.quantities if recorder is not None else []
                 announce(event_file(self.trainer), self.config, quantities, sentences, _versions())
-        self.console.print(*self._notice(), f"scenario       {self.module.sentence()}", sep="\n")
+        self.console.print(*fallback_notice(self.data), f"scenario       {self.module.sentence()}", sep="\n")
 
     def fit(self) -> None:
         """Trains, and tests where it was not stopped; reports how it ended, whatever comes."""
@@ -134,7 +133,9 @@ class Training:
     def close(self) -> None:
         """Prints what people want to know at the end."""
         if self.trainer.is_global_zero:
-            self.console.print(*self._notice(), describe_run(Run(self.folder), self.module.scenario), sep="\n")
+            self.console.print(
+                *fallback_notice(self.data), describe_run(Run(self.folder), self.module.scenario), sep="\n"
+            )
 
     def _report(self) -> None:
         """Writes how the run ended, to its summary and to TensorBoard."""
@@ -154,14 +155,6 @@ class Training:
             self.console.print(f"[bold red]{damaged} is damaged[/] and was set aside; going on from the one before.")
         begin = f"step {self.checkpoint.step}, {self.checkpoint.path.name}" if self.checkpoint else "the beginning"
         self.console.print(f"resuming from {begin}{'' if self.checkpoint else ': no checkpoint was written'}")
-
-    def _notice(self) -> list[Panel]:
-        """Says where nobody can miss it that other data are used; empty where they are not."""
-        if not self.data.missing:
-            return []
-        instead = f"Training on [bold]{self.data.name}[/] instead. data.fallback=null makes this an error."
-        title = "[bold]NOT THE DATA SET YOU ASKED FOR[/]"
-        return [Panel(f"{self.data.missing}\n{instead}", title=title, border_style="bold red")]
 
     def _circumstances(self) -> Summary:
         """What the run is made of: scenario, data, seed, device and versions."""
