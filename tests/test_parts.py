@@ -21,7 +21,9 @@ def test_a_row_norm_is_the_euclidean_length():
 
 def test_a_row_norm_is_over_channels_and_columns():
     gradients = torch.tensor([[[2.0, 0.0], [0.0, 0.0]], [[-2.0, 1.0], [0.0, 3.0]]])
-    assert row_norms(gradients).tolist() == [3, 3]  # sqrt(4 + 4 + 1); the sum of the channels would give 1 and 3
+    assert row_norms(gradients[None]).tolist() == [
+        [3, 3]
+    ]  # sqrt(4 + 4 + 1); the sum of the channels would give 1 and 3
 
 
 def test_a_tiny_gradient_does_not_pass_for_a_cut():

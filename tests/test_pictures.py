@@ -18,9 +18,7 @@ from torchvision import datasets
 from rowgrad.data.batches import Resident, TrainLoader
 from rowgrad.randomness import Draw
 from rowgrad.watch import drawing, figures
-from rowgrad.watch.events import layout
 from rowgrad.watch.pictures import Pictures
-from rowgrad.watch.quantities import find_quantity
 
 QUICK = ["data=digits", "callbacks.progress=null", "trainer.accelerator=cpu"]
 PICTURES = ["pictures/1_row_gradients", "pictures/2_digits", "pictures/3_learnt_rows"]
@@ -158,12 +156,21 @@ def batch_of(data, module):
     return next(iter(TrainLoader(Resident(data.dataset.train, data.dataset.greys(), module.device, 1), 24, seed=0)))
 
 
+def image_by_image(module, batch):
+    """What comes back through both taps for each image, of its own loss alone, and through the first in all."""
+    module.train()
+    module.training_draw = lambda _: Draw(0, 3)
+    for tap in (module.row, module.input):
+        tap.requires_grad = tap.per_image = True
+    module.training_step(batch, 0)["loss"].backward()
+    count = len(batch.images)
+    return module.row.image_gradients * count, module.input.image_gradients * count, module.row.gradient
+
+
 def test_per_image_gradients_are_each_images_own():
     data, module = build(configure("data=digits", "scenario=augment", "scenario.probability=1", "model=mlp"))
-    module.train()
-    module.training_draw = lambda _: Draw(0, 0)
     batch = batch_of(data, module)
-    of_rows, of_input = module.per_image_gradients(batch)
+    of_rows, of_input, _ = image_by_image(module, batch)
     for image, label, row_gradient, input_gradient in zip(batch.images, batch.labels, of_rows, of_input, strict=True):
         seen = image.clone()[None]
         seen[:, :, :14] += 1
@@ -176,20 +183,22 @@ def test_per_image_gradients_are_each_images_own():
 
 
 @pytest.mark.parametrize("model", [["model=cnn"], ["model=mlp", "model.network.dropout=0.4"]])
-def test_per_image_gradients_average_to_the_rows_gradient_and_leave_no_trace(model):
+def test_per_image_gradients_average_to_the_rows_gradient(model):
     data, module = build(configure("data=digits", "scenario=augment", "scenario.operation=noise 0.5", *model))
-    module.train()
-    module.training_draw = lambda _: Draw(0, 3)
-    batch = batch_of(data, module)
-    state = {name: value.clone() for name, value in module.state_dict().items()}
-    torch.manual_seed(5)
-    generator = torch.get_rng_state()
-    of_rows, _ = module.per_image_gradients(batch)
-    assert torch.get_rng_state().equal(generator)
-    assert all(value.equal(state[name]) for name, value in module.state_dict().items())
-    assert all(parameter.grad is None for parameter in module.parameters())
-    module.training_step(batch, 0)["loss"].backward()
-    torch.testing.assert_close(of_rows.mean(0)[0], module.theta.grad[0], rtol=1e-4, atol=1e-7)
+    of_rows, _, in_all = image_by_image(module, batch_of(data, module))
+    torch.testing.assert_close(of_rows.mean(0), module.theta.grad, rtol=1e-4, atol=1e-7)
+    assert in_all.equal(module.theta.grad)
+
+
+def test_histograms_are_of_an_images_own_loss_in_whatever_micro_batches(run):
+    basics = ["scenario=augment", "model=mlp", "callbacks.histograms.every=1", "trainer.max_steps=1"]
+    whole = watched(run(*basics, "data.batch_size=128", name="whole"))
+    part = watched(run(*basics, "data.batch_size=64", "trainer.accumulate_grad_batches=2", name="part"))
+    for tag in whole.Tags()["histograms"]:
+        (all_images,), (half,) = whole.Histograms(tag), part.Histograms(tag)
+        assert half.histogram_value.num * 2 == all_images.histogram_value.num
+        means = [event.histogram_value.sum / event.histogram_value.num for event in (all_images, half)]
+        assert means[1] == pytest.approx(means[0], rel=0.15)  # of other images; half or twice would be the wrong share
 
 
 def test_histograms_come_every_so_many_steps_and_count_images_times_rows(run):
@@ -272,15 +281,23 @@ def test_hyperparameters_are_logged_with_the_final_metrics(run):
 
 
 def test_custom_charts_are_those_that_the_recorder_feeds(run):
-    def titles(*overrides):
-        recorder = configure(*overrides).callbacks.recorder
-        return list(layout([find_quantity(name) for name in recorder.quantities] if recorder else [])["rowgrad"])
+    def titles(callbacks):
+        folder = run(f"callbacks={callbacks}", "callbacks.progress=null", "trainer.max_steps=2", name=callbacks)
+        (event,) = watched(folder).Tensors("custom_scalars__config__")
+        (category,) = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0]).category
+        return [chart.title for chart in category.chart]
 
-    assert len(titles()) == 8
-    assert [title for title in titles("callbacks=economy") if "input" in title.lower() or "Cut" in title] == []
-    assert titles("callbacks=silent") == [
+    assert [title.partition(":")[0] for title in titles("default")] == [
+        "What reaches each row",
+        "What arrives at the input",
+        "Mean row gradient",
+        "Mean input gradient",
+        "Cut fraction",
+        "Accuracy",
+        "How far each row moves",
+        "Loss",
+    ]
+    assert [title for title in titles("economy") if "input" in title.lower() or "Cut" in title] == []
+    assert titles("silent") == [
         "Accuracy: training batches, validation, test", "Loss: training batches, validation, test",
     ]  # fmt: skip
-    (event,) = watched(run()).Tensors("custom_scalars__config__")
-    written = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0])
-    assert [chart.title for chart in written.category[0].chart] == titles()

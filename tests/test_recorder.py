@@ -90,7 +90,7 @@ def test_a_failure_loses_no_completed_step(tmp_path):
         pl.Trainer(
             accelerator="cpu",
             max_epochs=1,
-            callbacks=[RowGradientRecorder(flush_every=4), FailAt(6)],
+            callbacks=[RowGradientRecorder(flush_every=4, folder=tmp_path), FailAt(6)],
             logger=TensorBoardLogger(tmp_path, name="tensorboard", version=""),
             default_root_dir=str(tmp_path),
             enable_checkpointing=False,
@@ -107,7 +107,7 @@ def test_a_failure_loses_no_completed_step(tmp_path):
     [
         ({"every": 0}, "callbacks.recorder.every=0 is not a whole number of at least 1"),
         ({"flush_every": 1.5}, "callbacks.recorder.flush_every=1.5"),
-        ({"quantities": ["norm"]}, "is not a list of one or more of row_grad_norm, input_grad_norm, row_update_norm"),
+        ({"quantities": ["norm"]}, "is not a list of one or more of input_grad_norm, row_grad_norm, row_update_norm"),
         ({"quantities": []}, "is not a list of one or more of"),
     ],
 )

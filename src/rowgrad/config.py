@@ -14,12 +14,10 @@ take `detach: 1` for true and `checkpoint: 3` for a folder. Nothing heavy is imp
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Self
-
-from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
 
 from rowgrad.errors import UserError, nearest
 
@@ -150,11 +148,17 @@ class Settings:
 
 def plain(config: Any) -> Any:
     """Lists, mappings and values in place of OmegaConf's, interpolations resolved."""
+    if "omegaconf" not in sys.modules:  # then it cannot be one of its own; the recorder does without it
+        return config
+    from omegaconf import OmegaConf
+
     return OmegaConf.to_container(config, resolve=True) if OmegaConf.is_config(config) else config
 
 
 def offer_to_hydra(name: str, node: dict[str, Any]) -> None:
     """Makes defaults known to Hydra, as `/settings/<name>`."""
+    from hydra.core.config_store import ConfigStore
+
     ConfigStore.instance().store(group="settings", name=name, node=node)
 
 

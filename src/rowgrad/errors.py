@@ -8,9 +8,6 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
-from omegaconf.errors import OmegaConfBaseException
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
@@ -27,10 +24,10 @@ class UserError(Exception):
     """A mistake in what was typed or in a file: names the key or the file and says what is accepted."""
 
 
-def nearest(word: str, options: Iterable[str]) -> str:
-    """A sentence's end: "; did you mean ...?", or a full stop where nothing is near."""
-    near = difflib.get_close_matches(word, list(options), n=1)
-    return f"; did you mean {near[0]}?" if near else "."
+def nearest(word: str, options: Iterable[str], most: int = 1) -> str:
+    """A sentence's end: "; did you mean ...?" with so many options at most, or a full stop where nothing is near."""
+    near = difflib.get_close_matches(word, list(options), n=most)
+    return f"; did you mean {' or '.join(near)}?" if near else "."
 
 
 def words_for(error: BaseException | None) -> str | None:
@@ -50,6 +47,11 @@ def words_for(error: BaseException | None) -> str | None:
 
 def _hydras_words(error: BaseException) -> str | None:
     """What Hydra and OmegaConf found wrong, shortened."""
+    if "hydra" not in sys.modules:  # the tap and the recorder do without it
+        return None
+    from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
+    from omegaconf.errors import OmegaConfBaseException
+
     reason, *details = str(error).splitlines() or [""]
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")

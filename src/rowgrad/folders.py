@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from omegaconf import DictConfig, OmegaConf
-
 from rowgrad.errors import UserError
 from rowgrad.files import PART, read_json, shown, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
+
+    from omegaconf import DictConfig
 
 
 class BusyError(UserError):
@@ -80,6 +80,8 @@ class RunFolder(Folder):
         Raises:
             UserError: there is none, or it is not a run's.
         """
+        from omegaconf import DictConfig, OmegaConf
+
         if not self.config_file.is_file():
             raise UserError(f"{key}{self} is not a run's folder: there is no {self.config_file}.")
         try:
@@ -142,6 +144,8 @@ class RunFolder(Folder):
         Raises:
             UserError: it holds a run already, and `resume` is not meant.
         """
+        from omegaconf import OmegaConf
+
         if self.holds_a_run and not resume:
             raise UserError(f"hydra.run.dir={self} already holds a run. resume={self} goes on with it.")
         write_whole(self.config_file, OmegaConf.to_yaml(config, resolve=True))

@@ -1,8 +1,9 @@
-"""The LightningModule: the camera's damage, row parameter θ, scenario, tap τ, network, loss.
+"""The LightningModule: the camera's damage, row parameter θ, scenario, taps, network, loss.
 
     u = corruption(x) + θ,  v = scenario(u),  z = v + τ,  L = mean cross-entropy(network(z), labels)
 
-θ taps the gradient before the scenario's cut and τ after it; broadcasting sums both over the batch.
+The tap `row` keeps what reaches θ, before the scenario's cut, and `input` what arrives at the network, after it. The
+latter is τ, which is always zero and never learnt.
 """
 
 from __future__ import annotations
@@ -12,12 +13,12 @@ from typing import TYPE_CHECKING, Self, cast
 import lightning.pytorch as pl
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
 from rowgrad.model.settings import ModelSettings
 from rowgrad.randomness import Draw
+from rowgrad.tap import RowTap, Watched
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -51,8 +52,8 @@ class RowClassifier(pl.LightningModule):
 
     Attributes:
         theta: θ, (C, H, W), zero at start, learnt.
-        tap: τ, (C, H, W), always zero, never learnt. Without `tap.requires_grad` (the recorder switches it on) it is
-            left out of the sum.
+        row: the tap before the scenario: ∂L/∂θ. The recorder switches the taps on.
+        input: the tap after it: ∂L/∂τ.
         trained: optimizer steps of the checkpoint that was loaded; evaluation goes by them.
     """
 
@@ -79,7 +80,8 @@ class RowClassifier(pl.LightningModule):
         self.seed = seed
         self.trained = 0
         self.theta = nn.Parameter(torch.zeros(shape.channels, shape.height, shape.width))
-        self.tap = nn.Parameter(torch.zeros_like(self.theta), requires_grad=False)
+        self.row, self.input = RowTap().requires_grad_(False), RowTap().requires_grad_(False)
+        self.watched = Watched(("row", "input"), scenario.selected.tolist(), ("loss", "acc"))
         measured = {"acc": MulticlassAccuracy(shape.classes, average="micro"), **(metrics or {})}
         self.metrics = nn.ModuleDict(
             {
@@ -99,8 +101,8 @@ class RowClassifier(pl.LightningModule):
     def forward(self, images: Tensor, draw: Draw) -> Tensor:
         """Normalised images x (B, C, H, W) -> logits (B, classes)."""
         step = draw.step if self.training else max(self.trained, self.global_step, 1) - 1
-        seen = self.scenario(self.corruption(images) + self.theta, draw, step)
-        return self.network(seen + self.tap if self.tap.requires_grad else seen)
+        rows = self.row(self.corruption(images) + self.theta)
+        return self.network(self.input(self.scenario(rows, draw, step)))
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The micro-batch's share of the loss and the accuracy of one optimizer step."""
@@ -114,30 +116,6 @@ class RowClassifier(pl.LightningModule):
     def training_draw(self, batch: Batch, steps_ago: int = 0) -> Draw:
         """The randomness of a batch in the optimizer step that is due, or of one that was `steps_ago`."""
         return Draw(self.seed, self.global_step - steps_ago, batch.first)
-
-    def per_image_gradients(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """What each image of a training batch contributes to its rows' gradient and to the input gradient.
-
-        One pass more, which leaves no trace: no gradient, no statistics of batch normalisation, no random number that
-        training would have had.
-
-        Returns:
-            ∂ΣL/∂u and ∂ΣL/∂z, (B, C, H, W) each, where ΣL is the sum over the batch: their means over the images are
-            ∂L/∂θ and ∂L/∂τ of this batch.
-        """
-        buffers = {name: buffer.clone() for name, buffer in self.network.named_buffers()}
-        device = [self.device] if self.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=device):
-            images = (self.corruption(batch.images) + self.theta).detach().requires_grad_()
-            seen = self.scenario(images, self.training_draw(batch))
-            logits = functional_call(self.network, buffers, (seen,))
-        loss = cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing, reduction="sum")
-        of_images, of_seen = torch.autograd.grad(loss, (images, seen))
-        return of_images, of_seen
-
-    def on_before_zero_grad(self, optimizer: Optimizer) -> None:
-        """Clears τ's gradient, which no optimizer does."""
-        self.tap.grad = None
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Logs `val/loss`, `val/acc` and the other metrics."""
@@ -173,7 +151,7 @@ class RowClassifier(pl.LightningModule):
         return " ".join(filter(None, [self.scenario.sentence(), self.corruption.sentence(), frozen]))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """θ and the network's weights. τ is left out."""
+        """θ and the network's weights."""
         # Asked for after the first step only: Lightning would make the loader now, before a checkpoint gives it its
         # position, and would then never give it.
         clips = self.trainer.gradient_clip_val and self.trainer.precision in {"16-mixed", "bf16-mixed"}

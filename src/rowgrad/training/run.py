@@ -6,10 +6,11 @@ import platform
 from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 
@@ -24,7 +25,9 @@ from rowgrad.training.settings import read_settings
 from rowgrad.training.stops import FiniteLoss, GracefulStop
 from rowgrad.training.targets import KNOWN
 from rowgrad.training.trainer import be_quiet, lightning_trainer, make_trainer
-from rowgrad.watch.events import announce, event_file, write_outcome
+from rowgrad.watch.about import announce, hyperparameters, write_outcome
+from rowgrad.watch.events import add_layout, layout
+from rowgrad.watch.outlets import writers
 from rowgrad.watch.recorder import recorder_of
 
 if TYPE_CHECKING:
@@ -37,7 +40,6 @@ if TYPE_CHECKING:
     from rowgrad.data.datamodule import ImageData
     from rowgrad.model.classifier import RowClassifier
     from rowgrad.training.settings import RunSettings
-    from rowgrad.watch.events import Logger
 
 Summary = dict[str, Any]
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "tensorboard", "rowgrad")
@@ -98,6 +100,8 @@ class Training:
         self.stop, self.timer = GracefulStop(), Timer()
         purge_step = (self.checkpoint.step if self.checkpoint else 0) if resume else None
         self.trainer = make_trainer(settings, folder, [self.timer, self.stop, FiniteLoss()], purge_step)
+        if (recorder := recorder_of(self.trainer)) is not None:
+            recorder.check(self.module)
         self.console = Console(quiet=not self.trainer.is_global_zero, soft_wrap=True)
         self.summary: Summary = {"status": "failed"} | self._circumstances()
 
@@ -108,12 +112,20 @@ class Training:
             if self.resume:
                 self._set_aside_damaged()
             if self.checkpoint is None:
-                missing = [self.data.missing] if self.data.missing else []
-                sentences = [self.module.sentence(), *missing, f"Data set: {self.data.name}."]
-                recorder = recorder_of(self.trainer)
-                quantities = recorder.quantities if recorder is not None else []
-                announce(event_file(self.trainer), self.config, quantities, sentences, _versions())
+                self._announce()
         self.console.print(*fallback_notice(self.data), f"scenario       {self.module.sentence()}", sep="\n")
+
+    def _announce(self) -> None:
+        """Tells the loggers what the run is."""
+        missing = [self.data.missing] if self.data.missing else []
+        sentences = [self.module.sentence(), *missing, f"Data set: {self.data.name}."]
+        for writer in writers(self.trainer):
+            announce(writer, self.config, sentences, _versions())
+            if recorder_of(self.trainer) is None:  # which writes its own
+                add_layout(writer, layout([], cut=False, selected=False, curves=True))
+        for logger in self.trainer.loggers:
+            if not isinstance(logger, TensorBoardLogger):
+                logger.log_hyperparams(hyperparameters(self.config))
 
     def fit(self) -> None:
         """Trains, and tests where it was not stopped; reports how it ended, whatever comes."""
@@ -144,8 +156,9 @@ class Training:
         if trainer.is_global_zero:
             self.summary["cut_fraction"] = Run(self.folder).cut_fraction
             self.folder.write_summary(self.summary)
-            write_outcome(event_file(trainer), self.summary, trainer.global_step)
-            cast("Logger", trainer.logger).finalize("success")
+            for writer in writers(trainer):
+                write_outcome(writer, self.summary, trainer.global_step)
+                writer.close()
 
     def _set_aside_damaged(self) -> None:
         """Moves what cannot be read out of the way of new checkpoints; says where the run goes on."""

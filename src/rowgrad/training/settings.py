@@ -87,16 +87,16 @@ class CheckpointsSettings(Settings, key="callbacks.checkpoints"):
 CALLBACKS = (RecorderSettings, PicturesSettings, HistogramsSettings, CheckpointsSettings)
 
 
-def read_callbacks(value: Any, key: str) -> dict[str, Mapping[str, Any] | None]:
-    """The callbacks by their names: None for those that are switched off, else `_target_` and arguments."""
-    callbacks = GROUP(value, key)
+def read_parts(value: Any, key: str) -> dict[str, Mapping[str, Any] | None]:
+    """Callbacks or loggers by their names: None for those that are switched off, else `_target_` and arguments."""
+    parts = {} if value is None else GROUP(value, key)
     known = {part.key: part for part in CALLBACKS}
-    for name, node in callbacks.items():
+    for name, node in parts.items():
         if node is not None and not (isinstance(node, Mapping) and "_target_" in node):
             raise UserError(f"{key}.{name}={node} is not a _target_ with its arguments, or null.")
         if node is not None and f"{key}.{name}" in known and str(node["_target_"]).startswith("rowgrad."):
             known[f"{key}.{name}"].read({argument: v for argument, v in node.items() if argument != "_target_"})
-    return callbacks
+    return parts
 
 
 def part(kind: type[Settings]) -> Any:
@@ -121,7 +121,8 @@ class RunSettings(Settings):
     model: ModelSettings = part(ModelSettings)
     optimizer: OptimizerSettings = part(OptimizerSettings)
     trainer: TrainerSettings = part(TrainerSettings)
-    callbacks: dict[str, Any] = setting({}, read_callbacks, "what watches")
+    callbacks: dict[str, Any] = setting({}, read_parts, "what watches")
+    logger: dict[str, Any] = setting({}, read_parts, "where it is logged")
     targets: Sequence[str] = setting((), Limit(lambda v: isinstance(v, tuple), "something that one types"), "")
 
     @classmethod

@@ -15,7 +15,6 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rowgrad.errors import UserError
 from rowgrad.training.build import make_target
 from rowgrad.training.checkpoints import AtomicCheckpointIO
-from rowgrad.watch.events import Logger
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -67,15 +66,21 @@ def make_trainer(
     Raises:
         UserError: an argument that there is not, or a device that cannot be had.
     """
-    named = {f"callbacks.{name}": node for name, node in settings.callbacks.items() if node is not None}
-    watchers = [make_target(node, key, settings.targets) for key, node in named.items()]
-    purge: dict[str, Any] = {} if purge_step is None else {"purge_step": purge_step}
+    offered = {"folder": folder.path, "save_dir": str(folder), "purge_step": purge_step}
+    watchers, loggers = (
+        [
+            make_target(node, f"{key}.{name}", settings.targets, offered)
+            for name, node in nodes.items()
+            if node is not None
+        ]
+        for key, nodes in (("callbacks", settings.callbacks), ("logger", settings.logger))
+    )
     arguments = {"profiler": Unprofiled(), **settings.trainer.arguments()}
     return lightning_trainer(
         settings,
         arguments,
         callbacks=[*watchers, *callbacks],
-        logger=Logger(folder.path, name=folder.events.name, version="", default_hp_metric=False, **purge),
+        logger=loggers or False,
         default_root_dir=str(folder),
         plugins=[AtomicCheckpointIO()],
         # Lightning would add its own where there are none.

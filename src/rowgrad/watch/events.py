@@ -1,24 +1,23 @@
-"""TensorBoard's event file: how it is written fast, which charts there are, what the run is, how it ended."""
+"""TensorBoard's event file: how it is written fast, and which charts there are."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import google_crc32c
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from omegaconf import DictConfig, OmegaConf
 from tensorboard.compat.proto import summary_pb2
 from tensorboard.summary.writer import record_writer
-from torch.utils.tensorboard.summary import hparams
 
-from rowgrad.model.classifier import RowClassifier
+from rowgrad.folders import RunFolder
 from rowgrad.watch.quantities import ARRIVES, REACHES
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import lightning.pytorch as pl
     from torch import Tensor
     from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
 
@@ -26,9 +25,6 @@ if TYPE_CHECKING:
 
 # Made at import, so type checkers do not see it.
 EventSummary: Any = getattr(summary_pb2, "Summary")  # noqa: B009
-
-# Final metrics in the HParams tab -> where summary.json has them.
-FINAL = {"test/acc": "test/acc", "test/loss": "test/loss", "grad_flow/mean_cut_fraction": "cut_fraction"}
 
 
 def masked_crc32c(data: bytes) -> int:
@@ -38,15 +34,17 @@ def masked_crc32c(data: bytes) -> int:
 
 
 class Logger(TensorBoardLogger):
-    """Lightning's logger with fast checksums, and without its `epoch` chart, which would stand before all others.
+    """Lightning's logger without its `epoch` chart, which would stand before all others.
 
-    TensorBoard's own checksum is a loop in Python over every byte. It takes 0.8 ms for a step's norms and holds the
-    lock that the training loop needs; this one takes a microsecond.
+    Args:
+        save_dir: the run's folder.
+        purge_step: events from this step on are taken back.
     """
 
-    def __init__(self, *arguments: Any, **others: Any) -> None:
-        super().__init__(*arguments, **others)
-        setattr(record_writer, "masked_crc32c", masked_crc32c)  # noqa: B010  (types differ in what theirs leaves out)
+    def __init__(self, save_dir: str, purge_step: int | None = None) -> None:
+        purge: dict[str, Any] = {} if purge_step is None else {"purge_step": purge_step}
+        name = RunFolder(Path(save_dir)).events.name
+        super().__init__(save_dir, name=name, version="", default_hp_metric=False, **purge)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -55,9 +53,14 @@ class Logger(TensorBoardLogger):
 
 
 class StepEvents:
-    """One event for each step, which is refilled: making 88 values anew takes longer than writing them."""
+    """One event for each step, which is refilled: making 88 values anew takes longer than writing them.
+
+    TensorBoard's own checksum is a loop in Python over every byte. It takes 0.8 ms for a step's norms and holds the
+    lock that the training loop needs; this one takes a microsecond.
+    """
 
     def __init__(self, writer: SummaryWriter, tags: Sequence[str]) -> None:
+        setattr(record_writer, "masked_crc32c", masked_crc32c)  # noqa: B010  (types differ in what theirs leaves out)
         self._file = _file(writer)
         self._summary = EventSummary(value=[EventSummary.Value(tag=tag) for tag in tags])
         self._slots = list(self._summary.value)
@@ -78,98 +81,39 @@ def add_pictures(writer: SummaryWriter, pictures: Mapping[str, bytes], step: int
     _file(writer).add_summary(EventSummary(value=values), step)
 
 
-def event_file(trainer: pl.Trainer) -> Any:
-    """The run's event file."""
-    assert isinstance(trainer.logger, TensorBoardLogger), "rowgrad writes TensorBoard's own events"
-    return trainer.logger.experiment
+def add_record(writer: SummaryWriter, record: Any, step: int | None = None) -> None:
+    """Writes one of TensorBoard's own records."""
+    _file(writer).add_summary(record, step)
 
 
-def classifier(module: pl.LightningModule) -> RowClassifier:
-    """The module that is trained, as what it is."""
-    assert isinstance(module, RowClassifier)
-    return module
-
-
-def announce(
-    writer: SummaryWriter,
-    config: DictConfig,
-    quantities: Sequence[Quantity],
-    sentences: Sequence[str],
-    versions: dict[str, str],
-) -> None:
-    """Writes the layout of *Custom Scalars*, what the run is, and its hyperparameters.
+def layout(quantities: Sequence[Quantity], *, cut: bool, selected: bool, curves: bool) -> dict[str, str]:
+    """The charts of *Custom Scalars*: regular expressions of tags by their titles.
 
     Args:
-        writer: the run's event file.
-        config: the run's config, as `config.yaml` has it.
         quantities: what is recorded.
-        sentences: scenario and data, in plain words.
-        versions: of packages, by their names.
+        cut: whether a cut fraction is.
+        selected: whether means over selected rows are.
+        curves: whether there are accuracy and loss of training batches.
     """
-    writer.add_custom_scalars(layout(quantities))
-    table = ["| package | version |", "| --- | --- |", *(f"| {n} | {v} |" for n, v in versions.items())]
-    writer.add_text("about", "\n\n".join([*sentences, "\n".join(table)]))
-    resolved = OmegaConf.to_yaml(config, resolve=True)
-    writer.add_text("config", "\n".join("    " + line for line in resolved.splitlines()))  # four spaces: code
-    experiment, start, _ = hparams(hyperparameters(config), dict.fromkeys(FINAL, 0.0))
-    for record in (experiment, start):
-        _file(writer).add_summary(record)
-
-
-def write_outcome(writer: SummaryWriter, summary: Mapping[str, Any], step: int) -> None:
-    """Writes how the run ended, its final metrics and, where it is done, its end for *HParams*."""
-    facts = {name: value for name, value in summary.items() if name == "status" or "/" in name}
-    writer.add_text("outcome", "\n".join(f"- {name}: {value}" for name, value in facts.items()), step)
-    for tag, name in FINAL.items():
-        if tag != name and summary.get(name) is not None:
-            writer.add_scalar(tag, summary[name], step)
-    if summary["status"] == "done":
-        *_, end = hparams({}, {})
-        _file(writer).add_summary(end, step)
-
-
-def layout(quantities: Sequence[Quantity]) -> dict[str, dict[str, list[Any]]]:
-    """The charts of *Custom Scalars*: those that a recorder of some quantities feeds."""
-    names = [quantity.name for quantity in quantities]
-    charts = {quantity.chart: rf"{quantity.name}/row_\d+" for quantity in quantities if quantity.in_csv}
-    for name, words in {REACHES: "row", ARRIVES: "input"}.items():
+    names = {quantity.name for quantity in quantities}
+    rows = {quantity.chart: rf"{re.escape(quantity.name)}/row_\d+" for quantity in quantities}
+    charts = {quantity.chart: rows[quantity.chart] for quantity in quantities if quantity.in_csv}
+    for name, words in {REACHES: "row", ARRIVES: "input"}.items() if selected else ():
         if name in names:
             charts[f"Mean {words} gradient: selected, others"] = rf"grad_means/{name}_(selected|other)"
-    if {REACHES, ARRIVES} <= set(names):
+    if cut:
         charts["Cut fraction: share of ‖∂L/∂τ‖² that the cut stops"] = "grad_flow/cut_fraction"
-    charts["Accuracy: training batches, validation, test"] = "(train|val|test)/acc.*"
-    charts |= {quantity.chart: rf"{quantity.name}/row_\d+" for quantity in quantities if not quantity.in_csv}
-    charts["Loss: training batches, validation, test"] = "(train|val|test)/loss"
-    return {"rowgrad": {title: ["Multiline", [tags]] for title, tags in charts.items()}}
+    if curves:
+        charts["Accuracy: training batches, validation, test"] = "(train|val|test)/acc.*"
+    charts |= {chart: tags for chart, tags in rows.items() if chart not in charts}
+    if curves:
+        charts["Loss: training batches, validation, test"] = "(train|val|test)/loss"
+    return charts
 
 
-def hyperparameters(config: DictConfig) -> dict[str, str | float]:
-    """What tells one run from another in *HParams*: scenario, seed, sizes and rates."""
-    scenario = {
-        f"with {k}": _shown(v)
-        for k, v in config.scenario.items()
-        if k not in {"name", "rows", "detach"} and v is not None
-    }
-    return {
-        # TensorBoard shows the first five by the alphabet; the others can be switched on.
-        "detach": _shown(config.scenario.detach),
-        "lr": config.optimizer.lr,
-        "rows": _shown(config.scenario.rows),
-        "scenario": config.scenario.name,
-        "seed": config.seed,
-        "with rows_lr": config.optimizer.rows_lr,
-        "with weight_decay": config.optimizer.weight_decay,
-        "with batch_size": config.data.batch_size,
-        "with max_epochs": config.trainer.max_epochs,
-        "with data": config.data.name,
-        "with corruption": config.get("corruption", {}).get("name", "none"),
-        "with network": str(config.model.network.get("_target_", "")).rpartition(".")[2],
-        **scenario,
-    }
-
-
-def _shown(value: Any) -> str | float:
-    return value if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+def add_layout(writer: SummaryWriter, charts: Mapping[str, str]) -> None:
+    """Writes the charts of *Custom Scalars*, once a run: TensorBoard shows the first it finds."""
+    writer.add_custom_scalars({"rowgrad": {title: ["Multiline", [tags]] for title, tags in charts.items()}})
 
 
 def _file(writer: SummaryWriter) -> FileWriter:

@@ -12,12 +12,13 @@ if TYPE_CHECKING:
 
 
 def row_norms(gradients: Tensor) -> Tensor:
-    """‖g_r‖₂ of every row r, over channels and columns: (..., C, H, W) -> (..., H).
+    """‖g_r‖₂ of every row r, over channels and columns: N gradients (N, ..., H, W) -> (N, H).
 
     In float64, so that the square of a small gradient does not underflow: a norm is 0.0 exactly where, and only where,
     every entry of the row's gradient is.
     """
-    return torch.linalg.vector_norm(gradients, dim=(-3, -1), dtype=torch.float64)
+    others = [dim for dim in range(1, gradients.ndim) if dim != gradients.ndim - 2]
+    return torch.linalg.vector_norm(gradients, dim=others, dtype=torch.float64)
 
 
 def cut_rows(row_grad_norm: Tensor, input_grad_norm: Tensor) -> Tensor:

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+import torch
 
-from rowgrad.watch.events import classifier, event_file
+from rowgrad.tap import Watched
 from rowgrad.watch.gradients import row_norms
-from rowgrad.watch.quantities import ARRIVES, REACHES
+from rowgrad.watch.outlets import writers, writes_events
+from rowgrad.watch.quantities import GRAD_NORM
+from rowgrad.watch.recorder import recorder_of
 from rowgrad.watch.settings import HistogramsSettings
+from rowgrad.watch.taps import find_taps
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from rowgrad.tap import RowTap
 
 
 class PerImageHistograms(pl.Callback):
-    """Looks at every image of a batch by itself, every so many optimizer steps: one pass more through the network.
+    """Looks at every image of a batch by itself, every so many optimizer steps, as it comes back through the taps.
 
-    Norms are of one image's own loss, in loss units per normalised pixel, so their scale is that of the row gradient
-    before averaging over images. With batch normalisation, the image's effect on the others counts too. Training is
-    left as it is, to the last bit.
+    It costs no pass of its own, and training is left as it is. Norms are of one image's own loss, where the loss of a
+    batch is the mean over its images, in loss units per normalised pixel: their scale is that of the row gradient
+    before averaging over images. With batch normalisation, the image's effect on the others counts too.
 
-    Logs, as histograms over images and rows:
+    Logs, as histograms over images and rows, to TensorBoard:
         * `row_grad_norm_per_image/selected_rows`, `.../other_rows`: ‖∂L/∂u_r‖
         * `input_grad_norm_per_image/selected_rows`, `.../other_rows`: ‖∂L/∂z_r‖
+        * `<tap>_grad_norm_per_image/all_rows` of taps in whose module no rows are selected
 
     Args:
         every: optimizer steps from one set of histograms to the next.
@@ -32,23 +42,50 @@ class PerImageHistograms(pl.Callback):
 
     def __init__(self, every: int = HistogramsSettings.every) -> None:
         self.every = HistogramsSettings(every=every).every
+        self._listening: dict[str, tuple[RowTap, bool]] = {}
+        self._share = 1.0
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Looks at the first micro-batch of a step that is due, on all ranks; the first one writes."""
-        if trainer.global_step % self.every or batch_idx % trainer.accumulate_grad_batches or trainer.logger is None:
+        """Has the taps keep every image of the first micro-batch of a step that is due."""
+        if (
+            trainer.global_step % self.every
+            or batch_idx % trainer.accumulate_grad_batches
+            or not writes_events(trainer)
+        ):
             return
-        module = classifier(pl_module)
-        with trainer.precision_plugin.forward_context():
-            gradients = module.per_image_gradients(batch)
-        if not trainer.is_global_zero:
-            return
-        selected = module.scenario.selected
-        parts = {"selected_rows": selected, "other_rows": ~selected}
-        for quantity, gradient in zip((REACHES, ARRIVES), gradients, strict=True):
-            norms = row_norms(gradient)
+        recorder = recorder_of(trainer)
+        taps = find_taps(pl_module) | (recorder.taps if recorder is not None else {})
+        self._listening = {name: (tap, tap.requires_grad) for name, tap in taps.items()}
+        for tap in taps.values():
+            tap.requires_grad = tap.per_image = True
+        # The project's own batches say how much more than their mean they count.
+        self._share = getattr(batch, "weight", 1.0) / trainer.accumulate_grad_batches
+
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Writes what came back, and has the taps do as before."""
+        listening, self._listening = self._listening, {}
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        for name, (tap, was_on) in listening.items():
+            gradients = tap.image_gradients
+            tap.per_image, tap.requires_grad = False, was_on
+            if gradients is not None:
+                scale = self._share * (1.0 if scaler is None else scaler.get_scale())
+                self._write(trainer, pl_module, name + GRAD_NORM, row_norms(gradients) * (len(gradients) / scale))
+            if not was_on:
+                tap.zero_grad()
+
+    @staticmethod
+    def _write(trainer: pl.Trainer, module: pl.LightningModule, quantity: str, norms: Tensor) -> None:
+        """Writes norms (B, H) of single images."""
+        parts = {"all_rows": torch.ones(norms.shape[1], dtype=torch.bool)}
+        watched = getattr(module, "watched", None)
+        if isinstance(watched, Watched) and len(watched.selected) == norms.shape[1]:
+            selected = torch.tensor(watched.selected)
+            parts = {"selected_rows": selected, "other_rows": ~selected}
+        for writer in writers(trainer):
             for part, rows in parts.items():
                 if rows.any():
                     tag = f"{quantity}_per_image/{part}"
-                    event_file(trainer).add_histogram(tag, norms[:, rows].cpu().numpy(), trainer.global_step)
+                    writer.add_histogram(tag, norms.cpu()[:, rows].numpy(), trainer.global_step)

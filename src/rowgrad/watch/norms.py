@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+from rowgrad.files import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -22,31 +25,78 @@ def row_tags(quantity: str, height: int) -> list[str]:
 
 
 class NormsFile:
-    """The file while a run writes to it.
+    """The file while a run writes to it. Lines of before are kept.
 
     Args:
-        path: where it is; lines of before are kept.
-        quantities: names of the quantities that have columns.
-        height: H.
+        path: where it is; it is made with the first steps.
     """
 
-    def __init__(self, path: Path, quantities: Sequence[str], height: int) -> None:
-        self.quantities = quantities
-        self._file = path.open("a", encoding="utf-8")
-        if self._file.tell() == 0:
-            names = ["step", *(tag for quantity in quantities for tag in row_tags(quantity, height))]
-            self._file.write(",".join(names) + "\n")
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: TextIO | None = None
+        self._heights: dict[str, int] = {}
 
     def append(self, steps: Sequence[int], norms: Norms) -> None:
-        """Writes the norms (T, H) of T steps."""
-        table = torch.cat([norms[quantity] for quantity in self.quantities], 1).tolist()
-        line = "%d" + ",%.9g" * len(table[0]) + "\n"
-        self._file.write("".join(line % (step, *values) for step, values in zip(steps, table, strict=True)))
-        self._file.flush()
+        """Writes the norms (T, H) of T steps. Where there are more rows than before, those of before got nothing."""
+        if self._file is None:
+            self._open(norms)
+        heights = {quantity: max(self._heights[quantity], values.shape[1]) for quantity, values in norms.items()}
+        if heights != self._heights:
+            self._widen(heights)
+        table = torch.cat([_padded(values, heights[quantity]) for quantity, values in norms.items()], 1)
+        self._write(lines(steps, table))
 
     def close(self) -> None:
         """Nothing is written after this."""
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _open(self, norms: Norms) -> None:
+        self._heights = heights_of(self.path) or {quantity: values.shape[1] for quantity, values in norms.items()}
+        self._file = self.path.open("a", encoding="utf-8")
+        if self._file.tell() == 0:
+            self._write(header(self._heights))
+
+    def _widen(self, heights: dict[str, int]) -> None:
+        self.close()
+        steps, before = read_norms(self.path)
+        table = torch.cat([_padded(before[quantity], height) for quantity, height in heights.items()], 1)
+        write_whole(self.path, header(heights) + lines(steps.tolist(), table))
+        self._heights = heights
+        self._file = self.path.open("a", encoding="utf-8")
+
+    def _write(self, text: str) -> None:
+        assert self._file is not None
+        self._file.write(text)
+        self._file.flush()
+
+
+def header(heights: dict[str, int]) -> str:
+    """The first line."""
+    columns = [tag for quantity, height in heights.items() for tag in row_tags(quantity, height)]
+    return ",".join(["step", *columns]) + "\n"
+
+
+def _padded(norms: Tensor, height: int) -> Tensor:
+    return pad(norms, (0, height - norms.shape[1]))
+
+
+def lines(steps: Sequence[int], table: Tensor) -> str:
+    """A line for each of T steps with its values (T, columns)."""
+    line = "%d" + ",%.9g" * table.shape[1] + "\n"
+    return "".join(line % (step, *values) for step, values in zip(steps, table.tolist(), strict=True))
+
+
+def heights_of(path: Path) -> dict[str, int]:
+    """How many rows each quantity has in a file; empty where there is none."""
+    heights: dict[str, int] = {}
+    if path.is_file():
+        with path.open(encoding="utf-8") as file:
+            for name in next(file, "").strip().split(",")[1:]:
+                quantity = name.rpartition("/row_")[0]
+                heights[quantity] = heights.get(quantity, 0) + 1
+    return heights
 
 
 def read_norms(path: Path) -> tuple[Tensor, Norms]:

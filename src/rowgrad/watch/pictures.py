@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 
-from rowgrad.watch.events import add_pictures, classifier, event_file
+from rowgrad.model.classifier import RowClassifier
+from rowgrad.watch.events import add_pictures
+from rowgrad.watch.outlets import writers, writes_events
 from rowgrad.watch.quantities import ARRIVES, REACHES
 from rowgrad.watch.recorder import recorder_of
 from rowgrad.watch.settings import PicturesSettings
@@ -15,7 +17,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from rowgrad.data.batches import Batch
-    from rowgrad.model.classifier import RowClassifier
 
 
 class Pictures(pl.Callback):
@@ -41,6 +42,12 @@ class Pictures(pl.Callback):
         self._drawn = 0
         self._batch: Batch | None = None
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Asks the recorder to remember."""
+        recorder = recorder_of(trainer)
+        if recorder is not None:
+            recorder.keeps_history = True
+
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Nothing is due before `every` more steps."""
         self._drawn = trainer.global_step
@@ -51,14 +58,15 @@ class Pictures(pl.Callback):
         """Draws when it is due."""
         self._batch = batch
         if trainer.global_step % self.every == 0:
-            self._draw(trainer, classifier(pl_module))
+            self._draw(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draws the whole run."""
-        self._draw(trainer, classifier(pl_module))
+        self._draw(trainer, pl_module)
 
-    def _draw(self, trainer: pl.Trainer, module: RowClassifier) -> None:
-        if trainer.logger is None or trainer.global_step == self._drawn or self._batch is None:
+    def _draw(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        assert isinstance(module, RowClassifier), "these are pictures of its rows"
+        if not writes_events(trainer) or trainer.global_step == self._drawn or self._batch is None:
             return
         self._drawn = trainer.global_step
         recorder = recorder_of(trainer)
@@ -70,12 +78,14 @@ class Pictures(pl.Callback):
 
         selected = module.scenario.selected.tolist()
         steps, norms = recorder.recorded() if recorder is not None else (None, {})
+        norms = {name: values for name, values in norms.items() if values.shape[1] == len(selected)}  # of the image
         pictures = {"3_learnt_rows": figures.learnt_rows(module.theta.detach().cpu(), selected)}
         if steps is not None and len(steps):
             pictures["1_row_gradients"] = figures.heatmaps(steps, norms, selected)
         pictures["2_digits"] = self._digits(module, self._batch, {q: n.nanmean(0) for q, n in norms.items()})
         pages = {f"pictures/{name}": drawing.png(figure) for name, figure in sorted(pictures.items())}
-        add_pictures(event_file(trainer), pages, trainer.global_step - 1)
+        for writer in writers(trainer):
+            add_pictures(writer, pages, trainer.global_step - 1)
 
     def _digits(self, module: RowClassifier, batch: Batch, means: dict[str, Any]) -> Figure:
         """What the batch's first images went through in the optimizer step that is just done."""

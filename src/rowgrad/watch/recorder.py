@@ -1,140 +1,160 @@
-"""Records every row's gradient norms at every optimizer step, to TensorBoard and `row_gradients.csv`."""
+"""Records what comes back through every tap, row by row, at every optimizer step."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from rowgrad.folders import RunFolder
-from rowgrad.watch.events import StepEvents, classifier, event_file
-from rowgrad.watch.gradients import cut_fraction, means
-from rowgrad.watch.norms import Norms, NormsFile, cut_back, read_norms, row_tags
-from rowgrad.watch.quantities import ARRIVES, REACHES, Quantity, find_quantity
+from rowgrad.errors import UserError, nearest
+from rowgrad.tap import RowTap, Watched
+from rowgrad.watch.events import add_layout
+from rowgrad.watch.outlets import open_norms_file, writers
+from rowgrad.watch.quantities import Quantity, TapNorm, find_quantity, norm_of, quantity_names
+from rowgrad.watch.ranks import Ranks
 from rowgrad.watch.settings import RecorderSettings
+from rowgrad.watch.stream import Stream
+from rowgrad.watch.taps import attach, find_taps
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from torch.optim import Optimizer
+    from torch.utils.hooks import RemovableHandle
 
-METRICS = ("train/loss", "train/acc")
+NOTHING = Watched(None, (), ())
 
 
 class RowGradientRecorder(pl.Callback):
-    """Keeps each step's gradients in a ring on the device and writes many steps at a time.
+    """Keeps each step's gradients on the device and writes many steps at a time, for any LightningModule with taps.
 
-    Norms are of the gradient of the mean loss over the whole optimizer step (all micro-batches and ranks), in loss
-    units per normalised pixel, without the loss scale of mixed precision, and from before clipping. A step that the
-    scaler skips is not recorded.
+    Norms are of the gradient of the mean loss over the whole optimizer step (all micro-batches and ranks), without the
+    loss scale of mixed precision, and from before clipping. A step that the scaler skips is not recorded. With several
+    optimizers (manual optimization), each has its own record: what came back since the last step of any of them.
 
-    Logs, one event a step:
-        * `train/loss`, `train/acc`
-        * `<quantity>/row_00` ... of each quantity: `row_grad_norm`, ‖∂L/∂θ_r‖₂; `input_grad_norm`, ‖∂L/∂τ_r‖₂;
-          `row_update_norm`, ‖θ_r(t+1) − θ_r(t)‖₂; and those of your own
-        * `grad_flow/cut_fraction`: share of the squared input gradient in rows that no gradient reached
-        * `grad_means/row_grad_norm_selected`, `..._other` and the same of `input_grad_norm`: means over the rows that
-          the scenario selects and over the others
+    Logs, one event a step, to TensorBoard, to any other logger, and to `row_gradients.csv`:
+        * `<tap>_grad_norm/row_00` ... of each tap, by its attribute's name: ‖∂L/∂x_r‖₂, in loss units per unit of x
+        * `<quantity>/row_00` ... of each further quantity, as `row_update_norm`, ‖θ_r(t+1) − θ_r(t)‖₂, where there is θ
+        * `grad_flow/cut_fraction` of two taps, before and after a cut: the share of the squared gradient after it in
+          rows that none reached before it
+        * where the module's `watched` says so, outputs of its training step (`train/loss`, `train/acc`) and means over
+          the rows that a scenario selects and over the others (`grad_means/...`)
 
-    The two gradient norms also go to `row_gradients.csv` in the trainer's `default_root_dir`. Step t, counted from 0,
-    is the one that turns θ(t) into θ(t+1).
+    Step t, counted from 0, is the one that turns the weights of t into those of t+1.
+
+    Example:
+        >>> Trainer(callbacks=[RowGradientRecorder()])  # of a module that has a RowTap
+        >>> Trainer(callbacks=[RowGradientRecorder(at="backbone.conv1")])  # of one that has none
 
     Args:
         every: optimizer steps from one record to the next.
         flush_every: recorded steps that are written at once.
-        quantities: which norms: names of files in `watch/quantities`, or quantities of your own.
+        quantities: which norms; all that there are where it is None: those of the taps, names of files in
+            `watch/quantities`, or quantities of your own.
+        at: names of submodules: what goes into them is tapped from outside.
+        pairs: names of two taps each, before and after a cut.
+        folder: where `row_gradients.csv` goes; without it, the logger's folder, else the trainer's `default_root_dir`.
 
     Raises:
-        UserError: a value that is not accepted; it names the key.
+        UserError: a value that is not accepted; it names the key. When training starts: nothing to record, or a name
+            that there is not.
     """
 
     def __init__(
         self,
         every: int = RecorderSettings.every,
         flush_every: int = RecorderSettings.flush_every,
-        quantities: Sequence[str | Quantity] = RecorderSettings.quantities,
+        quantities: Sequence[str | Quantity] | None = RecorderSettings.quantities,
+        at: str | Sequence[str] = (),
+        pairs: Sequence[Sequence[str]] = (),
+        folder: Path | None = None,
     ) -> None:
-        settings = RecorderSettings(every=every, flush_every=flush_every, quantities=quantities)
-        self.every, self.flush_every = settings.every, settings.flush_every
-        chosen = [q if isinstance(q, Quantity) else find_quantity(q) for q in settings.quantities]
-        order = [*RecorderSettings.quantities, *(q.name for q in chosen)]
-        self.quantities = sorted(chosen, key=lambda quantity: order.index(quantity.name))
-        self._steps: list[int] = []
-        self._history: list[tuple[Tensor, Norms]] = []
-        self._pending = False
+        settings = RecorderSettings(every=every, flush_every=flush_every, quantities=quantities, at=at, pairs=pairs)
+        self.every, self.flush_every, self.at = settings.every, settings.flush_every, settings.at
+        self.chosen, self.folder = settings.quantities, folder
+        self.pairs: list[tuple[str, str]] = [(before, after) for before, after in settings.pairs]
+        self.keeps_history = False
+        self.taps: dict[str, RowTap] = {}
+        self.quantities: list[Quantity] = []
+        self._handles: list[RemovableHandle] = []
+        self._streams: list[Stream] = []
+        self._counts: list[int] = []
+        self._pending: tuple[Stream, int, list[Tensor | None]] | None = None
+        self._outputs: list[Sequence[Tensor]] = []
         self._scale = 1.0
-        self._csv: NormsFile | None = None
 
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Switches the tap on where a quantity needs it."""
-        if stage == "fit":
-            classifier(pl_module).tap.requires_grad_(any(quantity.needs_tap for quantity in self.quantities))
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Finds the taps, and puts those of `at`."""
+        self._prepare(pl_module)
+        read = {quantity.tap_name for quantity in self.quantities if isinstance(quantity, TapNorm)}
+        for name, tap in self.taps.items():
+            tap.requires_grad_(name in read)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Makes the ring and opens the CSV file."""
-        module = classifier(pl_module)
-        theta = module.theta
-        self._selected = module.scenario.selected.tolist()
-        self._ring = torch.zeros(self.flush_every, len(self.quantities), *theta.shape, device=theta.device)
-        self._metrics = torch.zeros(self.flush_every, len(METRICS), device=theta.device)
-        self._metric = torch.zeros(len(METRICS), device=theta.device)
-        in_csv = [quantity.name for quantity in self.quantities if quantity.in_csv]
-        if trainer.is_global_zero and in_csv:
-            path = RunFolder(Path(trainer.default_root_dir)).norms_file
-            cut_back(path, trainer.global_step)
-            earlier = read_norms(path)
-            self._history = [earlier] if earlier[1] else []
-            self._csv = NormsFile(path, in_csv, len(self._selected))
+        """Opens the files."""
+        count = len(trainer.optimizers)
+        names = [f"optimizer_{number}" for number in range(count)] if count > 1 else [""]
+        counts = self._counts if len(self._counts) == count else [trainer.global_step] * count
+        files = [open_norms_file(trainer, self.folder, name, self.quantities) for name in names]
+        self._streams = [
+            Stream(name, done, file, self.quantities, self._pairs(), self.watched, keeps_history=self.keeps_history)
+            for name, done, file in zip(names, counts, files, strict=True)
+        ]
+        self._ranks, self._step = Ranks(trainer), trainer.global_step
+        self._pending, self._outputs = None, []
+        if trainer.global_step == 0:
+            for writer in writers(trainer):
+                charts = [stream.charts() for stream in self._streams]
+                add_layout(writer, {title: tags for some in charts for title, tags in some.items()})
 
-    def on_before_zero_grad(self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer) -> None:
-        """A new optimizer step begins."""
-        self._metric.zero_()
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Switches the taps on for a step that is recorded; of several optimizers, nobody knows yet whose it is."""
+        due = len(self._streams) > 1 or trainer.global_step % self.every == 0
+        for quantity in self.quantities:
+            if isinstance(quantity, TapNorm) and quantity.tap is not None:
+                quantity.tap.requires_grad = due
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
-        """Copies the step's gradients into the ring: after unscaling, before clipping."""
-        if trainer.global_step % self.every:
+        """Takes the step's gradients: after unscaling, before clipping."""
+        self._complete(trainer, pl_module)
+        place = next((place for place, known in enumerate(trainer.optimizers) if known is optimizer), 0)
+        stream = self._streams[place]
+        stream.count += 1
+        if (stream.count - 1) % self.every:
+            for tap in self.taps.values():
+                tap.zero_grad()
             return
-        module, scaler = classifier(pl_module), _scaler(trainer)
+        scaler = _scaler(trainer)
         self._scale = 1.0 if scaler is None else scaler.get_scale()
-        for slot, quantity in zip(self._ring[len(self._steps)], self.quantities, strict=True):
-            kept = quantity.before_step(module)
-            assert kept is not None, "the scenario keeps θ and τ in the graph"
-            slot.copy_(kept)
-            if self._scale != 1 and quantity.is_scaled(optimizer):
-                slot.div_(self._scale)
-        self._pending = True
+        kept = [self._take(quantity, pl_module, optimizer) for quantity in self.quantities]
+        self._pending = stream, trainer.global_step, kept
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Adds up loss and accuracy over micro-batches and, after the optimizer's step, completes the record."""
-        self._metric[0].add_(outputs["loss"])
-        self._metric[1].add_(outputs["acc"], alpha=1 / trainer.accumulate_grad_batches)
-        if not self._pending:
+        """Adds up outputs over micro-batches and, after the optimizer's step, completes the record."""
+        if self.watched.outputs:
+            self._outputs.append([outputs[name] for name in self.watched.outputs])
+        if trainer.global_step == self._step:
             return
-        self._pending = False
-        scaler = _scaler(trainer)
-        if scaler is not None and scaler.get_scale() < self._scale:  # so a scaler says that it skipped the step
-            return
-        self._metrics[len(self._steps)] = self._metric
-        for slot, quantity in zip(self._ring[len(self._steps)], self.quantities, strict=True):
-            quantity.after_step(slot, classifier(pl_module))
-        self._steps.append(trainer.global_step - 1)
-        if len(self._steps) == self.flush_every:
-            self.flush(trainer)
+        self._step = trainer.global_step
+        self._complete(trainer, pl_module)
+        self._outputs = []
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """A checkpoint never knows more steps than the files."""
         self.flush(trainer)
-        if trainer.logger is not None and trainer.is_global_zero:
-            event_file(trainer).flush()
+        for writer in writers(trainer):
+            writer.flush()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes what is left."""
@@ -143,64 +163,134 @@ class RowGradientRecorder(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Writes what is left: every step that was completed before the failure."""
         self._close(trainer, alone=True)
+        self._remove()
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Takes away what was put into the module."""
+        self._remove()
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many steps each of several optimizers has done."""
+        counts = [stream.count for stream in self._streams]
+        return {"counts": counts} if len(counts) > 1 else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes them from a checkpoint."""
+        self._counts = state_dict["counts"]
 
     def flush(self, trainer: pl.Trainer, *, alone: bool = False) -> None:
-        """Writes the recorded steps to TensorBoard and the CSV file.
+        """Writes the recorded steps to the loggers and the CSV file.
 
         Args:
             trainer: the trainer.
-            alone: whether other ranks may be gone. Norms are the same on all ranks; the loss is then this rank's.
+            alone: whether other ranks may be gone. Norms are the same on all ranks; outputs are then this rank's.
         """
-        count = len(self._steps)
-        if not count:
-            return
-        metrics = self._metrics[:count]
-        if not alone:
-            metrics = trainer.strategy.reduce(metrics, reduce_op="mean")
-        if trainer.is_global_zero:
-            kept = self._ring[:count].unbind(1)
-            norms = {q.name: q.reduce(values).cpu() for q, values in zip(self.quantities, kept, strict=True)}
-            self._history.append((torch.tensor(self._steps), norms))
-            if trainer.logger is not None:
-                self._write_events(trainer, norms, metrics.double().cpu())
-            if self._csv is not None:
-                self._csv.append(self._steps, norms)
-        self._steps.clear()
+        for stream in self._streams:
+            stream.flush(trainer, alone=alone)
 
-    def recorded(self) -> tuple[Tensor, dict[str, Tensor]]:
+    def recorded(self, optimizer: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
         """Everything that was flushed, from before a resume too.
 
-        Returns:
-            Optimizer steps (T,) and the norms (T, H) by their names. A quantity that is not in `row_gradients.csv` is
-            NaN before a resume.
-        """
-        steps = [steps for steps, _ in self._history]
-        if not steps:
-            return torch.zeros(0, dtype=torch.long), {}
-        lost = torch.full((len(steps[0]), len(self._selected)), torch.nan)
-        return torch.cat(steps), {
-            quantity.name: torch.cat([norms.get(quantity.name, lost).float() for _, norms in self._history])
-            for quantity in self.quantities
-        }
+        Args:
+            optimizer: which one's, of several.
 
-    def _write_events(self, trainer: pl.Trainer, norms: Norms, metrics: Tensor) -> None:
-        names = [*METRICS, *(tag for name in norms for tag in row_tags(name, len(self._selected)))]
-        columns = [metrics, *norms.values()]
-        for quantity in (REACHES, ARRIVES):
-            if quantity in norms:
-                for part, mean in means(norms[quantity], self._selected).items():
-                    names.append(f"grad_means/{quantity}_{part}")
-                    columns.append(mean[:, None])
-        if {REACHES, ARRIVES} <= norms.keys():
-            names.append("grad_flow/cut_fraction")
-            columns.append(cut_fraction(norms[REACHES], norms[ARRIVES])[:, None])
-        StepEvents(event_file(trainer), names).write(self._steps, torch.cat(columns, 1))
+        Returns:
+            Optimizer steps (T,) and norms (T, H) by the names of their quantities, as `row_gradients.csv` has them;
+            with `keeps_history` those of all quantities, NaN where they were in no file before a resume.
+        """
+        return self._streams[optimizer].recorded() if self._streams else (torch.zeros(0, dtype=torch.long), {})
+
+    def check(self, module: pl.LightningModule) -> None:
+        """Sees whether all that was asked for is there, before anything is trained.
+
+        Raises:
+            UserError: it is not.
+        """
+        self._prepare(module)
+        self._remove()
+
+    def _prepare(self, module: pl.LightningModule) -> None:
+        """Finds the taps, puts those of `at`, and sees what is to be recorded."""
+        self._remove()
+        self.taps = find_taps(module)
+        for name in self.at:
+            self.taps[name], handle = attach(module, name)
+            self._handles.append(handle)
+        self.quantities = self._choose(module)
+        watched = getattr(module, "watched", None)
+        self.watched = watched if isinstance(watched, Watched) else NOTHING
+        for name in sorted({name for pair in self.pairs for name in pair} - self.taps.keys()):
+            raise UserError(f"pairs: {name} is not a tap{nearest(name, self.taps, most=3)}")
+
+    def _choose(self, module: pl.LightningModule) -> list[Quantity]:
+        """What is recorded of a module: all that there is, or what was asked for in the same order."""
+        if self.chosen is None and not self.taps:
+            raise UserError(
+                f"RowGradientRecorder finds no tap in {type(module).__name__}: put self.tap = RowTap() into __init__"
+                ' and x = self.tap(x) into forward, or name a submodule: RowGradientRecorder(at="encoder").'
+            )
+        files = [find_quantity(name) for name in quantity_names()]
+        others = [quantity for quantity in files if not isinstance(quantity, TapNorm) and quantity.fits(module)]
+        norms = [norm_of(name, tap) for name, tap in self.taps.items()]
+        there: dict[str, Quantity] = {quantity.name: quantity for quantity in [*norms, *others]}
+        chosen = list(there) if self.chosen is None else self.chosen
+        for name in chosen:
+            if isinstance(name, str) and name not in there:
+                hint = f"{nearest(name, there)} There are {', '.join(there)}."
+                raise UserError(f"{RecorderSettings.full_key('quantities')}: {name} is not recorded here{hint}")
+        own = [quantity for quantity in chosen if isinstance(quantity, Quantity)]
+        return [*(quantity for name, quantity in there.items() if name in chosen), *own]
+
+    def _pairs(self) -> list[tuple[str, str]]:
+        """The module's own pair and those that were asked for, where both taps are recorded."""
+        recorded = {quantity.tap_name for quantity in self.quantities if isinstance(quantity, TapNorm)}
+        known = dict.fromkeys([*([self.watched.pair] if self.watched.pair else []), *self.pairs])
+        return [pair for pair in known if recorded.issuperset(pair)]
+
+    def _take(self, quantity: Quantity, module: pl.LightningModule, optimizer: Optimizer) -> Tensor | None:
+        """What a quantity keeps of the step that is due: unscaled, of all ranks, and nobody else's."""
+        kept = quantity.before_step(module)
+        if kept is not None and not isinstance(quantity, TapNorm):  # which gives away what it has
+            kept = kept.detach().clone()
+        if quantity.of_rank:
+            kept = self._ranks.mean(quantity.name, kept)
+        if kept is not None and self._scale != 1 and quantity.is_scaled(optimizer):
+            kept = kept / self._scale
+        return kept
+
+    def _complete(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Adds the step that was taken before the optimizer's, now that it is done."""
+        if self._pending is None:
+            return
+        (stream, step, kept), self._pending = self._pending, None
+        scaler = _scaler(trainer)
+        if scaler is not None and scaler.get_scale() < self._scale:  # so a scaler says that it skipped the step
+            return
+        for quantity, one in zip(self.quantities, kept, strict=True):
+            if one is not None:
+                quantity.after_step(one, module)
+        stream.records.add(step, kept, self._summed_outputs(trainer))
+        if len(stream.records.steps) == self.flush_every:
+            self.flush(trainer)
+
+    def _summed_outputs(self, trainer: pl.Trainer) -> Sequence[Tensor]:
+        """Outputs of the whole step; Lightning has divided the loss by the number of micro-batches already."""
+        if len(self._outputs) == 1 and trainer.accumulate_grad_batches == 1:
+            return self._outputs[0]
+        share = 1 / trainer.accumulate_grad_batches
+        names = self.watched.outputs
+        columns = zip(*self._outputs, strict=True)
+        return [sum(parts) * (1 if name == "loss" else share) for name, parts in zip(names, columns, strict=False)]
 
     def _close(self, trainer: pl.Trainer, *, alone: bool = False) -> None:
         self.flush(trainer, alone=alone)
-        if self._csv is not None:
-            self._csv.close()
-            self._csv = None
+        for stream in self._streams:
+            stream.file.close()
+
+    def _remove(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
 
 
 def _scaler(trainer: pl.Trainer) -> torch.amp.GradScaler | None:

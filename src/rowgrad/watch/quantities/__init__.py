@@ -1,53 +1,60 @@
 """What is recorded of each row at each optimizer step: one quantity a file, found by its name.
 
 To add one: a subclass of `Quantity`, as `QUANTITY` in a file of its name here, or in a package of your own, named by
-`_target_` in `callbacks.recorder.quantities`.
+`_target_` in `callbacks.recorder.quantities`. A tap needs none: its norm is recorded as `<tap>_grad_norm`.
 """
 
 from __future__ import annotations
 
+import copy
 import pkgutil
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
     from torch import Tensor
     from torch.optim import Optimizer
 
-    from rowgrad.model.classifier import RowClassifier
+    from rowgrad.tap import RowTap
 
 
-REACHES, ARRIVES = "row_grad_norm", "input_grad_norm"  # the two that tell a cut
+GRAD_NORM = "_grad_norm"  # what stands behind a tap's name
+REACHES, ARRIVES = f"row{GRAD_NORM}", f"input{GRAD_NORM}"  # the two that tell a cut
 
 
 class Quantity:
     """One number for each row at each recorded step: by default the norm of a tensor over channels and columns.
 
-    Class attributes:
+    Attributes:
         name: of its tags and columns, `<name>/row_00` ...
         title: what stands above its heatmaps.
         chart: what stands above its curves.
         unit: of the norm.
         in_csv: whether it has columns in `row_gradients.csv`.
-        needs_tap: whether τ has to be in the graph.
+        of_rank: whether each rank has its own, so that their mean is recorded.
     """
 
-    name: ClassVar[str]
-    title: ClassVar[str]
-    chart: ClassVar[str]
-    unit: ClassVar[str] = "loss per normalised pixel"
-    in_csv: ClassVar[bool] = False
-    needs_tap: ClassVar[bool] = False
+    name: str
+    title: str
+    chart: str
+    unit: str = "loss per normalised pixel"
+    in_csv: bool = False
+    of_rank: bool = False
 
-    def before_step(self, module: RowClassifier) -> Tensor | None:
-        """What is kept of the module just before the optimizer's step, (C, H, W)."""
+    def fits(self, module: LightningModule) -> bool:
+        """Whether this module has it."""
+        return True
+
+    def before_step(self, module: Any) -> Tensor | None:
+        """What is kept of the module just before the optimizer's step, (..., H, W); None where nothing is known yet."""
         raise NotImplementedError
 
-    def after_step(self, kept: Tensor, module: RowClassifier) -> None:
+    def after_step(self, kept: Tensor, module: Any) -> None:
         """Completes in place what was kept, when the step is done."""
 
     def reduce(self, kept: Tensor) -> Tensor:
-        """A number for each row, (T, H), of what was kept at T steps, (T, C, H, W)."""
+        """A number for each row, (T, H), of what was kept at T steps, (T, ..., H, W)."""
         from rowgrad.watch.gradients import row_norms  # late: it imports torch
 
         return row_norms(kept)
@@ -57,12 +64,55 @@ class Quantity:
         return False
 
 
+class TapNorm(Quantity):
+    """‖∂L/∂x_r‖₂ of what goes through a tap.
+
+    Args:
+        tap_name: the name of the tap's attribute.
+        title: what stands above its heatmaps.
+        chart: what stands above its curves.
+    """
+
+    in_csv = True
+    of_rank = True
+
+    def __init__(self, tap_name: str, *, title: str = "", chart: str = "") -> None:
+        self.tap_name = tap_name
+        self.name = f"{tap_name}{GRAD_NORM}"
+        self.title = title or f"What comes back through {tap_name}, ‖∂L/∂xᵣ‖"
+        self.chart = chart or f"What comes back through {tap_name}: ‖∂L/∂x_r‖"
+        self.tap: RowTap | None = None
+
+    def of(self, tap: RowTap) -> Self:
+        """The same, of a certain tap."""
+        bound = copy.copy(self)
+        bound.tap = tap
+        return bound
+
+    def before_step(self, module: Any) -> Tensor | None:
+        assert self.tap is not None
+        gradient = self.tap.gradient
+        self.tap.zero_grad()
+        return gradient
+
+    def is_scaled(self, optimizer: Optimizer) -> bool:
+        return True  # a tap is in no optimizer, so the scaler never unscales it
+
+
+def norm_of(tap_name: str, tap: RowTap) -> TapNorm:
+    """The norm of what comes back through a tap; the project's own have words of their own."""
+    known = find_quantity(tap_name + GRAD_NORM)
+    return (known if isinstance(known, TapNorm) else TapNorm(tap_name)).of(tap)
+
+
 def quantity_names() -> list[str]:
     """The quantities that have a file here."""
     return [module.name for module in pkgutil.iter_modules(__path__)]
 
 
 def find_quantity(name: str) -> Quantity:
-    """The quantity in the file of its name."""
-    quantity: Any = import_module(f"{__name__}.{name}").QUANTITY
-    return quantity
+    """The quantity in the file of its name; else that of a tap."""
+    if name in quantity_names():
+        quantity: Any = import_module(f"{__name__}.{name}").QUANTITY
+        return quantity
+    return TapNorm(name.removesuffix(GRAD_NORM))

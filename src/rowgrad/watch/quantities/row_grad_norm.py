@@ -1,32 +1,5 @@
-"""‖∂L/∂θ_r‖₂: what reaches row r, before the cut."""
+"""‖∂L/∂θ_r‖₂: what reaches row r, before the cut. Exactly 0.0 in a row that is cut."""
 
-from __future__ import annotations
+from rowgrad.watch.quantities import TapNorm
 
-from typing import TYPE_CHECKING
-
-from rowgrad.watch.quantities import Quantity
-
-if TYPE_CHECKING:
-    from torch import Tensor
-    from torch.optim import Optimizer
-
-    from rowgrad.model.classifier import RowClassifier
-
-
-class RowGradNorm(Quantity):
-    """Exactly 0.0 in a row that is cut."""
-
-    name = "row_grad_norm"
-    title = "What reaches the rows, ‖∂L/∂θᵣ‖"
-    chart = "What reaches each row: ‖∂L/∂θ_r‖"
-    in_csv = True
-
-    def before_step(self, module: RowClassifier) -> Tensor | None:
-        return module.theta.grad
-
-    def is_scaled(self, optimizer: Optimizer) -> bool:
-        # The scaler unscales what is in the optimizer, but for torch's fused ones, which do it in their step.
-        return getattr(optimizer, "_step_supports_amp_scaling", False)
-
-
-QUANTITY = RowGradNorm()
+QUANTITY = TapNorm("row", title="What reaches the rows, ‖∂L/∂θᵣ‖", chart="What reaches each row: ‖∂L/∂θ_r‖")

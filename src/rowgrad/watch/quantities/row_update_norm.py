@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rowgrad.watch.quantities import Quantity
 
 if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
     from torch import Tensor
 
     from rowgrad.model.classifier import RowClassifier
@@ -20,8 +21,11 @@ class RowUpdateNorm(Quantity):
     chart = "How far each row moves"
     unit = "normalised pixels"
 
+    def fits(self, module: LightningModule) -> bool:
+        return "theta" in dict(module.named_parameters(recurse=False))
+
     def before_step(self, module: RowClassifier) -> Tensor:
-        return module.theta.detach()
+        return module.theta
 
     def after_step(self, kept: Tensor, module: RowClassifier) -> None:
         kept.sub_(module.theta.detach())

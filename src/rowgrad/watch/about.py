@@ -1,0 +1,82 @@
+"""What TensorBoard and other loggers are told of a run beside its numbers: what it is, and how it ended."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+from torch.utils.tensorboard.summary import hparams
+
+from rowgrad.watch.events import add_record
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch.utils.tensorboard.writer import SummaryWriter
+
+# Final metrics in the HParams tab -> where summary.json has them.
+FINAL = {"test/acc": "test/acc", "test/loss": "test/loss", "grad_flow/mean_cut_fraction": "cut_fraction"}
+
+
+def announce(
+    writer: SummaryWriter,
+    config: DictConfig,
+    sentences: Sequence[str],
+    versions: dict[str, str],
+) -> None:
+    """Writes what the run is, and its hyperparameters.
+
+    Args:
+        writer: the run's event file.
+        config: the run's config, as `config.yaml` has it.
+        sentences: scenario and data, in plain words.
+        versions: of packages, by their names.
+    """
+    table = ["| package | version |", "| --- | --- |", *(f"| {n} | {v} |" for n, v in versions.items())]
+    writer.add_text("about", "\n\n".join([*sentences, "\n".join(table)]))
+    resolved = OmegaConf.to_yaml(config, resolve=True)
+    writer.add_text("config", "\n".join("    " + line for line in resolved.splitlines()))  # four spaces: code
+    experiment, start, _ = hparams(hyperparameters(config), dict.fromkeys(FINAL, 0.0))
+    for record in (experiment, start):
+        add_record(writer, record)
+
+
+def write_outcome(writer: SummaryWriter, summary: Mapping[str, Any], step: int) -> None:
+    """Writes how the run ended, its final metrics and, where it is done, its end for *HParams*."""
+    facts = {name: value for name, value in summary.items() if name == "status" or "/" in name}
+    writer.add_text("outcome", "\n".join(f"- {name}: {value}" for name, value in facts.items()), step)
+    for tag, name in FINAL.items():
+        if tag != name and summary.get(name) is not None:
+            writer.add_scalar(tag, summary[name], step)
+    if summary["status"] == "done":
+        *_, end = hparams({}, {})
+        add_record(writer, end, step)
+
+
+def hyperparameters(config: DictConfig) -> dict[str, str | float]:
+    """What tells one run from another in *HParams*: scenario, seed, sizes and rates."""
+    scenario = {
+        f"with {k}": _shown(v)
+        for k, v in config.scenario.items()
+        if k not in {"name", "rows", "detach"} and v is not None
+    }
+    return {
+        # TensorBoard shows the first five by the alphabet; the others can be switched on.
+        "detach": _shown(config.scenario.detach),
+        "lr": config.optimizer.lr,
+        "rows": _shown(config.scenario.rows),
+        "scenario": config.scenario.name,
+        "seed": config.seed,
+        "with rows_lr": config.optimizer.rows_lr,
+        "with weight_decay": config.optimizer.weight_decay,
+        "with batch_size": config.data.batch_size,
+        "with max_epochs": config.trainer.max_epochs,
+        "with data": config.data.name,
+        "with corruption": config.get("corruption", {}).get("name", "none"),
+        "with network": str(config.model.network.get("_target_", "")).rpartition(".")[2],
+        **scenario,
+    }
+
+
+def _shown(value: Any) -> str | float:
+    return value if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,102 @@
+"""The recorded steps of one optimizer, from the device to where they are written."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from rowgrad.watch.events import layout
+from rowgrad.watch.norms import Norms, NormsFile, read_norms
+from rowgrad.watch.outlets import derived, table_of, write_to_loggers
+from rowgrad.watch.records import Records, joined
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import lightning.pytorch as pl
+
+    from rowgrad.tap import Watched
+    from rowgrad.watch.quantities import Quantity
+
+
+class Stream:
+    """The steps of one optimizer.
+
+    Args:
+        name: of the optimizer, which stands before its tags; empty where there is one alone.
+        count: the steps that it has done.
+        file: its `row_gradients.csv`.
+        quantities: what is recorded.
+        pairs: names of taps before and after a cut.
+        watched: what the module says of itself.
+        keeps_history: whether all norms are kept in memory too.
+
+    Attributes:
+        records: what is not written yet.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        count: int,
+        file: NormsFile,
+        quantities: Sequence[Quantity],
+        pairs: Sequence[tuple[str, str]],
+        watched: Watched,
+        *,
+        keeps_history: bool,
+    ) -> None:
+        self.prefix, self.count, self.file = f"{name}." if name else "", count, file
+        self.quantities, self.pairs, self.watched = quantities, pairs, watched
+        self.records = Records(quantities)
+        self._history: list[tuple[Tensor, Norms]] | None = None
+        if keeps_history:
+            earlier = read_norms(file.path)
+            self._history = [earlier] if earlier[1] else []
+
+    def flush(self, trainer: pl.Trainer, *, alone: bool) -> None:
+        """Writes what was recorded; `alone` where other ranks may be gone."""
+        if not self.records.steps:
+            return
+        steps, norms, outputs = self.records.take()
+        if len(outputs) and not alone:
+            outputs = trainer.strategy.reduce(outputs, reduce_op="mean")
+        if not trainer.is_global_zero:
+            return
+        if self._history is not None:
+            self._history.append((torch.tensor(steps), norms))
+        columns = dict(zip([f"train/{name}" for name in self.watched.outputs], outputs.double().cpu().T, strict=False))
+        columns |= derived(norms, self.pairs, self.watched.selected)
+        tags, table = table_of(norms, columns)
+        write_to_loggers(trainer, steps, [self.prefix + tag for tag in tags], table)
+        if in_csv := {q.name: norms[q.name] for q in self.quantities if q.in_csv}:
+            self.file.append(steps, in_csv)
+
+    def charts(self) -> dict[str, str]:
+        """The charts of *Custom Scalars*: regular expressions of tags by their titles."""
+        charts = layout(
+            self.quantities,
+            cut=bool(self.pairs),
+            selected=bool(self.watched.selected),
+            curves=bool(self.watched.outputs),
+        )
+        title = self.prefix.replace(".", ": ")
+        return {title + chart: re.escape(self.prefix) + tags for chart, tags in charts.items()}
+
+    def recorded(self) -> tuple[Tensor, Norms]:
+        """Steps (T,) and norms (T, H) by their names: the history's, else the file's."""
+        if self._history is None:
+            return read_norms(self.file.path)
+        steps = [steps for steps, _ in self._history]
+        if not steps:
+            return torch.zeros(0, dtype=torch.long), {}
+        return torch.cat(steps), {quantity.name: self._of_history(quantity.name) for quantity in self.quantities}
+
+    def _of_history(self, name: str) -> Tensor:
+        assert self._history is not None
+        rows = max(norms[name].shape[1] for _, norms in self._history if name in norms)
+        parts = [norms.get(name, torch.full((len(steps), rows), torch.nan)) for steps, norms in self._history]
+        return joined(parts).float()
