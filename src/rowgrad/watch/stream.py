@@ -62,13 +62,14 @@ class Stream:
         if not self.records.steps:
             return
         steps, norms, outputs = self.records.take()
-        if len(outputs) and not alone:
+        if outputs.numel() and not alone:
             outputs = trainer.strategy.reduce(outputs, reduce_op="mean")
         if not trainer.is_global_zero:
             return
         if self._history is not None:
             self._history.append((torch.tensor(steps), norms))
-        columns = dict(zip([f"train/{name}" for name in self.watched.outputs], outputs.double().cpu().T, strict=False))
+        names = [f"train/{name}" for name in self.watched.outputs]
+        columns = dict(zip(names, outputs.double().cpu().unbind(1), strict=True))
         columns |= derived(norms, self.pairs, self.watched.selected)
         tags, table = table_of(norms, columns)
         write_to_loggers(trainer, steps, [self.prefix + tag for tag in tags], table)
