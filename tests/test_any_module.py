@@ -181,7 +181,8 @@ def test_a_run_that_goes_on_has_every_step_once(tmp_path):
 
     trainer = pl.Trainer(
         max_epochs=2, max_steps=9, accelerator="cpu", logger=False, enable_progress_bar=False,
-        enable_model_summary=False, enable_checkpointing=False, callbacks=[RowGradientRecorder(flush_every=4, folder=part), Save()],
+        enable_model_summary=False, enable_checkpointing=False,
+        callbacks=[RowGradientRecorder(flush_every=4, folder=part), Save()],
     )  # fmt: skip
     trainer.fit(module, Segmenter.batches())
     assert "RowGradientRecorder" not in str(torch.load(tmp_path / "some.ckpt", weights_only=True)["callbacks"])
@@ -210,6 +211,23 @@ def test_a_model_is_watched_from_outside_and_left_as_it_was(tmp_path):
     assert not any(part._forward_pre_hooks for part in module.modules())
     for name, weight in module.state_dict().items():
         assert weight.equal(with_taps.state_dict()[name])  # watching changes nothing
+
+
+def test_a_line_search_has_one_record_a_step_of_the_gradient_that_it_begins_with(tmp_path):
+    class Searching(Segmenter):
+        def configure_optimizers(self):
+            return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=3)
+
+    check(Searching(), Segmenter.batches(), tmp_path)
+
+
+def test_taps_are_left_as_they_were_found(tmp_path):
+    module = Segmenter()
+    module.neck["tap"].requires_grad_(False)
+    for _ in range(2):  # the same recorder again
+        fit(module, Segmenter.batches(2), tmp_path, recorder=RowGradientRecorder(every=5, folder=tmp_path))
+        assert (module.tap.requires_grad, module.neck["tap"].requires_grad) == (True, False)
+        assert not module.tap.gradient.any()
 
 
 def test_a_pair_of_taps_tells_the_cut_fraction(tmp_path):

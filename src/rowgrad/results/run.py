@@ -153,7 +153,8 @@ class Run:
 
         drawn = {}
         if len(self.steps):
-            drawn["row_gradients"] = figures.heatmaps(self.steps, self.norms, self.selected)
+            of_image = {name: norms for name, norms in self.norms.items() if norms.shape[1] == self.height}
+            drawn["row_gradients"] = figures.heatmaps(self.steps, of_image, self.selected)
         if self.theta is not None:
             drawn["learnt_rows"] = figures.learnt_rows(self.theta, self.selected)
         return drawn

@@ -56,7 +56,8 @@ class PerImageHistograms(pl.Callback):
         ):
             return
         recorder = recorder_of(trainer)
-        taps = find_taps(pl_module) | (recorder.taps if recorder is not None else {})
+        tapped = None if recorder is None else recorder.tapped
+        taps = find_taps(pl_module) if tapped is None else tapped.taps
         self._listening = {name: (tap, tap.requires_grad) for name, tap in taps.items()}
         for tap in taps.values():
             tap.requires_grad = tap.per_image = True

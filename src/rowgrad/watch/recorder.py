@@ -8,24 +8,19 @@ import lightning.pytorch as pl
 import torch
 from torch import Tensor
 
-from rowgrad.errors import UserError, nearest
-from rowgrad.tap import RowTap, Watched
 from rowgrad.watch.events import add_layout
 from rowgrad.watch.outlets import open_norms_file, writers
-from rowgrad.watch.quantities import Quantity, TapNorm, find_quantity, norm_of, quantity_names
+from rowgrad.watch.quantities import Quantity, TapNorm
 from rowgrad.watch.ranks import Ranks
 from rowgrad.watch.settings import RecorderSettings
 from rowgrad.watch.stream import Stream
-from rowgrad.watch.taps import attach, find_taps
+from rowgrad.watch.taps import Tapped
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
     from torch.optim import Optimizer
-    from torch.utils.hooks import RemovableHandle
-
-NOTHING = Watched(None, (), ())
 
 
 class RowGradientRecorder(pl.Callback):
@@ -77,9 +72,7 @@ class RowGradientRecorder(pl.Callback):
         self.chosen, self.folder = settings.quantities, folder
         self.pairs: list[tuple[str, str]] = [(before, after) for before, after in settings.pairs]
         self.keeps_history = False
-        self.taps: dict[str, RowTap] = {}
-        self.quantities: list[Quantity] = []
-        self._handles: list[RemovableHandle] = []
+        self.tapped: Tapped | None = None
         self._streams: list[Stream] = []
         self._counts: list[int] = []
         self._pending: tuple[Stream, int, list[Tensor | None]] | None = None
@@ -88,23 +81,21 @@ class RowGradientRecorder(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Finds the taps, and puts those of `at`."""
-        self._prepare(pl_module)
-        read = {quantity.tap_name for quantity in self.quantities if isinstance(quantity, TapNorm)}
-        for name, tap in self.taps.items():
-            tap.requires_grad_(name in read)
+        self.tapped = Tapped(pl_module, self.at, self.chosen, self.pairs)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Opens the files."""
+        tapped = self._tapped
         count = len(trainer.optimizers)
         names = [f"optimizer_{number}" for number in range(count)] if count > 1 else [""]
         counts = self._counts if len(self._counts) == count else [trainer.global_step] * count
-        files = [open_norms_file(trainer, self.folder, name, self.quantities) for name in names]
+        files = [open_norms_file(trainer, self.folder, name, tapped.quantities) for name in names]
         self._streams = [
-            Stream(name, done, file, self.quantities, self._pairs(), self.watched, keeps_history=self.keeps_history)
+            Stream(name, done, file, tapped, keeps_history=self.keeps_history)
             for name, done, file in zip(names, counts, files, strict=True)
         ]
         self._ranks, self._step = Ranks(trainer), trainer.global_step
-        self._pending, self._outputs = None, []
+        self._counts, self._pending, self._outputs = [], None, []
         if trainer.global_step == 0:
             for writer in writers(trainer):
                 charts = [stream.charts() for stream in self._streams]
@@ -114,34 +105,31 @@ class RowGradientRecorder(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Switches the taps on for a step that is recorded; of several optimizers, nobody knows yet whose it is."""
-        due = len(self._streams) > 1 or trainer.global_step % self.every == 0
-        for quantity in self.quantities:
-            if isinstance(quantity, TapNorm) and quantity.tap is not None:
-                quantity.tap.requires_grad = due
+        self._tapped.listen(len(self._streams) > 1 or trainer.global_step % self.every == 0)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Takes the step's gradients: after unscaling, before clipping."""
-        self._complete(trainer, pl_module)
         place = next((place for place, known in enumerate(trainer.optimizers) if known is optimizer), 0)
         stream = self._streams[place]
-        stream.count += 1
-        if (stream.count - 1) % self.every:
-            for tap in self.taps.values():
-                tap.zero_grad()
+        begins = stream.begin(trainer.global_step)
+        if begins:
+            self._complete(trainer, pl_module)
+        if not begins or (stream.count - 1) % self.every:
+            self._tapped.forget()
             return
         scaler = _scaler(trainer)
         self._scale = 1.0 if scaler is None else scaler.get_scale()
-        kept = [self._take(quantity, pl_module, optimizer) for quantity in self.quantities]
+        kept = [self._take(quantity, pl_module, optimizer) for quantity in self._tapped.quantities]
         self._pending = stream, trainer.global_step, kept
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Adds up outputs over micro-batches and, after the optimizer's step, completes the record."""
-        if self.watched.outputs:
-            self._outputs.append([outputs[name] for name in self.watched.outputs])
+        if self._tapped.watched.outputs:
+            self._outputs.append([outputs[name] for name in self._tapped.watched.outputs])
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
@@ -163,11 +151,13 @@ class RowGradientRecorder(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Writes what is left: every step that was completed before the failure."""
         self._close(trainer, alone=True)
-        self._remove()
+        self.teardown(trainer, pl_module, "fit")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Takes away what was put into the module."""
-        self._remove()
+        """Leaves the module as it was found."""
+        if self.tapped is not None:
+            self.tapped.leave()
+            self.tapped = None
 
     def state_dict(self) -> dict[str, Any]:
         """How many steps each of several optimizers has done."""
@@ -206,46 +196,12 @@ class RowGradientRecorder(pl.Callback):
         Raises:
             UserError: it is not.
         """
-        self._prepare(module)
-        self._remove()
+        Tapped(module, self.at, self.chosen, self.pairs).leave()
 
-    def _prepare(self, module: pl.LightningModule) -> None:
-        """Finds the taps, puts those of `at`, and sees what is to be recorded."""
-        self._remove()
-        self.taps = find_taps(module)
-        for name in self.at:
-            self.taps[name], handle = attach(module, name)
-            self._handles.append(handle)
-        self.quantities = self._choose(module)
-        watched = getattr(module, "watched", None)
-        self.watched = watched if isinstance(watched, Watched) else NOTHING
-        for name in sorted({name for pair in self.pairs for name in pair} - self.taps.keys()):
-            raise UserError(f"pairs: {name} is not a tap{nearest(name, self.taps, most=3)}")
-
-    def _choose(self, module: pl.LightningModule) -> list[Quantity]:
-        """What is recorded of a module: all that there is, or what was asked for in the same order."""
-        if self.chosen is None and not self.taps:
-            raise UserError(
-                f"RowGradientRecorder finds no tap in {type(module).__name__}: put self.tap = RowTap() into __init__"
-                ' and x = self.tap(x) into forward, or name a submodule: RowGradientRecorder(at="encoder").'
-            )
-        files = [find_quantity(name) for name in quantity_names()]
-        others = [quantity for quantity in files if not isinstance(quantity, TapNorm) and quantity.fits(module)]
-        norms = [norm_of(name, tap) for name, tap in self.taps.items()]
-        there: dict[str, Quantity] = {quantity.name: quantity for quantity in [*norms, *others]}
-        chosen = list(there) if self.chosen is None else self.chosen
-        for name in chosen:
-            if isinstance(name, str) and name not in there:
-                hint = f"{nearest(name, there)} There are {', '.join(there)}."
-                raise UserError(f"{RecorderSettings.full_key('quantities')}: {name} is not recorded here{hint}")
-        own = [quantity for quantity in chosen if isinstance(quantity, Quantity)]
-        return [*(quantity for name, quantity in there.items() if name in chosen), *own]
-
-    def _pairs(self) -> list[tuple[str, str]]:
-        """The module's own pair and those that were asked for, where both taps are recorded."""
-        recorded = {quantity.tap_name for quantity in self.quantities if isinstance(quantity, TapNorm)}
-        known = dict.fromkeys([*([self.watched.pair] if self.watched.pair else []), *self.pairs])
-        return [pair for pair in known if recorded.issuperset(pair)]
+    @property
+    def _tapped(self) -> Tapped:
+        assert self.tapped is not None, "while it is trained"
+        return self.tapped
 
     def _take(self, quantity: Quantity, module: pl.LightningModule, optimizer: Optimizer) -> Tensor | None:
         """What a quantity keeps of the step that is due: unscaled, of all ranks, and nobody else's."""
@@ -266,7 +222,7 @@ class RowGradientRecorder(pl.Callback):
         scaler = _scaler(trainer)
         if scaler is not None and scaler.get_scale() < self._scale:  # so a scaler says that it skipped the step
             return
-        for quantity, one in zip(self.quantities, kept, strict=True):
+        for quantity, one in zip(self._tapped.quantities, kept, strict=True):
             if one is not None:
                 quantity.after_step(one, module)
         stream.records.add(step, kept, self._summed_outputs(trainer))
@@ -278,7 +234,7 @@ class RowGradientRecorder(pl.Callback):
         if len(self._outputs) == 1 and trainer.accumulate_grad_batches == 1:
             return self._outputs[0]
         share = 1 / trainer.accumulate_grad_batches
-        names = self.watched.outputs
+        names = self._tapped.watched.outputs
         columns = zip(*self._outputs, strict=True)
         return [sum(parts) * (1 if name == "loss" else share) for name, parts in zip(names, columns, strict=False)]
 
@@ -286,11 +242,6 @@ class RowGradientRecorder(pl.Callback):
         self.flush(trainer, alone=alone)
         for stream in self._streams:
             stream.file.close()
-
-    def _remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
 
 
 def _scaler(trainer: pl.Trainer) -> torch.amp.GradScaler | None:

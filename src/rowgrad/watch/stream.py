@@ -14,12 +14,9 @@ from rowgrad.watch.outlets import derived, table_of, write_to_loggers
 from rowgrad.watch.records import Records, joined
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import lightning.pytorch as pl
 
-    from rowgrad.tap import Watched
-    from rowgrad.watch.quantities import Quantity
+    from rowgrad.watch.taps import Tapped
 
 
 class Stream:
@@ -29,9 +26,7 @@ class Stream:
         name: of the optimizer, which stands before its tags; empty where there is one alone.
         count: the steps that it has done.
         file: its `row_gradients.csv`.
-        quantities: what is recorded.
-        pairs: names of taps before and after a cut.
-        watched: what the module says of itself.
+        tapped: what is recorded of the module.
         keeps_history: whether all norms are kept in memory too.
 
     Attributes:
@@ -43,19 +38,25 @@ class Stream:
         name: str,
         count: int,
         file: NormsFile,
-        quantities: Sequence[Quantity],
-        pairs: Sequence[tuple[str, str]],
-        watched: Watched,
+        tapped: Tapped,
         *,
         keeps_history: bool,
     ) -> None:
         self.prefix, self.count, self.file = f"{name}." if name else "", count, file
-        self.quantities, self.pairs, self.watched = quantities, pairs, watched
-        self.records = Records(quantities)
+        self.quantities, self.pairs, self.watched = tapped.quantities, tapped.pairs, tapped.watched
+        self._last: int | None = None
+        self.records = Records(self.quantities)
         self._history: list[tuple[Tensor, Norms]] | None = None
         if keeps_history:
             earlier = read_norms(file.path)
             self._history = [earlier] if earlier[1] else []
+
+    def begin(self, step: int) -> bool:
+        """Counts a step; False where it is none: optimizers that search a line ask for several gradients."""
+        new = step != self._last
+        self._last = step
+        self.count += new
+        return new
 
     def flush(self, trainer: pl.Trainer, *, alone: bool) -> None:
         """Writes what was recorded; `alone` where other ranks may be gone."""

@@ -1,4 +1,4 @@
-"""Which taps a module has, and those that are put before its submodules from outside."""
+"""Which taps a module has, those that are put before its submodules from outside, and what is recorded of them."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from rowgrad.errors import UserError, nearest
-from rowgrad.tap import LEAST, RowTap
+from rowgrad.tap import LEAST, RowTap, Watched
+from rowgrad.watch.quantities import Quantity, TapNorm, find_quantity, norm_of, quantity_names
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
+    import lightning.pytorch as pl
     from torch.utils.hooks import RemovableHandle
 
 # What torch puts around a module: no part of the name that its author gave it.
@@ -65,3 +67,95 @@ def attach(module: nn.Module, name: str) -> tuple[RowTap, RemovableHandle]:
 
 def _can_be_tapped(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point() and value.ndim >= LEAST
+
+
+class Tapped:
+    """A module that is watched, until `leave`.
+
+    Args:
+        module: the module.
+        at: names of submodules before which taps are put.
+        chosen: what is recorded: names and quantities of one's own; all that there is where it is None.
+        pairs: names of taps before and after a cut, beside the module's own.
+
+    Attributes:
+        taps: by their names.
+        quantities: what is recorded.
+        watched: what the module says of itself.
+        pairs: those of which both taps are recorded.
+
+    Raises:
+        UserError: nothing to record, or a name that there is not.
+    """
+
+    def __init__(
+        self,
+        module: pl.LightningModule,
+        at: Sequence[str] = (),
+        chosen: Sequence[str | Quantity] | None = None,
+        pairs: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        self._handles: list[RemovableHandle] = []
+        self.taps = find_taps(module)
+        self._found = {tap: tap.requires_grad for tap in self.taps.values()}
+        try:
+            for name in at:
+                self.taps[name], handle = attach(module, name)
+                self._handles.append(handle)
+            self.quantities = self._choose(module, chosen)
+            self._check(pairs)
+        except UserError:
+            self.leave()
+            raise
+        watched = getattr(module, "watched", None)
+        self.watched = watched if isinstance(watched, Watched) else Watched(None, (), ())
+        own = [] if self.watched.pair is None else [self.watched.pair]
+        norms = [quantity for quantity in self.quantities if isinstance(quantity, TapNorm)]
+        recorded = {quantity.tap_name for quantity in norms}
+        self.pairs = [pair for pair in dict.fromkeys([*own, *pairs]) if recorded.issuperset(pair)]
+        self._read = [quantity.tap for quantity in norms if quantity.tap is not None]
+
+    def listen(self, due: bool) -> None:
+        """Switches the taps that are recorded on or off; the others are off."""
+        for tap in self.taps.values():
+            tap.requires_grad = False
+        for tap in self._read:
+            tap.requires_grad = due
+
+    def forget(self) -> None:
+        """Drops what the taps have kept."""
+        for tap in self.taps.values():
+            tap.zero_grad()
+
+    def leave(self) -> None:
+        """Leaves the module as it was found."""
+        self.forget()
+        for tap, was_on in self._found.items():
+            tap.requires_grad_(was_on)
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def _check(self, pairs: Sequence[tuple[str, str]]) -> None:
+        for name in sorted({name for pair in pairs for name in pair} - self.taps.keys()):
+            raise UserError(f"pairs: {name} is not a tap{nearest(name, self.taps, most=3)}")
+
+    def _choose(self, module: pl.LightningModule, chosen: Sequence[str | Quantity] | None) -> list[Quantity]:
+        """What is recorded: all that there is, or what was asked for in the same order."""
+        if chosen is None and not self.taps:
+            raise UserError(
+                f"RowGradientRecorder finds no tap in {type(module).__name__}: put self.tap = RowTap() into __init__"
+                ' and x = self.tap(x) into forward, or name a submodule: RowGradientRecorder(at="encoder").'
+            )
+        files = [find_quantity(name) for name in quantity_names()]
+        others = [quantity for quantity in files if not isinstance(quantity, TapNorm) and quantity.fits(module)]
+        norms = [norm_of(name, tap) for name, tap in self.taps.items()]
+        there: dict[str, Quantity] = {quantity.name: quantity for quantity in [*norms, *others]}
+        if chosen is None:
+            return list(there.values())
+        for name in chosen:
+            if isinstance(name, str) and name not in there:
+                hint = f"{nearest(name, there)} There are {', '.join(there)}."
+                raise UserError(f"callbacks.recorder.quantities: {name} is not recorded here{hint}")
+        own = [quantity for quantity in chosen if isinstance(quantity, Quantity)]
+        return [*(quantity for name, quantity in there.items() if name in chosen), *own]
