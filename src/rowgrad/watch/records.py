@@ -57,7 +57,8 @@ class Records:
             quantity.name: joined(parts).double().cpu()
             for quantity, parts in zip(self.quantities, self._norms, strict=True)
         }
-        outputs = torch.stack([torch.stack(list(one)) for one in self._outputs]) if self._outputs[0] else torch.zeros(0)
+        none = torch.zeros(len(self.steps), 0)
+        outputs = torch.stack([torch.stack(list(one)) for one in self._outputs]) if self._outputs[0] else none
         steps = self.steps
         self._clear()
         return steps, norms, outputs

@@ -62,7 +62,7 @@ class Stream:
         if not self.records.steps:
             return
         steps, norms, outputs = self.records.take()
-        if len(outputs) and not alone:
+        if outputs.numel() and not alone:
             outputs = trainer.strategy.reduce(outputs, reduce_op="mean")
         if not trainer.is_global_zero:
             return
