@@ -107,8 +107,7 @@ class RowGradientRecorder(pl.Callback):
         self._pending, self._outputs = None, []
         if trainer.global_step == 0:
             for writer in writers(trainer):
-                charts = [stream.charts() for stream in self._streams]
-                add_layout(writer, {title: tags for some in charts for title, tags in some.items()})
+                add_layout(writer, {title: tags for stream in self._streams for title, tags in stream.charts().items()})
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -288,9 +287,8 @@ class RowGradientRecorder(pl.Callback):
             stream.file.close()
 
     def _remove(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        while self._handles:
+            self._handles.pop().remove()
 
 
 def _scaler(trainer: pl.Trainer) -> torch.amp.GradScaler | None:
