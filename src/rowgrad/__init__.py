@@ -2,6 +2,7 @@
 
 The path of a batch is the order of the rooms: `data` -> `scenario` -> `model` -> `watch` -> `results`; `training` puts
 them together. What stands below is the public face. Importing it imports nothing heavy: names come when asked for.
+`RowTap` and `RowGradientRecorder` need torch, Lightning and TensorBoard; most others need the extra `pipeline`.
 """
 
 from importlib import import_module
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from rowgrad.results.run import open_run as open_run
     from rowgrad.scenario.operations import Operation as Operation
     from rowgrad.scenario.scenario import Scenario as Scenario
+    from rowgrad.tap import RowTap as RowTap
     from rowgrad.training.command import train as train
     from rowgrad.watch.quantities import Quantity as Quantity
     from rowgrad.watch.recorder import RowGradientRecorder as RowGradientRecorder
@@ -24,6 +26,7 @@ _HOMES = {
     "Operation": "scenario.operations",
     "Quantity": "watch.quantities",
     "RowGradientRecorder": "watch.recorder",
+    "RowTap": "tap",
     "Run": "results.run",
     "Scenario": "scenario.scenario",
     "open_run": "results.run",

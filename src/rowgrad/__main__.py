@@ -1,6 +1,15 @@
-"""`python -m rowgrad scenario=augment` is `python scripts/train.py scenario=augment`."""
+"""`python -m rowgrad scenario=augment`; in a clone `python scripts/train.py scenario=augment` is the same."""
 
-from rowgrad.training.command import main
+from rowgrad.errors import tell_mistakes_plainly
+
+
+def main() -> None:
+    """The command."""
+    tell_mistakes_plainly("train")
+    from rowgrad.training.command import main as train  # late: where packages are missing, that is one plain line
+
+    train()
+
 
 if __name__ == "__main__":
     main()

@@ -6,6 +6,8 @@ import difflib
 import errno
 import os
 import sys
+from functools import cache
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -22,6 +24,34 @@ _REFUSALS = {
 
 class UserError(Exception):
     """A mistake in what was typed or in a file: names the key or the file and says what is accepted."""
+
+
+# What the extra `pipeline` installs, as it is imported. The tap and the recorder need none of it.
+PIPELINE = ("filelock", "hydra", "jinja2", "matplotlib", "omegaconf", "rich", "scipy", "sklearn", "torchvision")
+
+
+class NotInstalledError(UserError, ImportError):
+    """Packages that the pipeline needs are not there."""
+
+
+@cache
+def need_pipeline() -> None:
+    """Asks for the packages of the extra `pipeline`, before anything of the rooms that need them is imported.
+
+    Raises:
+        NotInstalledError: some are not there.
+    """
+    missing = [name for name in PIPELINE if not _is_installed(name)]
+    if missing:
+        words = f"this needs packages that are not installed ({', '.join(missing)})"
+        raise NotInstalledError(f'{words}: pip install "rowgrad[pipeline]"')
+
+
+def _is_installed(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except (ImportError, ValueError):  # somebody keeps it from being imported
+        return False
 
 
 def nearest(word: str, options: Iterable[str], most: int = 1) -> str:

@@ -47,6 +47,12 @@ def shown(path: Path) -> Path:
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
+def command_typed() -> str:
+    """How one types the command that trains: by the script of a clone, else by the package's name."""
+    script = Path(__file__).parents[2] / "scripts" / "train.py"
+    return "python scripts/train.py" if script.is_file() else "python -m rowgrad"
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON file; empty where it is not there or not whole."""
     try:

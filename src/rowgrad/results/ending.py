@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.panel import Panel
 
-from rowgrad.files import shown
+from rowgrad.files import command_typed, shown
 from rowgrad.scenario.rows import name_rows
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def describe_run(run: Run, scenario: Scenario) -> str:
         lines[""] = f"they carried {summary['cut_fraction']:.1%} of the squared gradient at the network's input"
     lines["run's folder"] = str(shown(folder))
     if summary["status"] == "interrupted":
-        lines["go on"] = f"python scripts/train.py resume={shown(folder)}"
+        lines["go on"] = f"{command_typed()} resume={shown(folder)}"
     lines["watch it"] = f"{tensorboard_command()} --logdir {shown(folder)}"
     return "\n".join(f"{name:15}{words}" for name, words in lines.items())
 

@@ -10,7 +10,7 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rowgrad.files import read_json, shown, write_whole
+from rowgrad.files import command_typed, read_json, shown, write_whole
 from rowgrad.results.tables import Table
 
 if TYPE_CHECKING:
@@ -213,7 +213,7 @@ def describe_sweep(folder: SweepFolder, jobs: Sequence[Job]) -> str:
     rest = [job for job in jobs if job.status != "done"]
     lines += [(job.status, f"{job.name}: {_cause(job)}") for job in rest]
     if rest:
-        lines.append(("go on", f"python scripts/train.py {folder.RESUME}{shown(folder.path)}"))
+        lines.append(("go on", f"{command_typed()} {folder.RESUME}{shown(folder.path)}"))
     lines.append(("tables", f"{shown(folder.answers_file)}, {shown(folder.table_file)}"))
     return "\n".join(f"{name:15}{words}" for name, words in lines)
 
@@ -233,7 +233,7 @@ def answer_sweep(folder: SweepFolder) -> bool:
     tables = [table for table in (seeds_table(jobs), detach_table(jobs)) if table is not None and table.body]
     command = shlex.join(folder.read()["command"])
     lines = describe_sweep(folder, jobs)
-    head = f"# {folder.path.name}\n\n    python scripts/train.py {command}\n\n```text\n{lines}\n```\n"
+    head = f"# {folder.path.name}\n\n    {command_typed()} {command}\n\n```text\n{lines}\n```\n"
     write_whole(folder.table_file, as_csv(jobs))
     write_whole(folder.answers_file, "\n".join([head, *(table.section() for table in tables)]))
     for table in tables:

@@ -1,1 +1,5 @@
 """What happens to the rows of an image before the network sees it. The cut is in `scenario`."""
+
+from rowgrad.errors import need_pipeline
+
+need_pipeline()

@@ -14,7 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 
 import rowgrad
 from rowgrad.config import explain
-from rowgrad.errors import end_on_mistake, tell_mistakes_plainly
+from rowgrad.errors import end_on_mistake
+from rowgrad.files import command_typed
 from rowgrad.folders import RunFolder
 from rowgrad.training.jobs import INTERRUPTED, command_to_repeat, run_job
 from rowgrad.training.settings import OFFERED
@@ -39,6 +40,7 @@ def run_folder(resume: str | None, new: str) -> str:
 
 
 OmegaConf.register_resolver("run_folder", run_folder, replace=True)
+OmegaConf.register_resolver("command_typed", command_typed, replace=True)
 OmegaConf.register_resolver("explain_settings", lambda: explain(*OFFERED).replace("$", "$$"), replace=True)
 
 
@@ -92,8 +94,7 @@ def _train_unless_finished(config: DictConfig, folder: RunFolder, overrides: Seq
 
 
 def main() -> None:
-    """The command."""
-    tell_mistakes_plainly("train")
+    """The command, as `__main__` calls it."""
     sys.path.append(str(Path.cwd()))  # a module of one's own beside the command, as with python -m
     sys.argv[1:] = command_to_repeat(sys.argv[1:])
     _job()

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from rowgrad.config import plain
 from rowgrad.errors import UserError
+from rowgrad.files import command_typed
 from rowgrad.folders import RunFolder
 from rowgrad.training.settings import read_settings
 from rowgrad.training.targets import read_packages, trusting
@@ -56,7 +57,7 @@ def find_checkpoint(source: str) -> Path:
     if not file.is_file():
         raise UserError(
             f"model.checkpoint={source} is not a run's folder or checkpoint: there is no {file}."
-            f" This trains one: python scripts/train.py scenario=baseline seed=0 hydra.run.dir={source}"
+            f" This trains one: {command_typed()} scenario=baseline seed=0 hydra.run.dir={source}"
         )
     return file
 

@@ -1,0 +1,166 @@
+"""The examples and the blocks of docs/tap.md, run as they stand, against gradients that autograd computes by itself."""
+
+import csv
+import re
+import runpy
+
+import pytest
+import torch
+from conftest import PROJECT
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch.nn.functional import cross_entropy
+
+PAGE = (PROJECT / "docs" / "tap.md").read_text()
+BLOCKS = dict(re.findall(r"^## ([^\n]*)\n\n```python\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL))
+LIGHTNINGS = "lightning_logs/version_0"
+
+# What Lightning says of few workers and short epochs; anything that we cause is an error.
+pytestmark = pytest.mark.filterwarnings("ignore::lightning.pytorch.utilities.warnings.PossibleUserWarning")
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working directory."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def recorded(file):
+    """Steps, columns, and the table (T, columns) of a file of norms."""
+    with file.open() as lines:
+        head, *body = csv.reader(lines)
+    return [int(line[0]) for line in body], head[1:], torch.tensor([[float(value) for value in v[1:]] for v in body])
+
+
+def scalars(folder):
+    """The scalars of an event file."""
+    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    accumulator.Reload()
+    return {tag: [(e.step, e.value) for e in accumulator.Scalars(tag)] for tag in accumulator.Tags()["scalars"]}
+
+
+def row_norms(loss, x):
+    """‖∂L/∂x_r‖ of every row, of the sum over the batch, by autograd's own account."""
+    (gradient,) = torch.autograd.grad(loss, x)
+    gradient = gradient.sum(0).double()
+    return gradient.movedim(-2, 0).flatten(1).norm(dim=1)
+
+
+def run_example(name, classname, expect, folder):
+    """Runs an example for five steps; `expect` computes each step's norms in the module, before the step."""
+    main = runpy.run_path(str(PROJECT / "examples" / name))["main"]
+    plain, expected = main.__globals__[classname], []
+
+    class Spied(plain):
+        def training_step(self, batch, batch_idx):
+            expected.append(expect(self, batch))
+            return super().training_step(batch, batch_idx)
+
+    main.__globals__[classname] = Spied
+    main(["--steps", "5", "--out", str(folder)])
+    return recorded(folder / LIGHTNINGS / "row_gradients.csv"), torch.stack(expected)
+
+
+def test_a_module_of_ones_own_is_recorded_as_autograd_has_it(here, capsys):
+    def expect(module, batch):
+        images = batch[0].clone().requires_grad_()
+        return row_norms(cross_entropy(module.network(images), batch[1]), images)
+
+    (steps, columns, norms), expected = run_example("own_module.py", "Classifier", expect, here)
+    assert steps == [0, 1, 2, 3, 4]
+    assert columns == [f"tap_grad_norm/row_{row:02d}" for row in range(32)]
+    torch.testing.assert_close(norms.double(), expected, rtol=1e-3, atol=0)
+    assert (norms > 0).all()
+    assert f"tensorboard --logdir {here}" in capsys.readouterr().out
+    tags = scalars(here / LIGHTNINGS)
+    assert [value for _, value in tags["tap_grad_norm/row_09"]] == pytest.approx(norms[:, 9].tolist())
+
+
+def test_tokens_behind_the_mask_get_exactly_nothing(here, capsys):
+    def expect(module, batch):
+        tokens = batch[0]
+        x = (module.embedding(tokens) + module.position).detach().requires_grad_()
+        padding = (torch.arange(16) >= 12).expand(len(tokens), -1)
+        mixed = module.encoder(x, src_key_padding_mask=padding)
+        return row_norms(cross_entropy(module.head(mixed[:, 11]), tokens[:, 0]), x)
+
+    (steps, columns, norms), expected = run_example("tokens.py", "Recall", expect, here)
+    assert steps == [0, 1, 2, 3, 4]
+    assert columns == [f"encoder_grad_norm/row_{row:02d}" for row in range(16)]
+    torch.testing.assert_close(norms.double(), expected, rtol=1e-3, atol=0)
+    assert (norms[:, 12:] == 0).all()
+    assert (norms[:, :12] > 0).all()
+    assert "exactly 0 in [12, 13, 14, 15]" in capsys.readouterr().out
+
+
+def test_the_examples_mark_their_lines():
+    texts = [(PROJECT / "examples" / name).read_text() for name in ("own_module.py", "tokens.py")]
+    marked = [[line.strip() for line in text.splitlines() if "# <- " in line] for text in texts]
+    starts = [["self.tap = RowTap()", "x = self.tap(x)", "recorder = RowGradientRecorder()"]]
+    starts += [['recorder = RowGradientRecorder(at="encoder")']]
+    assert [[line.partition("  #")[0] for line in lines] for lines in marked] == starts
+
+
+def run_block(title):
+    """Runs a block of the page in the working directory; what it has defined."""
+    names = {"__name__": "__main__"}
+    exec(BLOCKS[title], names)
+    return names
+
+
+def test_every_block_is_run_here():
+    assert len(BLOCKS) == PAGE.count("```python")
+    tested = re.findall(r'run_block\("([^"]*)"', (PROJECT / "tests" / "test_examples.py").read_text())
+    assert set(BLOCKS) == set(tested)
+
+
+def test_the_two_lines(here):
+    norms = run_block("The two lines")["norms"]
+    steps, columns, table = recorded(here / LIGHTNINGS / "row_gradients.csv")
+    assert (steps, len(columns)) == (list(range(8)), 32)
+    torch.testing.assert_close(table.double(), norms["tap_grad_norm"].double())
+    assert len(scalars(here / LIGHTNINGS)["tap_grad_norm/row_31"]) == 8
+
+
+def test_without_touching_the_module(here):
+    module = run_block("Without touching the module")["trainer"].lightning_module
+    steps, columns, table = recorded(here / LIGHTNINGS / "row_gradients.csv")
+    assert (steps, len(columns)) == ([0, 1, 2, 3], 12)
+    assert (table > 0).all()
+    assert not module.encoder._forward_pre_hooks
+
+
+def test_without_lightning(here):
+    names = run_block("Without Lightning")
+    assert names["tap"].gradient.tolist() == torch.zeros(6, 4).tolist()
+    assert names["sequences"].shape == (8, 6, 4)
+    assert not list(here.iterdir())
+
+
+def test_pairs(here):
+    run_block("Pairs: what a cut stops")
+    _, columns, table = recorded(here / LIGHTNINGS / "row_gradients.csv")
+    before, after = table[:, :8].double(), table[:, 8:].double()
+    assert columns[8] == "after_grad_norm/row_00"
+    assert (before[:, :4] == 0).all()
+    assert before[:, 4:].equal(after[:, 4:])
+    energy = after.square()
+    logged = [value for _, value in scalars(here / LIGHTNINGS)["grad_flow/cut_fraction"]]
+    assert logged == pytest.approx((energy[:, :4].sum(1) / energy.sum(1)).tolist(), rel=1e-5)
+
+
+def test_several_optimizers(here):
+    run_block("Several optimizers")
+    tables = [recorded(here / LIGHTNINGS / f"row_gradients.optimizer_{number}.csv") for number in (0, 1)]
+    assert [steps for steps, *_ in tables] == [[0, 2, 4], [1, 3, 5]]
+    assert not tables[0][2].equal(tables[1][2])
+    tags = scalars(here / LIGHTNINGS)
+    for number, (_, columns, table) in enumerate(tables):
+        for place, column in enumerate(columns):
+            values = [value for _, value in tags[f"optimizer_{number}.{column}"]]
+            assert values == pytest.approx(table[:, place].tolist())
+
+
+def test_sequences_of_different_lengths():
+    gradient = run_block("Sequences of different lengths")["tap"].gradient
+    assert gradient[:, 0].tolist() == [4.0] * 4 + [2.0] * 3 + [0.0] * 3
