@@ -278,10 +278,3 @@ def test_lengths_that_do_not_come_again_are_forgotten(device):
 def test_what_has_no_rows_or_no_gradient_is_refused_in_plain_words(x, words):
     with pytest.raises(UserError, match=words):
         RowTap()(x)
-
-
-def test_vmap_and_grad_of_functions_see_through_it():
-    tap = RowTap()
-    x = torch.randn(5, 1, 3, 2)
-    slopes = torch.func.vmap(torch.func.grad(lambda image: (tap(image[None]) ** 2).sum()))(x)
-    assert slopes.equal(2 * x)

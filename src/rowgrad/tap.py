@@ -29,17 +29,13 @@ LEAST = 3  # dimensions: batch, rows, columns
 class _Through(torch.autograd.Function):
     """x -> x. Its gradient g goes on to x as it is; τ gets g, summed over the batch where τ has no batch."""
 
-    generate_vmap_rule = True
-
+    # With `setup_context`, which functorch's transforms would need, every call takes three times as long.
     @staticmethod
-    def forward(x: Tensor, tau: Tensor) -> Tensor:  # noqa: ARG004
+    def forward(ctx: Any, x: Tensor, tau: Tensor) -> Tensor:
+        ctx.dimensions, ctx.dtype = tau.ndim, tau.dtype
         # Shares memory and version with x, but is no view, so that it may be changed in place. A compiler copies
         # nothing either, and knows no other way.
         return x.clone() if torch.compiler.is_compiling() else x.detach()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor], output: Tensor) -> None:  # noqa: ARG004
-        ctx.dimensions, ctx.dtype = inputs[1].ndim, inputs[1].dtype
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:  # ty: ignore[incompatible-method-override]
