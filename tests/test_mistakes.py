@@ -81,6 +81,15 @@ QUICK = {
     "trainer.gradient_clip_val=-1": "trainer.gradient_clip_val=-1 is not a number of at least 0, or null.",
     "callbacks.recorder.every=0": "callbacks.recorder.every=0 is not a whole number of at least 1.",
     "callbacks.recorder.quantities=[norm]": "callbacks.recorder.quantities=['norm'] is not a list of one or more of ",
+    "logger=cvs": "logger=cvs is unknown; did you mean csv? Accepted: csv, none, tensorboard, wandb.",
+    "logger=[csv,tensorbord]": "logger=tensorbord is unknown; did you mean tensorboard? Accepted: csv, none, ",
+    "logger.csv.foo=1": "Could not override 'logger.csv.foo'. Key 'csv' is not in struct",
+    "logger.tensorboard=3": "logger.tensorboard=3 is not a _target_ with its arguments, or null.",
+    "scenario=null": "scenario=none is unknown",
+    "+trainer.fast_dev_run=often": "trainer.fast_dev_run=often is not true, false, or a whole number of batches.",
+    "+trainer.limit_train_batches=1.5": "trainer.limit_train_batches=1.5 is not a whole number of batches, or a share",
+    "+trainer.profiler=simpel": "trainer.profiler=simpel is not one of simple, advanced, pytorch, xla, a _target_ with",
+    "+trainer.logger=csv": "trainer.logger is decided by another key: write logger=csv or logger=none.",
     "hydra.run.dir=/proc/rowgrad/run": "No such file or directory: /proc/rowgrad",
     "data.root=${nowhere}": "Interpolation key 'nowhere' not found",
 }
@@ -88,6 +97,7 @@ QUICK = {
 SLOW = {
     "data.batch_size=1298": "data.batch_size=1298 is larger than the 1297 training images of digits.",
     "+trainer.foo=1": "trainer: Trainer.__init__() got an unexpected keyword argument 'foo'",
+    "+logger.tensorboard.foo=1": "logger.tensorboard: Logger.__init__() got an unexpected keyword argument 'foo'",
     "+model.network.foo=1": "model.network: StridedConvNet.__init__() got an unexpected keyword argument 'foo'",
     "scenario.operation=RandomFoo": "scenario.operation=RandomFoo: there is no operation 'RandomFoo'.",
     "model.network._target_=os.system": "model.network: ",

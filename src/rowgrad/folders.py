@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
 
 
+DRY = "dry run"  # the status of a run of a few batches, which shows that all parts work
+
+
 class BusyError(UserError):
     """A folder in which another process trains."""
 

@@ -79,15 +79,31 @@ class TrainLoader:
         accumulate: micro-batches of one optimizer step.
         rank: which of the processes this is.
         world: how many processes there are.
+        limit: how many batches an epoch takes of all that there are: a number, or a share.
+        same: whether every epoch is like the first, to the last bit.
+
+    Attributes:
+        batches: how many batches an epoch takes. The length is what there are: Lightning counts by itself.
     """
 
     def __init__(
-        self, data: Resident, batch_size: int, seed: int, *, accumulate: int = 1, rank: int = 0, world: int = 1
+        self,
+        data: Resident,
+        batch_size: int,
+        seed: int,
+        *,
+        accumulate: int = 1,
+        rank: int = 0,
+        world: int = 1,
+        limit: float = 1.0,
+        same: bool = False,
     ) -> None:
         self.data, self.seed, self.accumulate, self.rank, self.world = data, seed, accumulate, rank, world
+        self.same = same
         self.edges = [*range(0, len(data), batch_size * world), len(data)]
         if len(self) > 1 and self.edges[-1] - self.edges[-2] < world:
             del self.edges[-2]  # too few images for every rank: they join the batch before
+        self.batches = min(limit, len(self)) if isinstance(limit, int) else int(limit * len(self))
         self.epoch, self.position = 0, 0
         self._restored = False
 
@@ -99,14 +115,14 @@ class TrainLoader:
             self.epoch, self.position = self.epoch + 1, 0  # the last epoch was left in the middle
         self._restored = False
         order, corner = self._epoch_order()
-        for position in range(self.position, len(self)):
+        for position in range(self.position, self.batches):
             start, end = self.edges[position : position + 2]
             window = position - position % self.accumulate
-            window_start, window_end = self.edges[window], self.edges[min(window + self.accumulate, len(self))]
+            window_start, window_end = self.edges[window], self.edges[min(window + self.accumulate, self.batches)]
             first, last = (start + (end - start) * rank // self.world for rank in (self.rank, self.rank + 1))
             share = (last - first) / (window_end - window_start)
             # Before the yield, so that a state saved during this batch's step goes on with the next one.
-            self.position = (position + 1) % len(self)
+            self.position = (position + 1) % self.batches
             self.epoch += self.position == 0
             yield Batch(
                 self.data.gather(corner[first:last]),
@@ -117,11 +133,11 @@ class TrainLoader:
 
     def _epoch_order(self) -> tuple[Tensor, Tensor]:
         """The epoch's order of images (N,) and where the upper left pixel of each is, shifted by up to the margin."""
-        device, count = self.data.labels.device, len(self.data)
-        generator = torch.Generator().manual_seed(hash64(self.seed, self.epoch, "order"))
+        device, count, epoch = self.data.labels.device, len(self.data), 0 if self.same else self.epoch
+        generator = torch.Generator().manual_seed(hash64(self.seed, epoch, "order"))
         order = torch.randperm(count, generator=generator).to(device)
         reach = self.data.width - self.data.shape[2] + 1
-        chosen = Draw(self.seed, self.epoch).uniform("shift", (count, 2), device).mul_(reach).long()
+        chosen = Draw(self.seed, epoch).uniform("shift", (count, 2), device).mul_(reach).long()
         return order, order * self.data.area + chosen[:, 0] * self.data.width + chosen[:, 1]
 
     def state_dict(self) -> dict[str, int]:

@@ -56,6 +56,12 @@ class ImageData(pl.LightningDataModule):
                 f"data.batch_size={settings.batch_size} is larger than the {count} training images of {self.name}."
             )
 
+    def batches(self, world: int) -> dict[str, int]:
+        """How many batches each stage has on one of `world` ranks."""
+        settings, dataset = self.settings, self.dataset
+        sizes = {"train": settings.batch_size, "val": settings.eval_batch_size, "test": settings.eval_batch_size}
+        return {stage: -(-len(getattr(dataset, stage).labels) // (size * world)) for stage, size in sizes.items()}
+
     def train_dataloader(self) -> TrainLoader:
         """The training images on the trainer's device."""
         trainer = self._trainer()
@@ -66,6 +72,8 @@ class ImageData(pl.LightningDataModule):
             accumulate=trainer.accumulate_grad_batches,
             rank=trainer.global_rank,
             world=trainer.world_size,
+            limit=trainer.limit_train_batches,
+            same=getattr(trainer, "overfit_batches", 0) > 0,  # set where no type checker sees it
         )
         if self._position is not None:
             self._loader.load_state_dict(self._position)

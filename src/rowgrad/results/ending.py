@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.panel import Panel
 
 from rowgrad.files import command_typed, shown
+from rowgrad.folders import DRY
 from rowgrad.scenario.rows import name_rows
 
 if TYPE_CHECKING:
@@ -34,7 +35,10 @@ def _describe_cut(run: Run) -> str:
 def describe_run(run: Run, scenario: Scenario) -> str:
     """What people want to know at the end of a run: accuracy, cut rows, folder, and how to watch it."""
     lines, summary, folder = {}, run.summary, run.folder.path
-    if "test/acc" in summary:
+    if summary["status"] == DRY:
+        count = f"{summary['batches']} batch{'es' * (summary['batches'] > 1)}"
+        lines["status"] = f"[bold]dry run[/]: {count} each of training, validation and test; no logs, no checkpoint"
+    elif "test/acc" in summary:
         operated = f"; {summary['test/acc_operated']:.2%} with the rows {scenario.operation.phrase} in every image"
         changed = scenario.route == "replace" and not scenario.idle
         lines["test accuracy"] = f"[bold]{summary['test/acc']:.2%}[/]" + (operated if changed else "")
@@ -46,7 +50,8 @@ def describe_run(run: Run, scenario: Scenario) -> str:
     lines["run's folder"] = str(shown(folder))
     if summary["status"] == "interrupted":
         lines["go on"] = f"{command_typed()} resume={shown(folder)}"
-    lines["watch it"] = f"{tensorboard_command()} --logdir {shown(folder)}"
+    if run.folder.events.is_dir():
+        lines["watch it"] = f"{tensorboard_command()} --logdir {shown(folder)}"
     return "\n".join(f"{name:15}{words}" for name, words in lines.items())
 
 

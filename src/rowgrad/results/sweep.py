@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rowgrad.files import command_typed, read_json, shown, write_whole
+from rowgrad.folders import DRY
 from rowgrad.results.tables import Table
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 SEED, DETACH = "seed", "scenario.detach"
 CONFIDENCE = 0.95
+COMPLETE = {"done", DRY}  # of a job, where there is nothing left to do
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,7 @@ def describe_sweep(folder: SweepFolder, jobs: Sequence[Job]) -> str:
     """What became of the jobs, one line for each that is not done, and how to go on."""
     counts = {status: sum(job.status == status for job in jobs) for status in dict.fromkeys(job.status for job in jobs)}
     lines = [("sweep", f"{shown(folder.path)}: " + ", ".join(f"{count} {status}" for status, count in counts.items()))]
-    rest = [job for job in jobs if job.status != "done"]
+    rest = [job for job in jobs if job.status not in COMPLETE]
     lines += [(job.status, f"{job.name}: {_cause(job)}") for job in rest]
     if rest:
         lines.append(("go on", f"{command_typed()} {folder.RESUME}{shown(folder.path)}"))
@@ -246,4 +248,4 @@ def answer_sweep(folder: SweepFolder) -> bool:
         from rowgrad.results.run import Run
 
         print(f"{'report':15}{shown(write_report([Run(run) for run in trained], folder.report, answers=tables))}")
-    return all(job.status == "done" for job in jobs)
+    return all(job.status in COMPLETE for job in jobs)

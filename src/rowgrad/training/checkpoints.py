@@ -103,12 +103,12 @@ class Checkpoints(Checkpoint):
             return
         self.validation = {n: float(v) for n, v in trainer.callback_metrics.items() if n.startswith("val/")}
         self.validated_step = trainer.global_step
-        if self.best is None or self.validation[MONITOR] > self.best:
+        if not is_dry(trainer) and (self.best is None or self.validation[MONITOR] > self.best):
             self.best = self.validation[MONITOR]
             folder = folder_of(trainer)
             if trainer.state.fn == "fit":
                 trainer.save_checkpoint(folder.best)
-            elif trainer.is_global_zero:  # validated after training: the last checkpoint holds these weights
+            elif trainer.is_global_zero and folder.last.is_file():  # after training: it holds these weights
                 with folder.last.open("rb") as last, whole_file(folder.best) as best:
                     shutil.copyfileobj(last, best)
 
@@ -130,8 +130,15 @@ class Checkpoints(Checkpoint):
         self.validated_step, self._generators = state_dict["validated_step"], state_dict["generators"]
 
     def _save_last(self, trainer: pl.Trainer) -> None:
+        if is_dry(trainer):  # a dry run leaves nothing that looks as if it were trained
+            return
         folder = folder_of(trainer)
         trainer.save_checkpoint(folder.last, storage_options=folder.previous)
+
+
+def is_dry(trainer: pl.Trainer) -> bool:
+    """Whether a trainer only shows, with a few batches, that all parts work."""
+    return bool(getattr(trainer, "fast_dev_run", False))
 
 
 def folder_of(trainer: pl.Trainer) -> RunFolder:

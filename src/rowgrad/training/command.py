@@ -44,6 +44,15 @@ OmegaConf.register_resolver("command_typed", command_typed, replace=True)
 OmegaConf.register_resolver("explain_settings", lambda: explain(*OFFERED).replace("$", "$$"), replace=True)
 
 
+def without_null(words: Sequence[str]) -> list[str]:
+    """Overrides in which a group that is set to null, which Hydra refuses, is set to its choice `none`."""
+    groups = [word.removesuffix("=null") for word in words]
+    return [
+        f"{group}=none" if group != word and (configs_folder() / group).is_dir() else word
+        for group, word in zip(groups, words, strict=True)
+    ]
+
+
 def train(*overrides: str) -> Run:
     """Trains as `scripts/train.py` with the same overrides does, and opens the run.
 
@@ -53,7 +62,7 @@ def train(*overrides: str) -> Run:
         UserError: a mistake in the config or the data.
     """
     with initialize_config_dir(str(configs_folder())):
-        config = compose("train", list(overrides), return_hydra_config=True)
+        config = compose("train", without_null(overrides), return_hydra_config=True)
     folder = RunFolder(Path(config.hydra.run.dir).absolute())
     del config.hydra
     _train_unless_finished(config, folder, overrides)
@@ -96,5 +105,5 @@ def _train_unless_finished(config: DictConfig, folder: RunFolder, overrides: Seq
 def main() -> None:
     """The command, as `__main__` calls it."""
     sys.path.append(str(Path.cwd()))  # a module of one's own beside the command, as with python -m
-    sys.argv[1:] = command_to_repeat(sys.argv[1:])
+    sys.argv[1:] = without_null(command_to_repeat(sys.argv[1:]))
     _job()

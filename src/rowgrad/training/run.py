@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.callbacks import Timer
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
 
-from rowgrad.errors import UserError
-from rowgrad.folders import RunFolder
+from rowgrad.errors import UserError, without_key
+from rowgrad.folders import DRY, RunFolder
 from rowgrad.results.ending import describe_run, fallback_notice
 from rowgrad.results.run import Run, read_checkpoint
 from rowgrad.scenario.settings import ScenarioSettings
@@ -24,10 +24,10 @@ from rowgrad.training.checkpoints import Checkpoints, newest_good
 from rowgrad.training.settings import read_settings
 from rowgrad.training.stops import FiniteLoss, GracefulStop
 from rowgrad.training.targets import KNOWN
-from rowgrad.training.trainer import be_quiet, lightning_trainer, make_trainer
+from rowgrad.training.trainer import be_quiet, check_batches, lightning_trainer, make_trainer
 from rowgrad.watch.about import announce, hyperparameters, write_outcome
 from rowgrad.watch.events import add_layout, layout
-from rowgrad.watch.outlets import writers
+from rowgrad.watch.outlets import close_loggers, other_loggers, writers
 from rowgrad.watch.recorder import recorder_of
 
 if TYPE_CHECKING:
@@ -97,9 +97,12 @@ class Training:
             self.module.network.compile(dynamic=False)  # in place: rows, cut and tap stay outside
         if self.checkpoint is not None:
             load_weights(self.module, self.checkpoint.path, folder)
-        self.stop, self.timer = GracefulStop(), Timer()
+        # Lightning adds no timer for max_time where there is one.
+        self.stop, self.timer = GracefulStop(), make_timer(settings.trainer.others.get("max_time"))
         purge_step = (self.checkpoint.step if self.checkpoint else 0) if resume else None
         self.trainer = make_trainer(settings, folder, [self.timer, self.stop, FiniteLoss()], purge_step)
+        check_batches(self.trainer, self.data.batches(self.trainer.world_size))
+        self.dry = settings.trainer.dry
         if (recorder := recorder_of(self.trainer)) is not None:
             recorder.check(self.module)
         self.console = Console(quiet=not self.trainer.is_global_zero, soft_wrap=True)
@@ -111,21 +114,22 @@ class Training:
             self.folder.claim(self.config, resume=self.resume)
             if self.resume:
                 self._set_aside_damaged()
-            if self.checkpoint is None:
-                self._announce()
+            self._announce()
         self.console.print(*fallback_notice(self.data), f"scenario       {self.module.sentence()}", sep="\n")
 
     def _announce(self) -> None:
-        """Tells the loggers what the run is."""
+        """Tells the loggers what the run is. TensorBoard knows it in a run that goes on; others may begin anew."""
         missing = [self.data.missing] if self.data.missing else []
         sentences = [self.module.sentence(), *missing, f"Data set: {self.data.name}."]
-        for writer in writers(self.trainer):
+        for writer in writers(self.trainer) if self.checkpoint is None else ():
             announce(writer, self.config, sentences, _versions())
             if recorder_of(self.trainer) is None:  # which writes its own
                 add_layout(writer, layout([], cut=False, selected=False, curves=True))
-        for logger in self.trainer.loggers:
-            if not isinstance(logger, TensorBoardLogger):
+        for logger in other_loggers(self.trainer):
+            try:
                 logger.log_hyperparams(hyperparameters(self.config))
+            except Exception as error:  # whatever a library's logger does that cannot begin
+                raise UserError(f"logger: {type(logger).__name__} cannot begin: {without_key(error)}") from error
 
     def fit(self) -> None:
         """Trains, and tests where it was not stopped; reports how it ended, whatever comes."""
@@ -159,6 +163,7 @@ class Training:
             for writer in writers(trainer):
                 write_outcome(writer, self.summary, trainer.global_step)
                 writer.close()
+            close_loggers(trainer)
 
     def _set_aside_damaged(self) -> None:
         """Moves what cannot be read out of the way of new checkpoints; says where the run goes on."""
@@ -191,7 +196,17 @@ class Training:
             trainer.validate(self.module, datamodule=self.data, verbose=False)
         validation = checkpoints.validation if isinstance(checkpoints, Checkpoints) else _metrics(trainer)
         trainer.test(self.module, datamodule=self.data, verbose=False)
+        if self.dry:
+            return {"status": DRY, "batches": self.dry}
         return validation | _metrics(trainer) | {"status": "done"}
+
+
+def make_timer(longest: Any) -> Timer:
+    """What measures training, and ends it where `trainer.max_time` is over."""
+    try:
+        return Timer(longest)
+    except (MisconfigurationException, AttributeError, TypeError) as error:
+        raise UserError(f"trainer.max_time={longest} is not a time (DD:HH:MM:SS), or null.") from error
 
 
 def _versions() -> dict[str, str]:
@@ -236,7 +251,7 @@ def load_weights(module: RowClassifier, checkpoint: Path, folder: RunFolder) -> 
 
 def evaluate(settings: RunSettings, data: ImageData, module: RowClassifier) -> Summary:
     """Test metrics of a model, under the names that a run reports."""
-    keys = ("accelerator", "devices", "precision", "deterministic", "enable_model_summary")
+    keys = ("accelerator", "devices", "precision", "deterministic", "enable_model_summary", "limit_test_batches")
     arguments = {key: value for key, value in settings.trainer.arguments().items() if key in keys}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = lightning_trainer(settings, arguments, **quiet)

@@ -13,6 +13,7 @@ from rowgrad.config import (
     NOT_NEGATIVE,
     Limit,
     Settings,
+    number,
     offer_to_hydra,
     one_of,
     or_null,
@@ -34,6 +35,38 @@ if TYPE_CHECKING:
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "64-true", "16-true", "bf16-true")
 LIMIT = Limit(lambda value: value == -1 or whole(1).fits(value), "a whole number of at least 1, or -1 for no limit")
+SHARE = number("from 0.0 to 1.0", lambda value: isinstance(value, float) and 0 <= value <= 1)
+BATCHES = or_null(
+    Limit(lambda v: whole(0).fits(v) or SHARE.fits(v), "a whole number of batches, or a share from 0.0 to 1.0")
+)
+PROFILERS = ("simple", "advanced", "pytorch", "xla")
+# What other arguments of Lightning's Trainer may be; those that do not stand here Lightning checks by itself.
+SWITCHES: Mapping[str, Limit] = {
+    "fast_dev_run": Limit(lambda v: BOOLEAN.fits(v) or whole(0).fits(v), "true, false, or a whole number of batches"),
+    "overfit_batches": BATCHES,
+    "limit_train_batches": Limit(lambda v: BATCHES.fits(v) and v != 0, f"{BATCHES.words}, and not nothing"),
+    "limit_val_batches": BATCHES,
+    "limit_test_batches": BATCHES,
+    "val_check_interval": Limit(
+        lambda v: v is None or isinstance(v, str | Mapping) or whole(1).fits(v) or (SHARE.fits(v) and v > 0),
+        "a whole number of batches, a share of an epoch up to 1.0, a time (DD:HH:MM:SS), or null",
+    ),
+    "check_val_every_n_epoch": or_null(whole(1)),
+    "detect_anomaly": BOOLEAN,
+    "profiler": Limit(
+        lambda v: v is None or v in PROFILERS or (isinstance(v, Mapping) and "_target_" in v),
+        f"one of {', '.join(PROFILERS)}, a _target_ with its arguments, or null",
+    ),
+}
+# Arguments of Lightning's Trainer that another key decides.
+ELSEWHERE: Mapping[str, str] = {
+    "logger": "logger=csv or logger=none",
+    "callbacks": "+callbacks.NAME={_target_: ...}",
+    "enable_checkpointing": "callbacks.checkpoints=null",
+    "enable_progress_bar": "callbacks.progress=null",
+    "default_root_dir": "hydra.run.dir=FOLDER",
+    "plugins": "a Trainer of your own with rowgrad's recorder",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +83,7 @@ class TrainerSettings(Settings, key="trainer"):
     gradient_clip_val: float | None = setting(None, or_null(NOT_NEGATIVE), "the gradient's norm is clipped to it")
     deterministic: Any = setting(False, ANYTHING, "bit-identical on a GPU too, where torch can")
     compile: bool = setting(False, BOOLEAN, "torch.compile for the network: a minute at the start, for long GPU runs")
-    num_sanity_val_steps: int = setting(0, ANYTHING, "batches that are validated before training")
+    num_sanity_val_steps: int = setting(0, whole(-1), "batches that are validated before training")
     log_every_n_steps: int = setting(1, whole(1), "steps from one flush of Lightning's own metrics to the next")
     enable_model_summary: bool = setting(False, BOOLEAN, "prints the layers")
     others: Mapping[str, Any] = field(default_factory=dict, metadata={"reader": GROUP, "words": ""})
@@ -62,6 +95,10 @@ class TrainerSettings(Settings, key="trainer"):
         if not isinstance(values, Mapping):
             return super().read(values)
         own = cls.defaults()
+        for name in ELSEWHERE.keys() & values.keys():
+            raise UserError(f"{cls.full_key(name)} is decided by another key: write {ELSEWHERE[name]}.")
+        for name in SWITCHES.keys() & values.keys():
+            SWITCHES[name](values[name], cls.full_key(name))
         named = {name: value for name, value in values.items() if name in own}
         return cls(**named, others={name: value for name, value in values.items() if name not in own})
 
@@ -75,6 +112,11 @@ class TrainerSettings(Settings, key="trainer"):
         """What Lightning's Trainer is given."""
         own = {name: getattr(self, name) for name in self.defaults() if name != "compile"}
         return {**own, **self.others}
+
+    @property
+    def dry(self) -> int:
+        """How many batches a dry run is of; 0 where it is none."""
+        return int(self.others.get("fast_dev_run", 0))
 
 
 @dataclass(frozen=True, kw_only=True)

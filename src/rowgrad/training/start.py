@@ -83,4 +83,5 @@ def describe_finished(folder: RunFolder, config: DictConfig) -> str | None:
     summary = folder.read_summary()
     if summary.get("status") != "done" or folder.read_config() != config:
         return None
-    return f"{folder} is finished: test accuracy {summary['test/acc']:.2%}. trainer.max_epochs=… extends it."
+    tested = f"test accuracy {summary['test/acc']:.2%}" if "test/acc" in summary else "not tested"
+    return f"{folder} is finished: {tested}. trainer.max_epochs=… extends it."

@@ -31,9 +31,10 @@ def be_quiet() -> None:
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
     # A frozen network is in evaluation mode on purpose.
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode at the start of training")
-    # Lightning greets at length; its warnings are shown.
+    # Lightning greets at length; its warnings are shown, and the tables of a profiler that was asked for.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
 
 
 class Unprofiled(PassThroughProfiler):
@@ -102,5 +103,33 @@ def lightning_trainer(settings: RunSettings, arguments: dict[str, Any], **ours: 
     except (TypeError, ValueError) as error:
         raise UserError(f"trainer: {error}") from error
     except MisconfigurationException as error:
+        if named := [key for key in settings.trainer.others if f"`{key}`" in str(error)]:
+            raise UserError(f"trainer.{named[0]}={arguments[named[0]]}: {error}") from error
         chosen = ", ".join(f"trainer.{key}={arguments[key]}" for key in ("accelerator", "devices", "precision"))
         raise UserError(f"{chosen} cannot be had here: {error}") from error
+
+
+def check_batches(trainer: pl.Trainer, batches: dict[str, int]) -> None:
+    """Sees whether a trainer's limits leave batches of each stage.
+
+    Args:
+        trainer: the trainer.
+        batches: how many there are for `train`, `val` and `test`.
+
+    Raises:
+        UserError: a share of them is less than one, or validation would never be due.
+    """
+    for stage, count in batches.items():
+        limit = getattr(trainer, f"limit_{stage}_batches")
+        if isinstance(limit, float) and limit > 0 and int(limit * count) == 0:
+            overfit = getattr(trainer, "overfit_batches", 0) > 0 and stage != "test"
+            name = "overfit_batches" if overfit else f"limit_{stage}_batches"
+            raise UserError(f"trainer.{name}={limit} is less than one of the {count} batches of {stage}.")
+    limit, every = trainer.limit_train_batches, trainer.val_check_interval
+    there = min(limit, batches["train"]) if isinstance(limit, int) else int(limit * batches["train"])
+    validates = trainer.limit_val_batches > 0 and trainer.check_val_every_n_epoch is not None
+    if validates and isinstance(every, int) and every > there:
+        raise UserError(
+            f"trainer.val_check_interval={every} is more than the {there} batches of an epoch."
+            " trainer.check_val_every_n_epoch=null counts over epochs."
+        )

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import lightning.pytorch as pl
+    from lightning.pytorch.loggers import Logger
     from torch import Tensor
     from torch.utils.tensorboard.writer import SummaryWriter
 
@@ -71,14 +72,34 @@ def writers(trainer: pl.Trainer) -> list[SummaryWriter]:
     return [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]
 
 
+def other_loggers(trainer: pl.Trainer) -> list[Logger]:
+    """Loggers that write no event files."""
+    return [logger for logger in trainer.loggers if not isinstance(logger, TensorBoardLogger | DummyLogger)]
+
+
+def save_loggers(trainer: pl.Trainer) -> None:
+    """Has loggers write what they have kept back."""
+    for writer in writers(trainer):
+        writer.flush()
+    for logger in other_loggers(trainer):
+        logger.save()
+
+
+def close_loggers(trainer: pl.Trainer) -> None:
+    """Ends what loggers have begun that are not TensorBoard's: W&B would give a run's numbers to the one before."""
+    for logger in other_loggers(trainer):
+        finish = getattr(getattr(logger, "experiment", None), "finish", None)
+        if callable(finish):
+            finish()
+
+
 def write_to_loggers(trainer: pl.Trainer, steps: Sequence[int], tags: Sequence[str], table: Tensor) -> None:
     """Writes numbers (T, tags) of T steps: to TensorBoard one event a step, to other loggers as they take them."""
     for writer in writers(trainer):
         StepEvents(writer, tags).write(steps, table)
-    for logger in trainer.loggers:
-        if not isinstance(logger, TensorBoardLogger | DummyLogger):
-            for step, values in zip(steps, table.tolist(), strict=True):
-                logger.log_metrics(dict(zip(tags, values, strict=True)), step)
+    for logger in other_loggers(trainer):
+        for step, values in zip(steps, table.tolist(), strict=True):
+            logger.log_metrics(dict(zip(tags, values, strict=True)), step)
 
 
 def open_norms_file(trainer: pl.Trainer, folder: Path | None, name: str, quantities: Sequence[Quantity]) -> NormsFile:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rowgrad.watch.events import add_layout
-from rowgrad.watch.outlets import open_norms_file, writers
+from rowgrad.watch.outlets import open_norms_file, save_loggers, writers
 from rowgrad.watch.quantities import Quantity, TapNorm
 from rowgrad.watch.ranks import Ranks
 from rowgrad.watch.settings import RecorderSettings
@@ -98,8 +98,7 @@ class RowGradientRecorder(pl.Callback):
         self._counts, self._pending, self._outputs = [], None, []
         if trainer.global_step == 0:
             for writer in writers(trainer):
-                charts = [stream.charts() for stream in self._streams]
-                add_layout(writer, {title: tags for some in charts for title, tags in some.items()})
+                add_layout(writer, {title: tags for stream in self._streams for title, tags in stream.charts().items()})
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -141,8 +140,7 @@ class RowGradientRecorder(pl.Callback):
     ) -> None:
         """A checkpoint never knows more steps than the files."""
         self.flush(trainer)
-        for writer in writers(trainer):
-            writer.flush()
+        save_loggers(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes what is left."""
