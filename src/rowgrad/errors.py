@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
 import sys
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -83,15 +85,22 @@ def _hydras_words(error: BaseException) -> str | None:
     from omegaconf.errors import OmegaConfBaseException
 
     reason, *details = str(error).splitlines() or [""]
-    if isinstance(error, MissingConfigException) and error.options is not None:
+    if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
-        return f"{group}={choice} is unknown{nearest(choice, error.options)} Accepted: {', '.join(error.options)}."
+        options = error.options if error.options is not None else _choices(group, str(error))
+        return f"{group}={choice} is unknown{nearest(choice, options)} Accepted: {', '.join(options)}."
     if isinstance(error, OverrideParseException):
         return f"{error.override!r} cannot be read ({details[-2] if len(details) > 1 else reason}). Write key=value."
     if isinstance(error, ConfigCompositionException | OmegaConfBaseException):
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
         return f"{reason} {without_key(cause)}" if cause else without_key(error)
     return None
+
+
+def _choices(group: str, words: str) -> list[str]:
+    """The choices of a config group in the folders that Hydra names: of a list of choices it tells no more."""
+    folders = [Path(folder) / group for folder in re.findall(r"path=file://(.+)", words)]
+    return sorted(file.stem for folder in folders for file in folder.glob("*.yaml"))
 
 
 def _machines_words(error: BaseException) -> str | None:
