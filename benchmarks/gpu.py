@@ -1,4 +1,4 @@
-"""All of a GPU in one call, under 8 minutes: the invariants on it, a run killed and resumed on it, then every ratio.
+"""All of a GPU in one call, in a few minutes: the invariants on it, a run killed and resumed on it, then every ratio.
 
     MNIST_ROOT=... python benchmarks/gpu.py
 
