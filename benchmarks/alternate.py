@@ -7,6 +7,9 @@ A hundred steps, because that is how often the recorder writes: every pair holds
 it. Turns are placed so that it falls into the middle of one, and what a thread in the background does then is done
 within the turn.
 
+A pair begins when nobody else computes: two threads that wait for each other on a core that a third one uses make a
+step fifty times as long.
+
 Where a process happens to have its memory makes it faster or slower by half a percent, as long as it lives. So all
 loops are started anew for every few pairs, and the confidence interval counts those launches, not the pairs.
 """
@@ -98,8 +101,34 @@ def process(loop: Loop, turn: int) -> Generator[Connection]:
             child.join()
 
 
-def launch(loops: dict[str, Loop], pairs: int, turn: int, period: int) -> dict[str, list[float]]:
+def wait_for_quiet(patience: float) -> None:
+    """Waits until nine tenths of the cores' time are idle, for `patience` seconds at the most, where Linux tells."""
+    stat = Path("/proc/stat")
+    until = time.monotonic() + patience
+    while stat.exists() and time.monotonic() < until:
+        before, after = (_ticks(stat, wait) for wait in (0.0, 0.3))
+        passed = [late - early for early, late in zip(before, after, strict=True)]
+        if passed[3] >= 0.9 * sum(passed):  # the fourth is idle time
+            return
+
+
+def _ticks(stat: Path, wait: float) -> list[int]:
+    """What the cores have spent their time on until `wait` seconds from now: eight kinds, in clock ticks."""
+    time.sleep(wait)
+    return [int(number) for number in stat.read_text(encoding="ascii").split()[1:9]]
+
+
+def launch(
+    loops: dict[str, Loop], pairs: int, turn: int, period: int = PERIOD, patience: float = 0.0
+) -> dict[str, list[float]]:
     """Starts all loops, and lets them take turns.
+
+    Args:
+        loops: by their names.
+        pairs: how many.
+        turn: steps of a turn.
+        period: steps of each loop in a pair.
+        patience: seconds for which a pair waits, at the most, while others use the machine.
 
     Returns:
         Milliseconds a step of each loop, one number for each pair.
@@ -109,12 +138,13 @@ def launch(loops: dict[str, Loop], pairs: int, turn: int, period: int) -> dict[s
         pipes = {name: stack.enter_context(process(loop, turn)) for name, loop in loops.items()}
         for pipe in pipes.values():
             pipe.recv()
-        for number in range(pairs * period // turn):
+        for number in range(pairs * (count := period // turn)):
+            if number % count == 0:
+                wait_for_quiet(patience)
             for name in list(loops)[:: 1 if number % 2 == 0 else -1]:
                 time.sleep(REST)
                 pipes[name].send(None)
                 turns[name].append(pipes[name].recv())
-    count = period // turn
     return {
         name: [1e3 * sum(taken[first : first + count]) / period for first in range(0, len(taken), count)]
         for name, taken in turns.items()
@@ -136,13 +166,11 @@ def compare(
     """
     launches, pairs = (1, 1) if quick else (6 if device == "cuda" else 12, pairs)
     for number in range(launches):
-        measured = launch(loops, pairs, *((2, 2) if quick else (turn, PERIOD)))
+        measured = launch(loops, pairs, 2, 2) if quick else launch(loops, pairs, turn, patience=60)
         for name, numbers in measured.items():
             result.values.setdefault(name, []).extend(numbers)
-        say(
-            f"launch {number + 1}/{launches}: "
-            + ", ".join(f"{n} {statistics.median(v):.4g}" for n, v in measured.items())
-        )
+        shown = ", ".join(f"{name} {statistics.median(numbers):.4g}" for name, numbers in measured.items())
+        say(f"launch {number + 1}/{launches}: {shown}")
     ratios = result.ratios
     result.interval = interval([statistics.median(ratios[i : i + pairs]) for i in range(0, len(ratios), pairs)])
     return result

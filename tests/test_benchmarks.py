@@ -31,7 +31,7 @@ def test_all_of_a_gpu_runs_through_on_a_cpu(tmp_path):
     assert [check["name"] for check in content["checks"]] == ["invariants", "resume"]
     assert all(check["passed"] for check in content["checks"])
     names = [result["name"] for result in content["results"]]
-    assert set(names) == {"recorder", "pipeline", "recipe", "loading", "memory", "example"}
+    assert set(names) == {"recorder", "pipeline", "tap", "recipe", "loading", "memory", "example"}
     for result in content["results"]:
         assert all(number > 0 for numbers in result["values"].values() for number in numbers)
         assert f"| {result['what']} |" in done.stdout
@@ -118,6 +118,17 @@ def test_loops_take_turns_and_every_other_turn_begins_with_the_last(tmp_path, mo
     assert order == ["".join(f"{name}{first + i}" for i in range(4)) for name, first in expected]
 
 
+def test_a_pair_begins_when_nobody_else_computes_or_patience_ends(monkeypatch):
+    busy, idle = [90, 0, 0, 10, 0, 0, 0, 0], [10, 0, 0, 190, 0, 0, 0, 0]
+    looks = iter([[0] * 8, busy, [0] * 8, busy, [0] * 8, idle])
+    monkeypatch.setattr(alternate, "_ticks", lambda *_: next(looks))
+    alternate.wait_for_quiet(patience=0)
+    assert next(looks) == [0] * 8  # nobody had looked
+    assert next(looks) == busy
+    alternate.wait_for_quiet(patience=60)
+    assert next(looks, None) is None
+
+
 def failing(_):
     raise ValueError("no such thing")
 
@@ -130,7 +141,7 @@ def test_a_loop_that_fails_ends_the_measurement(capfd):
 
 def test_the_interval_is_that_of_the_launches_not_of_their_pairs(monkeypatch):
     ratios = iter([[9.0, 1.0, 1.0 + launch / 100] for launch in range(12)])  # medians 1.00, 1.01, ... 1.11
-    monkeypatch.setattr(alternate, "launch", lambda *_: {"ours": next(ratios), "theirs": [1.0] * 3})
+    monkeypatch.setattr(alternate, "launch", lambda *_, **__: {"ours": next(ratios), "theirs": [1.0] * 3})
     result = Result("name", "what", ("ours", "theirs"), "≤ 1.05", "ms a step", {})
     alternate.compare(result, {}, "cpu", quick=False, pairs=3)
     assert len(result.ratios) == 36
