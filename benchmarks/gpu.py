@@ -1,4 +1,4 @@
-"""All of a GPU in one call, under 8 minutes: the invariants on it, a run killed and resumed on it, then every ratio.
+"""All of a GPU in one call, in a few minutes: the invariants on it, a run killed and resumed on it, then every ratio.
 
     MNIST_ROOT=... python benchmarks/gpu.py
 
@@ -21,6 +21,7 @@ import memory
 import pipeline
 import recipe
 import recorder
+import tap
 from measure import PROJECT, Result, arguments, machine, say
 
 CHECKS = {
@@ -71,7 +72,7 @@ def main() -> int:
     chosen = QUICK if options.quick else CHECKS
     checks = [check(name, command, options.device) for name, command in chosen.items()]
     results: list[Result] = []
-    for benchmark in (recorder, pipeline, recipe, loading, memory, example):
+    for benchmark in (recorder, pipeline, tap, recipe, loading, memory, example):
         results += benchmark.measure(options.device, options.quick)
         say(f"{benchmark.__name__} done after {time.perf_counter() - begun:.0f} s")
     command = " ".join(["python benchmarks/gpu.py", *sys.argv[1:]])

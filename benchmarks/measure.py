@@ -2,6 +2,7 @@
 
 A ratio is taken within a round, in which both sides run one after the other, now this one first and now that one: what
 else the machine does then hits both. Each runs in a process of its own. Reported are the median ratio and its range.
+Where a few percent are to be told apart, `alternate.py` measures, which knows how uncertain the median is.
 """
 
 from __future__ import annotations
@@ -17,25 +18,25 @@ import shlex
 import statistics
 import subprocess
 import sys
-import tempfile
+from contextlib import redirect_stdout
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
-import lightning.pytorch as pl
 import torch
-from bare import now
 from hydra import compose, initialize_config_dir
 from rich.console import Console
 
 from rowgrad.folders import RunFolder
 from rowgrad.training.build import build as build_settings
-from rowgrad.training.run import train_run
+from rowgrad.training.run import Training, train_run
 from rowgrad.training.settings import read_settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    import lightning.pytorch as pl
 
 PROJECT = Path(__file__).resolve().parents[1]
 RESULTS = PROJECT / "benchmarks" / "results"
@@ -55,6 +56,7 @@ class Result:
         unit: of the values.
         values: what was measured, one number a round.
         notes: what else was seen: for each, numbers by what they belong to.
+        interval: the 95 % confidence interval of the median ratio, where it is known.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Result:
     unit: str
     values: dict[str, list[float]]
     notes: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    interval: tuple[float, float] | None = None
 
     @property
     def ratios(self) -> list[float]:
@@ -74,21 +77,30 @@ class Result:
         return [statistics.mean(top) / statistics.mean(bottom)]
 
     @property
-    def met(self) -> bool | None:
-        """Whether the median ratio is within the bound."""
+    def verdict(self) -> str:
+        """Whether the ratio is within the bound: the whole interval, or the median where there is no interval."""
         if self.bound is None:
-            return None
+            return ""
         sign, limit = self.bound.split()
-        ratio = statistics.median(self.ratios)
-        return ratio <= float(limit) if sign == "≤" else ratio >= float(limit)
+        ends = self.interval or (statistics.median(self.ratios),)
+        inside = [end <= float(limit) if sign == "≤" else end >= float(limit) for end in ends]
+        if all(inside):
+            return "met"
+        return "**not shown**" if any(inside) else "**not met**"
+
+    @property
+    def shown(self) -> str:
+        """The median ratio, its interval, and the range and number of all ratios."""
+        ratios = self.ratios
+        known = "" if self.interval is None else "[{:.3f}, {:.3f}] ".format(*self.interval)
+        spread = f"{min(ratios):.3f} to {max(ratios):.3f}, " if len(ratios) > 1 else ""
+        return f"{statistics.median(ratios):.3f} {known}({spread}{len(ratios)})"
 
     def line(self) -> str:
         """The result in one line."""
-        ratios = self.ratios
-        spread = f" ({min(ratios):.3f} to {max(ratios):.3f}, n={len(ratios)})" if len(ratios) > 1 else " (n=1)"
         sides = ", ".join(f"{name} {show(numbers)} {self.unit}" for name, numbers in self.values.items())
-        verdict = "" if self.met is None else f"; asked {self.bound}: {'met' if self.met else 'NOT met'}"
-        return f"{self.what}: {statistics.median(ratios):.3f}{spread}{verdict}. {sides}{self.remarks}"
+        asked = f"; asked {self.bound}: {self.verdict}" if self.bound else ""
+        return f"{self.what}: {self.shown}{asked}. {sides}{self.remarks}"
 
     @property
     def remarks(self) -> str:
@@ -102,13 +114,11 @@ class Result:
     @staticmethod
     def table(results: list[Result]) -> list[str]:
         """Results as lines of a table in Markdown."""
-        lines = ["| what | ratio (range, n) | asked | | values: median [range] |", "| --- | --- | --- | --- | --- |"]
+        head = "| what | ratio [95 % interval] (range, n) | asked | | values: median [range] |"
+        lines = [head, "| --- | --- | --- | --- | --- |"]
         for result in results:
-            ratios = result.ratios
-            spread = f" ({min(ratios):.3f} to {max(ratios):.3f}, {len(ratios)})" if len(ratios) > 1 else " (1)"
             values = "; ".join(f"{name} {show(numbers)}" for name, numbers in result.values.items())
-            verdict = {True: "met", False: "**not met**", None: ""}[result.met]
-            cells = [result.what, f"{statistics.median(ratios):.3f}{spread}", result.bound or "", verdict]
+            cells = [result.what, result.shown, result.bound or "", result.verdict]
             lines.append("| " + " | ".join([*cells, f"{values} {result.unit}{result.remarks}"]) + " |")
         return lines
 
@@ -169,42 +179,28 @@ def build(config: Any) -> Any:
     return build_settings(read_settings(config))
 
 
-class Stopwatch(pl.Callback):
-    """Seconds a step from optimizer step `start` to optimizer step `stop`, kept in `Stopwatch.seconds`."""
-
-    seconds = 0.0
-
-    def __init__(self, start: int, stop: int) -> None:
-        self.start, self.stop = start, stop
-        self.begun = 0.0
-
-    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Looks at the clock where it is to be looked at."""
-        if trainer.global_step == self.start:
-            self.begun = now()
-        elif trainer.global_step == self.stop:
-            Stopwatch.seconds = (now() - self.begun) / (self.stop - self.start)
-
-
-@apart
-def seconds_a_step(*overrides: str, start: int = 100, stop: int = 300) -> float:
-    """Trains with `train_run` and returns the seconds a step: from `start` to `stop`, without validation."""
-    watch = f"+callbacks.stopwatch={{_target_:measure.Stopwatch,start:{start},stop:{stop}}}"
-    length = ["trainer.max_epochs=-1", f"trainer.max_steps={stop + 1}", "trainer.limit_val_batches=0"]
-    config = configure(*overrides, watch, "+" + length[2], *length[:2], "+trainer.limit_test_batches=1")
-    with tempfile.TemporaryDirectory() as folder, Console(quiet=True).capture():
-        train_quietly(config, Path(folder) / "run")
-    return Stopwatch.seconds
-
-
 def train_quietly(config: Any, folder: Path) -> dict[str, Any]:
     """`train_run` without its words."""
-    before, sys.stdout = sys.stdout, Path(os.devnull).open("w", encoding="utf-8")
-    try:
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         return train_run(config, RunFolder(folder))
-    finally:
-        sys.stdout.close()
-        sys.stdout = before
+
+
+def train_with(callback: pl.Callback, folder: Path, steps: int, *overrides: str) -> None:
+    """Trains as `train_run` does, with one callback more and without validation and test.
+
+    Args:
+        callback: that one.
+        folder: the run's, which is there.
+        steps: optimizer steps.
+        overrides: of the config.
+    """
+    length = ["trainer.max_epochs=-1", f"trainer.max_steps={steps}", "+trainer.limit_val_batches=0"]
+    config = configure(*overrides, *length, "+trainer.limit_test_batches=0")
+    training = Training(config, read_settings(config), RunFolder(folder), resume=False)
+    training.trainer.callbacks.append(callback)
+    with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
+        training.open()
+        training.fit()
 
 
 def machine(device: str) -> dict[str, str]:

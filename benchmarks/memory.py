@@ -32,7 +32,7 @@ def use(side: str, device: str, steps: int) -> None:
         from torchvision import datasets
 
         data = datasets.MNIST(os.environ.get("MNIST_ROOT", "data"))
-        bare_loop(data.data.to(device), data.targets.to(device), default_network(), 128, 1, steps)
+        bare_loop(data.data.to(device), data.targets.to(device), default_network(), 128, range(steps))
     import torch
 
     on_device = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else 0

@@ -1,13 +1,18 @@
 """The benchmarks run through, and what they say of a ratio is what it is. How fast anything is, is not tested."""
 
+import itertools
 import json
+import math
 import os
 import sys
+import time
+from functools import partial
 
 import pytest
 from conftest import PROJECT, command
 
 sys.path.insert(0, str(PROJECT / "benchmarks"))
+import alternate
 import tables
 from measure import Result
 
@@ -26,7 +31,7 @@ def test_all_of_a_gpu_runs_through_on_a_cpu(tmp_path):
     assert [check["name"] for check in content["checks"]] == ["invariants", "resume"]
     assert all(check["passed"] for check in content["checks"])
     names = [result["name"] for result in content["results"]]
-    assert set(names) == {"recorder", "pipeline", "recipe", "loading", "memory", "example"}
+    assert set(names) == {"recorder", "pipeline", "tap", "recipe", "loading", "memory", "example"}
     for result in content["results"]:
         assert all(number > 0 for numbers in result["values"].values() for number in numbers)
         assert f"| {result['what']} |" in done.stdout
@@ -47,13 +52,100 @@ def test_a_ratio_is_taken_within_rounds_and_judged_by_its_median():
     values = {"ours": [1.0, 2.0, 9.0], "theirs": [2.0, 2.0, 3.0]}
     result = Result("name", "what", ("ours", "theirs"), "≤ 1.05", "s", values)
     assert result.ratios == [0.5, 1.0, 3.0]
-    assert result.met
-    assert Result("name", "what", ("theirs", "ours"), "≥ 1.1", "s", values).met is False
-    assert Result("name", "what", ("ours", "theirs"), None, "s", values).met is None
+    assert result.verdict == "met"
+    assert Result("name", "what", ("theirs", "ours"), "≥ 1.1", "s", values).verdict == "**not met**"
+    assert not Result("name", "what", ("ours", "theirs"), None, "s", values).verdict
     uneven = Result("name", "what", ("ours", "theirs"), "≤ 2", "s", {"ours": [1.0, 3.0], "theirs": [4.0]})
     assert uneven.ratios == [0.5]
     noted = Result("name", "what", ("ours", "theirs"), None, "s", values, {"accuracy": {"ours": [98.0, 99.0]}})
     assert noted.line().endswith("s; accuracy: ours 98.5 ± 0.7")
+
+
+@pytest.mark.parametrize(
+    ("bound", "verdict"),
+    [
+        ("≤ 1.04", "met"),
+        ("≤ 1.03", "met"),
+        ("≤ 1.02", "**not shown**"),
+        ("≤ 1.00", "**not met**"),
+        ("≥ 1.00", "met"),
+        ("≥ 1.02", "**not shown**"),
+        ("≥ 1.04", "**not met**"),
+    ],
+)
+def test_a_bound_is_met_where_the_whole_interval_is_inside(bound, verdict):
+    values = {"ours": [1.0, 1.02, 1.1], "theirs": [1.0, 1.0, 1.0]}
+    result = Result("name", "what", ("ours", "theirs"), bound, "s", values, interval=(1.01, 1.03))
+    assert result.verdict == verdict
+    assert f"what: 1.020 [1.010, 1.030] (1.000 to 1.100, 3); asked {bound}: {verdict}. ours" in result.line()
+    assert f"| what | 1.020 [1.010, 1.030] (1.000 to 1.100, 3) | {bound} | {verdict} |" in Result.table([result])[2]
+
+
+@pytest.mark.parametrize("count", [6, 7, 12, 20, 41])
+def test_the_interval_covers_the_median_with_95_percent_and_no_narrower_one_does(count):
+    low, high = alternate.interval([float(i) for i in reversed(range(count))])
+    below = int(low)  # numbers below the interval, and as many above
+    assert high == count - 1 - below
+
+    def coverage(outside):
+        # The median lies outside where at most `outside` of the numbers fall on one side of it.
+        return 1 - 2 * sum(math.comb(count, k) for k in range(outside + 1)) / 2**count
+
+    assert coverage(below) >= 0.95 > coverage(below + 1)
+
+
+def test_five_numbers_are_too_few_for_an_interval():
+    assert alternate.interval([1.0] * 5) is None
+
+
+def stepping(log, name, pace):
+    """A loop that only writes down whose step it is."""
+    for step in pace:
+        with log.open("a") as file:
+            file.write(f"{name}{step} ")
+
+
+def test_loops_take_turns_and_every_other_turn_begins_with_the_last(tmp_path, monkeypatch):
+    monkeypatch.setattr(time, "perf_counter", itertools.count().__next__)  # reads 0, 1, 2, ...
+    log = tmp_path / "log"
+    loops = {name: partial(stepping, log, name) for name in "ab"}
+    measured = alternate.launch(loops, pairs=2, turn=4, period=8)
+    assert measured == {"a": [1e3 * 2 / 8] * 2, "b": [1e3 * 2 / 8] * 2}  # each turn looks at the clock twice
+    steps = log.read_text().split()
+    order = ["".join(group) for group in (steps[12:][i : i + 4] for i in range(0, 32, 4))]
+    turns = [4 * turn + 6 for turn in range(4)]  # the first turn comes after one and a half
+    expected = [(name, first) for first, names in zip(turns, ("ab", "ba", "ab", "ba"), strict=True) for name in names]
+    assert order == ["".join(f"{name}{first + i}" for i in range(4)) for name, first in expected]
+
+
+def test_a_pair_begins_when_nobody_else_computes_or_patience_ends(monkeypatch):
+    busy, idle = [90, 0, 0, 10, 0, 0, 0, 0], [10, 0, 0, 190, 0, 0, 0, 0]
+    looks = iter([[0] * 8, busy, [0] * 8, busy, [0] * 8, idle])
+    monkeypatch.setattr(alternate, "_ticks", lambda *_: next(looks))
+    alternate.wait_for_quiet(patience=0)
+    assert next(looks) == [0] * 8  # nobody had looked
+    assert next(looks) == busy
+    alternate.wait_for_quiet(patience=60)
+    assert next(looks, None) is None
+
+
+def failing(_):
+    raise ValueError("no such thing")
+
+
+def test_a_loop_that_fails_ends_the_measurement(capfd):
+    with pytest.raises(RuntimeError, match="a loop failed"):
+        alternate.launch({"a": failing}, pairs=1, turn=2, period=2)
+    assert "no such thing" in capfd.readouterr().err
+
+
+def test_the_interval_is_that_of_the_launches_not_of_their_pairs(monkeypatch):
+    ratios = iter([[9.0, 1.0, 1.0 + launch / 100] for launch in range(12)])  # medians 1.00, 1.01, ... 1.11
+    monkeypatch.setattr(alternate, "launch", lambda *_, **__: {"ours": next(ratios), "theirs": [1.0] * 3})
+    result = Result("name", "what", ("ours", "theirs"), "≤ 1.05", "ms a step", {})
+    alternate.compare(result, {}, "cpu", quick=False, pairs=3)
+    assert len(result.ratios) == 36
+    assert result.interval == (1.02, 1.09)  # the third and the tenth of twelve
 
 
 def test_the_page_gets_the_tables_of_the_files(tmp_path, monkeypatch):
