@@ -152,7 +152,14 @@ def launch(
 
 
 def compare(
-    result: Result, loops: dict[str, Loop], device: str, *, quick: bool, turn: int = 20, pairs: int = 3
+    result: Result,
+    loops: dict[str, Loop],
+    device: str,
+    *,
+    quick: bool,
+    turn: int = 20,
+    pairs: int = 3,
+    launches: int | None = None,
 ) -> Result:
     """Measures loops side by side.
 
@@ -163,8 +170,9 @@ def compare(
         quick: whether the numbers need not mean anything.
         turn: steps of a turn; it divides `PERIOD`.
         pairs: of each launch.
+        launches: how often the loops are started; twelve times, and six times on a GPU.
     """
-    launches, pairs = (1, 1) if quick else (6 if device == "cuda" else 12, pairs)
+    launches, pairs = (1, 1) if quick else (launches or (6 if device == "cuda" else 12), pairs)
     for number in range(launches):
         measured = launch(loops, pairs, 2, 2) if quick else launch(loops, pairs, turn, patience=60)
         for name, numbers in measured.items():
