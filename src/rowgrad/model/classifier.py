@@ -52,8 +52,9 @@ class RowClassifier(pl.LightningModule):
 
     Attributes:
         theta: θ, (C, H, W), zero at start, learnt.
-        row: the tap before the scenario: ∂L/∂θ. The recorder switches the taps on.
-        input: the tap after it: ∂L/∂τ.
+        row: the tap before the scenario. What it would keep of a batch is θ's own gradient, so that it is on only where
+            single images are looked at.
+        input: the tap after it: ∂L/∂τ. The recorder switches it on.
         trained: optimizer steps of the checkpoint that was loaded; evaluation goes by them.
     """
 

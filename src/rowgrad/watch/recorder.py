@@ -95,6 +95,7 @@ class RowGradientRecorder(pl.Callback):
             for name, done, file in zip(names, counts, files, strict=True)
         ]
         self._ranks, self._step = Ranks(trainer), trainer.global_step
+        self._scaler: torch.amp.GradScaler | None = getattr(trainer.precision_plugin, "scaler", None)
         self._counts, self._pending, self._outputs = [], None, []
         if trainer.global_step == 0:
             for writer in writers(trainer):
@@ -118,8 +119,7 @@ class RowGradientRecorder(pl.Callback):
         if not begins or (stream.count - 1) % self.every:
             self._tapped.forget()
             return
-        scaler = _scaler(trainer)
-        self._scale = 1.0 if scaler is None else scaler.get_scale()
+        self._scale = 1.0 if self._scaler is None else self._scaler.get_scale()
         kept = [self._take(quantity, pl_module, optimizer) for quantity in self._tapped.quantities]
         self._pending = stream, trainer.global_step, kept
 
@@ -217,8 +217,7 @@ class RowGradientRecorder(pl.Callback):
         if self._pending is None:
             return
         (stream, step, kept), self._pending = self._pending, None
-        scaler = _scaler(trainer)
-        if scaler is not None and scaler.get_scale() < self._scale:  # so a scaler says that it skipped the step
+        if self._scaler is not None and self._scaler.get_scale() < self._scale:  # so it says that it skipped the step
             return
         for quantity, one in zip(self._tapped.quantities, kept, strict=True):
             if one is not None:
@@ -240,10 +239,6 @@ class RowGradientRecorder(pl.Callback):
         self.flush(trainer, alone=alone)
         for stream in self._streams:
             stream.file.close()
-
-
-def _scaler(trainer: pl.Trainer) -> torch.amp.GradScaler | None:
-    return getattr(trainer.precision_plugin, "scaler", None)
 
 
 def recorder_of(trainer: pl.Trainer) -> RowGradientRecorder | None:

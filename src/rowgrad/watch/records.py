@@ -59,7 +59,7 @@ class Records:
         }
         outputs = torch.zeros(len(self.steps), 0)
         if self._outputs[0]:
-            outputs = torch.stack([torch.stack(list(one)) for one in self._outputs])
+            outputs = torch.stack([output for one in self._outputs for output in one]).view(len(self.steps), -1)
         steps = self.steps
         self._clear()
         return steps, norms, outputs

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from rowgrad.errors import UserError, nearest
 from rowgrad.tap import LEAST, RowTap, Watched
-from rowgrad.watch.quantities import Quantity, TapNorm, find_quantity, norm_of, quantity_names
+from rowgrad.watch.quantities import GRAD_NORM, Quantity, TapNorm, find_quantity, norm_of, quantity_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -95,6 +95,7 @@ class Tapped:
         chosen: Sequence[str | Quantity] | None = None,
         pairs: Sequence[tuple[str, str]] = (),
     ) -> None:
+        self._due: bool | None = None
         self._handles: list[RemovableHandle] = []
         self.taps = find_taps(module)
         self._found = {tap: tap.requires_grad for tap in self.taps.values()}
@@ -110,13 +111,15 @@ class Tapped:
         watched = getattr(module, "watched", None)
         self.watched = watched if isinstance(watched, Watched) else Watched(None, (), ())
         own = [] if self.watched.pair is None else [self.watched.pair]
-        norms = [quantity for quantity in self.quantities if isinstance(quantity, TapNorm)]
-        recorded = {quantity.tap_name for quantity in norms}
+        recorded = {quantity.name.removesuffix(GRAD_NORM) for quantity in self.quantities}
         self.pairs = [pair for pair in dict.fromkeys([*own, *pairs]) if recorded.issuperset(pair)]
-        self._read = [quantity.tap for quantity in norms if quantity.tap is not None]
+        self._read = [quantity.tap for quantity in self.quantities if isinstance(quantity, TapNorm) and quantity.tap]
 
     def listen(self, due: bool) -> None:
         """Switches the taps that are recorded on or off; the others are off."""
+        if due == self._due:
+            return
+        self._due = due
         for tap in self.taps.values():
             tap.requires_grad = False
         for tap in self._read:
@@ -150,6 +153,7 @@ class Tapped:
         files = [find_quantity(name) for name in quantity_names()]
         others = [quantity for quantity in files if not isinstance(quantity, TapNorm) and quantity.fits(module)]
         norms = [norm_of(name, tap) for name, tap in self.taps.items()]
+        # Of what has a file and is a tap too, the file knows better how to get it.
         there: dict[str, Quantity] = {quantity.name: quantity for quantity in [*norms, *others]}
         if chosen is None:
             return list(there.values())

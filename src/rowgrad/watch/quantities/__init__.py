@@ -99,6 +99,13 @@ class TapNorm(Quantity):
         return True  # a tap is in no optimizer, so the scaler never unscales it
 
 
+def has_rows(module: LightningModule) -> bool:
+    """Whether a module has trainable rows θ: others may have a `theta` that is something else."""
+    from rowgrad.tap import Watched  # late: it imports torch
+
+    return isinstance(getattr(module, "watched", None), Watched) and hasattr(module, "theta")
+
+
 def norm_of(tap_name: str, tap: RowTap) -> TapNorm:
     """The norm of what comes back through a tap; the project's own have words of their own."""
     known = find_quantity(tap_name + GRAD_NORM)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rowgrad.watch.quantities import Quantity
+from rowgrad.watch.quantities import Quantity, has_rows
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
@@ -22,7 +22,7 @@ class RowUpdateNorm(Quantity):
     unit = "normalised pixels"
 
     def fits(self, module: LightningModule) -> bool:
-        return "theta" in dict(module.named_parameters(recurse=False))
+        return has_rows(module)
 
     def before_step(self, module: RowClassifier) -> Tensor:
         return module.theta
