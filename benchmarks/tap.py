@@ -62,6 +62,14 @@ class GradNorm(Plain):
         self.log_dict(grad_norm(self, norm_type=2))
 
 
+class NeedsInputGradient(Plain):
+    """The same, where somebody needs the gradient of the images, which the first layer has to compute for it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Images (B, 3, H, W) -> logits (B, 10)."""
+        return self.network(x.detach().requires_grad_())
+
+
 class Tapped(Plain):
     """The same with a tap on the images."""
 
@@ -77,6 +85,11 @@ class Tapped(Plain):
 def plain(folder: Path) -> Made:
     """Nobody watches."""
     return Plain(), {"logger": False}
+
+
+def with_input_gradient(folder: Path) -> Made:
+    """Nobody watches, but the gradient of the images is computed."""
+    return NeedsInputGradient(), {"logger": False}
 
 
 def with_tap(folder: Path) -> Made:
@@ -116,22 +129,23 @@ def train(pace: Pace, variant: Variant, device: str) -> None:
 
 
 def measure(device: str, quick: bool = False) -> list[Result]:
-    """Each variant against the plain training."""
-    ways: dict[str, tuple[Variant, str | None]] = {
-        "tap and recorder": (with_tap, "≤ 1.02"),
-        "four taps and recorder": (with_layers, "≤ 1.02"),
-        "grad_norm": (with_grad_norm, None),
+    """Each variant against a training that computes the same gradients, or against the plain one."""
+    ways: dict[str, tuple[Variant, Variant, str | None]] = {
+        "taps on four layers and recorder": (with_layers, plain, "≤ 1.02"),
+        "tap on the images and recorder": (with_tap, with_input_gradient, "≤ 1.02"),
+        "the gradient of the images, unwatched": (with_input_gradient, plain, None),
+        "grad_norm": (with_grad_norm, plain, None),
     }
     if find_spec("wandb"):
-        ways["wandb.watch"] = (with_wandb, None)
+        ways["wandb.watch"] = (with_wandb, plain, None)
     else:
         say("wandb is not installed: wandb.watch is left out")
     results = []
-    for name, (variant, bound) in ways.items():
-        loops = {name: partial(train, variant=variant, device=device)}
-        loops["plain"] = partial(train, variant=plain, device=device)
-        what = f"a step with {name} ÷ one that nobody watches (ResNet-18, 3×32×32, batch {BATCH})"
-        result = Result("tap", what, (name, "plain"), bound, "ms a step", {})
+    for name, (variant, base, bound) in ways.items():
+        beside = "plain" if base is plain else "plain, with the gradient of the images"
+        loops = {side: partial(train, variant=made, device=device) for side, made in ((name, variant), (beside, base))}
+        what = f"a step with {name} ÷ one that is {beside} (ResNet-18, 3×32×32, batch {BATCH})"
+        result = Result("tap", what, (name, beside), bound, "ms a step", {})
         # Its steps take ten times as long as the others', and its turns should not.
         launches = 6 if bound else 2  # what has no bound needs no interval
         results.append(compare(result, loops, device, quick=quick, turn=4, pairs=1, launches=launches))
