@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 
 import pytest
 import torch
@@ -113,3 +114,10 @@ def test_a_constant_schedule_stays():
 def test_a_value_that_is_not_accepted_is_named(settings, words):
     with pytest.raises(UserError, match=words):
         OptimizerSettings(**settings)
+
+
+def test_without_a_gpu_no_optimizer_looks_for_one_at_every_step():
+    from rowgrad.training import run
+
+    assert run
+    assert torch.cuda.is_available() or "PYTORCH_NVML_BASED_CUDA_CHECK" not in os.environ

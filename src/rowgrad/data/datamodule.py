@@ -14,6 +14,9 @@ from rowgrad.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import torch
+
+    from rowgrad.data.batches import Batch
     from rowgrad.data.settings import DataSettings
     from rowgrad.data.sources import Images
 
@@ -86,6 +89,10 @@ class ImageData(pl.LightningDataModule):
     def test_dataloader(self) -> EvalLoader:
         """The test images on the trainer's device."""
         return self._eval(self.dataset.test)
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        """Batches are made where they are used; Lightning would look at each of their parts."""
+        return batch
 
     def state_dict(self) -> dict[str, int]:
         """Where the training loader is. Lightning keeps that too, but gives it back in mid-epoch only."""
