@@ -63,6 +63,14 @@ def test_without_a_logger_there_is_the_csv_file_and_no_run_writes_over_anothers(
     assert (tmp_path / "row_gradients-1.csv").read_bytes() == first
 
 
+def test_a_folder_that_holds_the_file_of_other_taps_keeps_it(tmp_path):
+    fit(Segmenter(), Segmenter.batches(2), tmp_path, loggers=False)
+    first = (tmp_path / "row_gradients.csv").read_bytes()
+    fit(Language(), Language.batches(), tmp_path, loggers=False)
+    assert (tmp_path / "row_gradients.csv").read_bytes() == first
+    assert recorded(tmp_path / "row_gradients-1.csv")[0].keys() == {"tap"}
+
+
 def test_the_file_stands_beside_the_loggers_own(tmp_path):
     logger = TensorBoardLogger(tmp_path, name="mine")
     fit(Language(), Language.batches(), tmp_path, loggers=logger, recorder=RowGradientRecorder())

@@ -93,9 +93,10 @@ def heights_of(path: Path) -> dict[str, int]:
     heights: dict[str, int] = {}
     if path.is_file():
         with path.open(encoding="utf-8") as file:
-            for name in next(file, "").strip().split(",")[1:]:
-                quantity = name.rpartition("/row_")[0]
-                heights[quantity] = heights.get(quantity, 0) + 1
+            first = next(file, "")
+        for name in first.strip().split(",")[1:] if first.endswith("\n") else ():
+            quantity = name.rpartition("/row_")[0]
+            heights[quantity] = heights.get(quantity, 0) + 1
     return heights
 
 

@@ -117,8 +117,8 @@ def open_norms_file(trainer: pl.Trainer, folder: Path | None, name: str, quantit
     file = file.with_name(stem + file.suffix)
     names = {quantity.name for quantity in quantities if quantity.in_csv}
     for number in count(1):
-        mine = folder is not None or (trainer.global_step > 0 and heights_of(file).keys() == names)
-        if mine or not file.exists():
+        same = heights_of(file).keys() in (set(), names)  # a file with other columns is another run's
+        if not file.exists() or (same and (folder is not None or trainer.global_step > 0)):
             break
         file = file.with_name(f"{stem}-{number}{file.suffix}")
     if trainer.is_global_zero:
