@@ -95,6 +95,13 @@ def test_a_mistake_is_said_in_one_line(tmp_path, settings, words):
     assert len(str(error.value).splitlines()) == 1
 
 
+def test_a_mistake_that_shows_when_steps_are_written_loses_none(tmp_path):
+    recorder = RowGradientRecorder(pairs=[["tap", "neck.tap"]], folder=tmp_path)
+    with pytest.raises(UserError, match="only taps of as many rows"):
+        fit(Segmenter(), Segmenter.batches(), tmp_path, recorder=recorder)
+    assert list(recorded(tmp_path / "row_gradients.csv")) == list(range(7))
+
+
 def test_a_module_without_taps_is_told_how_to_get_one(tmp_path):
     class Bare(Language):
         def __init__(self):

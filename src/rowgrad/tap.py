@@ -150,6 +150,12 @@ class Watched(NamedTuple):
     outputs: tuple[str, ...]
 
 
+def watched_of(module: nn.Module) -> Watched:
+    """What a module says of itself, where it does."""
+    watched = getattr(module, "watched", None)
+    return watched if isinstance(watched, Watched) else Watched(None, (), ())
+
+
 def stacked(parts: Sequence[Tensor], rows: int | None = None) -> Tensor:
     """Tensors (..., rows, columns) stacked, each filled up with zeros to the size of the largest.
 

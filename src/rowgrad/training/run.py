@@ -24,7 +24,7 @@ from rowgrad.training.checkpoints import Checkpoints, newest_good
 from rowgrad.training.settings import read_settings
 from rowgrad.training.stops import FiniteLoss, GracefulStop
 from rowgrad.training.targets import KNOWN
-from rowgrad.training.trainer import be_quiet, check_batches, lightning_trainer, look_for_no_driver, make_trainer
+from rowgrad.training.trainer import be_quiet, check_batches, lightning_trainer, make_trainer, skip_driver_checks
 from rowgrad.watch.about import announce, hyperparameters, write_outcome
 from rowgrad.watch.events import add_layout, layout
 from rowgrad.watch.outlets import close_loggers, other_loggers, writers
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 Summary = dict[str, Any]
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "tensorboard", "rowgrad")
 be_quiet()
-look_for_no_driver()
+skip_driver_checks()
 
 
 def train_run(

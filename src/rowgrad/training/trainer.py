@@ -39,7 +39,7 @@ def be_quiet() -> None:
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
 
 
-def look_for_no_driver() -> None:
+def skip_driver_checks() -> None:
     """Takes back what Lightning sets on import: without a GPU, torch's optimizers would look for one at every step.
 
     That takes 0.3 ms. Where there is a GPU, it is left as Lightning has it.

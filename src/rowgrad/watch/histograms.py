@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 import torch
 
-from rowgrad.tap import Watched
+from rowgrad.tap import watched_of
 from rowgrad.watch.gradients import row_norms
 from rowgrad.watch.outlets import writers, writes_events
 from rowgrad.watch.quantities import GRAD_NORM
@@ -81,9 +81,8 @@ class PerImageHistograms(pl.Callback):
     def _write(trainer: pl.Trainer, module: pl.LightningModule, quantity: str, norms: Tensor) -> None:
         """Writes norms (B, H) of single images."""
         parts = {"all_rows": torch.ones(norms.shape[1], dtype=torch.bool)}
-        watched = getattr(module, "watched", None)
-        if isinstance(watched, Watched) and len(watched.selected) == norms.shape[1]:
-            selected = torch.tensor(watched.selected)
+        selected = torch.tensor(watched_of(module).selected)
+        if len(selected) == norms.shape[1]:
             parts = {"selected_rows": selected, "other_rows": ~selected}
         for writer in writers(trainer):
             for part, rows in parts.items():

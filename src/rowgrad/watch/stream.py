@@ -69,13 +69,13 @@ class Stream:
             return
         if self._history is not None:
             self._history.append((torch.tensor(steps), norms))
+        if in_csv := {q.name: norms[q.name] for q in self.quantities if q.in_csv}:
+            self.file.append(steps, in_csv)  # first: a mistake in what follows loses no step
         names = [f"train/{name}" for name in self.watched.outputs]
         columns = dict(zip(names, outputs.double().cpu().unbind(1), strict=True))
         columns |= derived(norms, self.pairs, self.watched.selected)
         tags, table = table_of(norms, columns)
         write_to_loggers(trainer, steps, [self.prefix + tag for tag in tags], table)
-        if in_csv := {q.name: norms[q.name] for q in self.quantities if q.in_csv}:
-            self.file.append(steps, in_csv)
 
     def charts(self) -> dict[str, str]:
         """The charts of *Custom Scalars*: regular expressions of tags by their titles."""

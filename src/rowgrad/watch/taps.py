@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from rowgrad.errors import UserError, nearest
-from rowgrad.tap import LEAST, RowTap, Watched
+from rowgrad.tap import LEAST, RowTap, watched_of
 from rowgrad.watch.quantities import GRAD_NORM, Quantity, TapNorm, find_quantity, norm_of, quantity_names
 
 if TYPE_CHECKING:
@@ -108,8 +108,7 @@ class Tapped:
         except UserError:
             self.leave()
             raise
-        watched = getattr(module, "watched", None)
-        self.watched = watched if isinstance(watched, Watched) else Watched(None, (), ())
+        self.watched = watched_of(module)
         own = [] if self.watched.pair is None else [self.watched.pair]
         recorded = {quantity.name.removesuffix(GRAD_NORM) for quantity in self.quantities}
         self.pairs = [pair for pair in dict.fromkeys([*own, *pairs]) if recorded.issuperset(pair)]

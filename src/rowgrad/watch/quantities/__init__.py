@@ -101,9 +101,9 @@ class TapNorm(Quantity):
 
 def has_rows(module: LightningModule) -> bool:
     """Whether a module has trainable rows θ: others may have a `theta` that is something else."""
-    from rowgrad.tap import Watched  # late: it imports torch
+    from rowgrad.tap import watched_of  # late: it imports torch
 
-    return isinstance(getattr(module, "watched", None), Watched) and hasattr(module, "theta")
+    return watched_of(module).pair is not None and hasattr(module, "theta")
 
 
 def norm_of(tap_name: str, tap: RowTap) -> TapNorm:
