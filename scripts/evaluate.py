@@ -9,7 +9,6 @@ from hydra import compose, initialize_config_dir
 
 from rowgrad.errors import UserError, tell_mistakes_plainly
 from rowgrad.training.command import configs_folder
-from rowgrad.training.targets import trusting
 
 
 def main() -> None:
@@ -31,7 +30,7 @@ def main() -> None:
 
     from rowgrad.training.run import evaluate, load_run  # late, so that --help and typing mistakes answer at once
 
-    print(json.dumps(evaluate(*load_run(arguments.run, scenario, trusting(arguments.trust))), indent=2))
+    print(json.dumps(evaluate(*load_run(arguments.run, scenario, arguments.trust)), indent=2))
 
 
 if __name__ == "__main__":

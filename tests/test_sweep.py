@@ -305,7 +305,7 @@ def test_the_command_is_repeated_in_its_own_folder(tmp_path):
     arguments = command_to_repeat([f"sweep.resume={folder}", "-m", "hydra.launcher.n_jobs=2"])
     assert arguments[:2] == ["-m", "seed=0,1"]
     assert OverridesParser.create().parse_overrides([arguments[2]])[0].value() == str(folder)
-    assert arguments[3:] == ["hydra.launcher.n_jobs=2"]
+    assert arguments[3:] == ["trust=[]", "hydra.launcher.n_jobs=2"]
     assert command_to_repeat(["seed=1"]) == ["seed=1"]
 
 

@@ -14,6 +14,7 @@ take `detach: 1` for true and `checkpoint: 3` for a folder. Nothing heavy is imp
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, field, fields
@@ -69,6 +70,12 @@ def text(words: str) -> Limit:
     return Limit(lambda value: isinstance(value, str) and value != "", words)
 
 
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and NAME.fullmatch(value) is not None
+
+
+NAME = re.compile(r"[A-Za-z0-9_][\w.+=-]{0,99}")  # the name of a folder, which every file system takes
+A_NAME = Limit(_is_name, "a name of letters, digits, and _ . + - = after the first, 100 at most")
 NOT_NEGATIVE = number("of at least 0", lambda value: value >= 0)
 FINITE = Limit(number("", lambda _: True).fits, "a finite number")
 BOOLEAN = Limit(lambda value: isinstance(value, bool), "true or false")

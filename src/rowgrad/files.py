@@ -54,8 +54,9 @@ def command_typed() -> str:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON file; empty where it is not there or not whole."""
+    """A JSON file's names and values; empty where it is not there, not whole, or something else."""
     try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return {}
+    return content if isinstance(content, dict) else {}

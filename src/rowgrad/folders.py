@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from rowgrad.errors import UserError
 from rowgrad.files import PART, read_json, shown, write_whole
+from rowgrad.trust import check_inside, load_config
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -83,12 +84,14 @@ class RunFolder(Folder):
         Raises:
             UserError: there is none, or it is not a run's.
         """
-        from omegaconf import DictConfig, OmegaConf
+        from omegaconf import DictConfig
 
         if not self.config_file.is_file():
             raise UserError(f"{key}{self} is not a run's folder: there is no {self.config_file}.")
         try:
-            config = OmegaConf.load(self.config_file)
+            config = load_config(self.config_file)
+        except UserError:
+            raise
         except Exception as error:
             words = " ".join(str(error).split())[:200]
             raise UserError(f"{key}{self}: {self.config_file} cannot be read: {words}") from error
@@ -105,13 +108,31 @@ class RunFolder(Folder):
         if not self.summary_file.is_file():
             return {}
         summary = read_json(self.summary_file)
-        if not isinstance(summary, dict) or "status" not in summary:
+        measured = [
+            value for name, value in summary.items() if "/" in name or (name == "cut_fraction" and value is not None)
+        ]
+        if not isinstance(summary.get("status"), str) or not all(isinstance(value, int | float) for value in measured):
             raise UserError(f"{self.summary_file} cannot be read: it is not a run's summary.")
         return summary
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes what the run reports."""
         write_whole(self.summary_file, json.dumps(summary, indent=2) + "\n")
+
+    @property
+    def is_trained_now(self) -> bool:
+        """Whether a process trains in it."""
+        from filelock import FileLock, Timeout
+
+        if self.lock_file.is_symlink() or not self.lock_file.is_file():
+            return False
+        try:
+            with FileLock(self.lock_file, blocking=False):
+                return False
+        except Timeout:
+            return True
+        except OSError:  # a folder that can only be read
+            return False
 
     def tidy(self) -> None:
         """Removes what a killed process had not written to its end."""
@@ -128,6 +149,7 @@ class RunFolder(Folder):
         from filelock import FileLock, Timeout  # late: most answers need no lock
 
         self.path.mkdir(parents=True, exist_ok=True)
+        check_inside(self.path)
         lock = FileLock(self.lock_file, blocking=False, is_singleton=True)  # a job holds it, and then its run
         try:
             lock.acquire()

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.panel import Panel
 
 from rowgrad.files import command_typed, shown
@@ -39,7 +40,9 @@ def describe_run(run: Run, scenario: Scenario) -> str:
         count = f"{summary['batches']} batch{'es' * (summary['batches'] > 1)}"
         lines["status"] = f"[bold]dry run[/]: {count} each of training, validation and test; no logs, no checkpoint"
     elif "test/acc" in summary:
-        operated = f"; {summary['test/acc_operated']:.2%} with the rows {scenario.operation.phrase} in every image"
+        operated = (
+            f"; {summary['test/acc_operated']:.2%} with the rows {escape(scenario.operation.phrase)} in every image"
+        )
         changed = scenario.route == "replace" and not scenario.idle
         lines["test accuracy"] = f"[bold]{summary['test/acc']:.2%}[/]" + (operated if changed else "")
     else:
@@ -47,11 +50,12 @@ def describe_run(run: Run, scenario: Scenario) -> str:
     lines["cut"] = _describe_cut(run)
     if summary["cut_fraction"]:
         lines[""] = f"they carried {summary['cut_fraction']:.1%} of the squared gradient at the network's input"
-    lines["run's folder"] = str(shown(folder))
+    place = escape(str(shown(folder)))
+    lines["run's folder"] = place
     if summary["status"] == "interrupted":
-        lines["go on"] = f"{command_typed()} resume={shown(folder)}"
+        lines["go on"] = f"{command_typed()} resume={place}"
     if run.folder.events.is_dir():
-        lines["watch it"] = f"{tensorboard_command()} --logdir {shown(folder)}"
+        lines["watch it"] = f"{tensorboard_command()} --logdir {place}"
     return "\n".join(f"{name:15}{words}" for name, words in lines.items())
 
 
@@ -65,5 +69,5 @@ def fallback_notice(data: ImageData) -> list[Panel]:
     """Says where nobody can miss it that other data are used; empty where they are not."""
     if not data.missing:
         return []
-    words = f"{data.missing}\nTraining on [bold]{data.name}[/] instead. data.fallback=null makes this an error."
+    words = f"{escape(data.missing)}\nTraining on [bold]{data.name}[/] instead. data.fallback=null makes this an error."
     return [Panel(words, title="[bold]NOT THE DATA SET YOU ASKED FOR[/]", border_style="bold red")]

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 STYLE: Any = {  # matplotlib's names are no plain text to a type checker
     "svg.fonttype": "none",
+    "text.parse_math": False,  # a name may hold a dollar
     "axes.facecolor": "none",
     "axes.spines.top": False,
     "axes.spines.right": False,

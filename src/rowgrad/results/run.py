@@ -63,7 +63,8 @@ class Run:
 
     @property
     def status(self) -> str:
-        return self.summary.get("status", "killed")
+        """How it ended, or that it is `running`, or was `killed`."""
+        return self.summary.get("status") or ("running" if self.folder.is_trained_now else "killed")
 
     @property
     def seed(self) -> int:

@@ -10,6 +10,7 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from rowgrad.errors import UserError
 from rowgrad.files import command_typed, read_json, shown, write_whole
 from rowgrad.folders import DRY
 from rowgrad.results.tables import Table
@@ -32,16 +33,18 @@ class Job:
         name: of the folder.
         overrides: key -> value as typed, both without blanks.
         summary: what `summary.json` holds.
+        runs: whether a process trains it.
     """
 
     name: str
     overrides: dict[str, str]
     summary: dict[str, Any]
+    runs: bool = False
 
     @property
     def status(self) -> str:
-        """`done`, `failed`, `interrupted`, or `unfinished` for a job that was killed or still runs."""
-        return self.summary.get("status", "unfinished")
+        """`done`, `failed`, `interrupted`, `running`, or `killed`."""
+        return str(self.summary.get("status") or ("running" if self.runs else "killed"))
 
 
 @dataclass(frozen=True)
@@ -87,8 +90,11 @@ def read_jobs(folder: SweepFolder) -> list[Job]:
     """The jobs of a sweep that were started, in the order of their names, numbers by their size."""
     found = []
     for job in folder.jobs():
-        overrides = dict(text.split("=", 1) for text in read_json(job.job_file)["overrides"])
-        found.append(Job(job.path.name, overrides, read_json(job.summary_file)))
+        words = read_json(job.job_file).get("overrides")
+        if not isinstance(words, list) or not all(isinstance(word, str) and "=" in word for word in words):
+            raise UserError(f"{job.job_file} cannot be read: it holds no job's overrides.")
+        overrides = dict(word.split("=", 1) for word in words)
+        found.append(Job(job.path.name, overrides, job.read_summary(), job.is_trained_now))
     parts = re.compile(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)")
     return sorted(
         found, key=lambda job: [(0, float(p), "") if parts.fullmatch(p) else (1, 0, p) for p in parts.split(job.name)]
@@ -221,8 +227,8 @@ def describe_sweep(folder: SweepFolder, jobs: Sequence[Job]) -> str:
 
 
 def _cause(job: Job) -> str:
-    unfinished = "killed, or still running" if job.status == "unfinished" else ""
-    return job.summary.get("error") or unfinished or f"after step {job.summary.get('train/steps')}"
+    without = {"killed": "before it could say anything", "running": "in another process"}.get(job.status)
+    return job.summary.get("error") or without or f"after step {job.summary.get('train/steps')}"
 
 
 def answer_sweep(folder: SweepFolder) -> bool:

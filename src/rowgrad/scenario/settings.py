@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from rowgrad.config import BOOLEAN, FINITE, NOT_NEGATIVE, Settings, number, one_of, or_null, setting, text, whole
+from rowgrad.config import A_NAME, BOOLEAN, FINITE, NOT_NEGATIVE, Settings, number, one_of, or_null, setting, whole
 from rowgrad.errors import UserError
 from rowgrad.scenario.operations import ACCEPTED, read_operation
 from rowgrad.scenario.rows import Rows, read_rows
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 class ScenarioSettings(Settings, key="scenario"):
     """Rows, operation, detach, route, and when."""
 
-    name: str = setting("custom", text("a name"), "what the scenario is called")
+    name: str = setting("custom", A_NAME, "what the scenario is called; a folder is called so too")
     rows: Rows = setting("none", read_rows, "the selected rows: all, none, 5, -1, 0:14, ::2, or a list of these")
     operation: Any = setting("none", read_operation, ACCEPTED)
     probability: float = setting(
@@ -58,7 +58,7 @@ class ScenarioSettings(Settings, key="scenario"):
 class CorruptionSettings(Settings, key="corruption"):
     """A broken camera."""
 
-    name: str = setting("none", text("a name"), "what the damage is called")
+    name: str = setting("none", A_NAME, "what the damage is called")
     rows: Rows = setting("none", read_rows, "the damaged rows, in the row grammar")
     offset: float = setting(0.0, FINITE, "added to each of them in every image, in normalised units")
     std: float = setting(

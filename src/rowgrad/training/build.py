@@ -20,6 +20,7 @@ from rowgrad.model.optimizers import make_optimizer
 from rowgrad.results.run import read_checkpoint
 from rowgrad.scenario.corruption import Corruption
 from rowgrad.scenario.scenario import Scenario
+from rowgrad.training.targets import targets_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -29,13 +30,13 @@ if TYPE_CHECKING:
     from rowgrad.training.settings import RunSettings
 
 
-def make_target(node: Any, key: str, targets: Sequence[str], offered: Mapping[str, Any] | None = None) -> Any:
+def make_target(node: Any, key: str, trusted: Sequence[str] | None, offered: Mapping[str, Any] | None = None) -> Any:
     """What a `_target_` names, made with its arguments.
 
     Args:
         node: `_target_` and arguments.
         key: what stands before a mistake's words.
-        targets: patterns of what may be named.
+        trusted: packages that it may name beside the closed list; None where a person typed it.
         offered: more arguments; it gets those that it names and that are not in `node`.
 
     Raises:
@@ -43,17 +44,14 @@ def make_target(node: Any, key: str, targets: Sequence[str], offered: Mapping[st
     """
     if "_target_" not in node:
         raise UserError(f"{key}={node} names no _target_.")
+    names = targets_of(node, key, trusted)
     try:
-        maker = instantiate(node, _partial_=True, _convert_="all", _execution_whitelist_=list(targets))
+        maker = instantiate(node, _partial_=True, _convert_="all", _execution_whitelist_=names)
         if node.get("_partial_"):
             return maker
         named = inspect.signature(maker.func).parameters if offered else {}
         return maker(**{name: value for name, value in (offered or {}).items() if name in named and name not in node})
-    except InstantiationException as error:
-        package = str(node["_target_"]).partition(".")[0]
-        hint = f" If it is yours: trust=[{package}]." if f"{package}.*" not in targets else ""
-        raise UserError(f"{key}: {without_key(error)}{hint}") from error
-    except (TypeError, ValueError, ImportError) as error:
+    except (InstantiationException, TypeError, ValueError, ImportError) as error:
         raise UserError(f"{key}: {without_key(error)}") from error
 
 
@@ -68,16 +66,16 @@ def build(settings: RunSettings, *, trained: bool = False) -> tuple[ImageData, R
         UserError: what cannot be made, or data that cannot be had.
     """
     source = settings.data.source
-    source = None if source is None else partial(make_target, source, "data.source", settings.targets)
+    source = None if source is None else partial(make_target, source, "data.source", settings.trusted)
     data = ImageData(settings.data, settings.seed, source)
     shape = data.dataset.shape
     scenario = _scenario(settings, data)
     corruption = Corruption(settings.corruption, height=shape.height)
     pl.seed_everything(settings.seed, verbose=False)
     network = _network(settings, data, trained=trained)
-    algorithm = make_target(settings.optimizer.algorithm, "optimizer.algorithm", settings.targets)
+    algorithm = make_target(settings.optimizer.algorithm, "optimizer.algorithm", settings.trusted)
     metrics = {
-        name: make_target(node, f"model.metrics.{name}", settings.targets, {"num_classes": shape.classes})
+        name: make_target(node, f"model.metrics.{name}", settings.trusted, {"num_classes": shape.classes})
         for name, node in settings.model.metrics.items()
     }
     optimizer = partial(make_optimizer, settings.optimizer, algorithm)
@@ -90,14 +88,14 @@ def build(settings: RunSettings, *, trained: bool = False) -> tuple[ImageData, R
 def _scenario(settings: RunSettings, data: ImageData) -> Scenario:
     scenario, dataset = settings.scenario, data.dataset
     if isinstance(scenario.operation, dict):
-        scenario = replace(scenario, operation=make_target(scenario.operation, "scenario.operation", settings.targets))
+        scenario = replace(scenario, operation=make_target(scenario.operation, "scenario.operation", settings.trusted))
     return Scenario(scenario, height=dataset.shape.height, black=dataset.black, white=dataset.white)
 
 
 def _network(settings: RunSettings, data: ImageData, *, trained: bool) -> nn.Module:
     shape, source = data.dataset.shape, settings.model.checkpoint
     sizes = {"height": shape.height, "width": shape.width, "in_channels": shape.channels, "classes": shape.classes}
-    network = make_target(settings.model.network, "model.network", settings.targets, sizes)
+    network = make_target(settings.model.network, "model.network", settings.trusted, sizes)
     if source is not None and not trained:
         _, file = RunFolder.of_checkpoint(Path(source))
         take_weights(network, file, source)

@@ -13,7 +13,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 import rowgrad
-from rowgrad.config import explain
+from rowgrad.config import A_NAME, explain
 from rowgrad.errors import end_on_mistake
 from rowgrad.files import command_typed
 from rowgrad.folders import RunFolder
@@ -39,7 +39,13 @@ def run_folder(resume: str | None, new: str) -> str:
     return new if resume is None else resume if Path(resume).is_dir() else "."
 
 
+def folder_name(name: Any) -> str:
+    """A scenario's name where it can be that of a folder; nothing else leads out of `logs`."""
+    return str(name) if A_NAME.fits(name) else "unnamed"
+
+
 OmegaConf.register_resolver("run_folder", run_folder, replace=True)
+OmegaConf.register_resolver("folder_name", folder_name, replace=True)
 OmegaConf.register_resolver("command_typed", command_typed, replace=True)
 OmegaConf.register_resolver("explain_settings", lambda: explain(*OFFERED).replace("$", "$$"), replace=True)
 

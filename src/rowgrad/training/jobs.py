@@ -22,12 +22,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import OmegaConf
 
+from rowgrad.config import plain
 from rowgrad.errors import UserError, words_for
 from rowgrad.files import read_json, write_whole
 from rowgrad.folders import BusyError, RunFolder, SweepFolder
-from rowgrad.training.settings import read_settings
+from rowgrad.training.settings import read_saved_settings, read_settings
 from rowgrad.training.start import find_checkpoint
 from rowgrad.training.study import go_on_with_study
+from rowgrad.training.targets import targets_of
+from rowgrad.trust import check_words
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
@@ -37,11 +40,12 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 LONGEST = 120  # characters of a folder's name
+BESIDE = ("hydra.", "hydra/", "trust=", "--config-dir=")  # what may stand beside sweep.resume
 
 
 def what_is_trained(overrides: Iterable[str]) -> list[str]:
-    """The overrides that make a job what it is: not the launcher, which the config group `sweep` chooses."""
-    chosen = (override.replace("\\", "") for override in overrides if not override.startswith("sweep="))
+    """The overrides that make a job what it is: not the launcher, which the config group `sweep` chooses, nor trust."""
+    chosen = (override.replace("\\", "") for override in overrides if not override.startswith(("sweep=", "trust=")))
     return sorted(chosen, key=lambda override: override.partition("="))
 
 
@@ -70,7 +74,8 @@ def command_to_repeat(arguments: list[str]) -> list[str]:
     """The arguments of `scripts/train.py`, with `sweep.resume=FOLDER` replaced by the command that started that sweep.
 
     Raises:
-        UserError: there is no sweep in the folder, or something stands beside `sweep.resume`.
+        UserError: there is no sweep in the folder, its command says what a folder may not say, or something stands
+            beside `sweep.resume` that may not.
     """
     resume = SweepFolder.RESUME
     chosen = [argument for argument in arguments if argument.startswith(resume)]
@@ -79,19 +84,22 @@ def command_to_repeat(arguments: list[str]) -> list[str]:
     folder = SweepFolder(Path(chosen[-1].removeprefix(resume)))
     beside = [argument for argument in arguments if argument not in {*chosen, "-m", "--multirun"}]
     for argument in beside:
-        if not argument.startswith("hydra."):
+        if not argument.startswith(BESIDE):
+            accepted = ", ".join(f"{word}…" for word in BESIDE)
             raise UserError(
-                f"{argument} cannot go with sweep.resume, which repeats the sweep's command. Accepted: hydra.…"
+                f"{argument} cannot go with sweep.resume, which repeats the sweep's command. Accepted: {accepted}"
             )
     command = folder.read().get("command")
     if command is None:
         raise UserError(f"{resume}{folder} is not a sweep's folder: there is no {folder.file}.")
+    if not isinstance(command, list) or not all(isinstance(word, str) for word in command):
+        raise UserError(f"{folder.file} holds no sweep's command.")
+    replaced = ("hydra.sweep.dir=", "trust=", *(f"{word.partition('=')[0]}=" for word in beside))
+    words = [word for word in command if not word.startswith(replaced)]
     quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    return [
-        *(word for word in command if not word.startswith("hydra.sweep.dir=")),
-        f"hydra.sweep.dir='{quoted}'",
-        *beside,
-    ]
+    trust = [] if any(word.startswith("trust=") for word in beside) else ["trust=[]"]
+    typed = "type it beside sweep.resume"
+    return [*check_words(words, str(folder.file), typed), f"hydra.sweep.dir='{quoted}'", *trust, *beside]
 
 
 class Sweep(Callback):
@@ -110,7 +118,7 @@ class Sweep(Callback):
             sweep = {"overrides": what_is_trained(typed), "common": what_is_trained(_common(typed))}
             before = folder.read()
             if before and {key: before.get(key) for key in sweep} != sweep:
-                words = " ".join(before["overrides"])
+                words = " ".join(map(str, before.get("overrides", [])))
                 hint = f"{folder.RESUME}{folder} goes on with that one."
                 raise UserError(f"hydra.sweep.dir={folder} holds another sweep ({words}). {hint}")
             if not before:
@@ -202,8 +210,9 @@ def _attempt(config: DictConfig, job: HydraConf, folder: RunFolder) -> float | N
         _check_alone(config)
         settings = read_settings(config)
         if folder.checkpoints:
+            named = targets_of(plain(config), "", None) if settings.trusted is None else settings.trusted
             config = folder.read_config()
-            settings = read_settings(config, targets=settings.targets)
+            settings = read_saved_settings(config, named)
         elif settings.model.checkpoint is not None:
             find_checkpoint(settings.model.checkpoint)
         from rowgrad.training.run import train_run  # late, so that mistakes answer at once

@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.console import Console
+from rich.markup import escape
 
 from rowgrad.errors import UserError, without_key
 from rowgrad.folders import DRY, RunFolder
@@ -21,9 +22,8 @@ from rowgrad.results.run import Run, read_checkpoint
 from rowgrad.scenario.settings import ScenarioSettings
 from rowgrad.training.build import build
 from rowgrad.training.checkpoints import Checkpoints, newest_good
-from rowgrad.training.settings import read_settings
+from rowgrad.training.settings import read_saved_settings, read_settings
 from rowgrad.training.stops import FiniteLoss, GracefulStop
-from rowgrad.training.targets import KNOWN
 from rowgrad.training.trainer import be_quiet, check_batches, lightning_trainer, make_trainer, skip_driver_checks
 from rowgrad.watch.about import announce, hyperparameters, write_outcome
 from rowgrad.watch.events import add_layout, layout
@@ -106,7 +106,7 @@ class Training:
         self.dry = settings.trainer.dry
         if (recorder := recorder_of(self.trainer)) is not None:
             recorder.check(self.module)
-        self.console = Console(quiet=not self.trainer.is_global_zero, soft_wrap=True)
+        self.console = Console(quiet=not self.trainer.is_global_zero, soft_wrap=True, emoji=False)
         self.summary: Summary = {"status": "failed"} | self._circumstances()
 
     def open(self) -> None:
@@ -116,7 +116,7 @@ class Training:
             if self.resume:
                 self._set_aside_damaged()
             self._announce()
-        self.console.print(*fallback_notice(self.data), f"scenario       {self.module.sentence()}", sep="\n")
+        self.console.print(*fallback_notice(self.data), f"scenario       {escape(self.module.sentence())}", sep="\n")
 
     def _announce(self) -> None:
         """Tells the loggers what the run is. TensorBoard knows it in a run that goes on; others may begin anew."""
@@ -171,7 +171,9 @@ class Training:
         self.folder.tidy()
         for damaged in self.checkpoint.damaged if self.checkpoint else []:
             damaged.replace(damaged.with_suffix(".damaged"))
-            self.console.print(f"[bold red]{damaged} is damaged[/] and was set aside; going on from the one before.")
+            self.console.print(
+                f"[bold red]{escape(str(damaged))} is damaged[/] and was set aside; going on from the one before."
+            )
         begin = f"step {self.checkpoint.step}, {self.checkpoint.path.name}" if self.checkpoint else "the beginning"
         self.console.print(f"resuming from {begin}{'' if self.checkpoint else ': no checkpoint was written'}")
 
@@ -215,14 +217,14 @@ def _versions() -> dict[str, str]:
 
 
 def load_run(
-    path: Path, scenario: DictConfig | None = None, targets: Sequence[str] | None = None
+    path: Path, scenario: DictConfig | None = None, trusted: Sequence[str] = ()
 ) -> tuple[RunSettings, ImageData, RowClassifier]:
     """Settings, data and trained model of a run.
 
     Args:
         path: the run's folder (its last weights are taken), or one of its checkpoints.
         scenario: what the rows are put through, in place of the run's own scenario.
-        targets: patterns of what its config may name; without them, what is known.
+        trusted: packages that its config may name beside the closed list.
 
     Raises:
         UserError: there is no run, or its checkpoint does not fit.
@@ -231,7 +233,7 @@ def load_run(
     for needed in (checkpoint, folder.config_file):
         if not needed.is_file():
             raise UserError(f"{path} is not a run's folder or checkpoint: there is no {needed}.")
-    settings = read_settings(folder.read_config(), targets=KNOWN if targets is None else targets)
+    settings = read_saved_settings(folder.read_config(), trusted)
     if scenario is not None:
         settings = replace(settings, scenario=ScenarioSettings.read(scenario))
     data, module = build(settings, trained=True)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
+
+from omegaconf import OmegaConf
 
 from rowgrad.config import (
     ANYTHING,
@@ -26,7 +29,7 @@ from rowgrad.data.settings import DataSettings
 from rowgrad.errors import UserError
 from rowgrad.model.settings import ModelSettings, OptimizerSettings
 from rowgrad.scenario.settings import CorruptionSettings, ScenarioSettings
-from rowgrad.training.targets import named_by, read_packages
+from rowgrad.training.targets import read_packages
 from rowgrad.watch.settings import HistogramsSettings, PicturesSettings, RecorderSettings
 
 if TYPE_CHECKING:
@@ -151,12 +154,14 @@ class RunSettings(Settings):
     """All of a run.
 
     Attributes:
-        targets: patterns of what `_target_` may name.
+        trusted: packages that a `_target_` may name beside the closed list; None where a person typed the config.
     """
 
     seed: int = setting(0, whole(0), "of the network's first weights, batches, and all that is random")
     resume: str | None = setting(None, or_null(text("a run's folder")), "a run's folder: it goes on where it stopped")
-    trust: Sequence[str] = setting([], read_packages, "packages of yours that the config of a run's folder may name")
+    trust: Sequence[str] | None = setting(
+        None, read_packages, "packages of yours that the config of a run's or a sweep's folder may name"
+    )
     data: DataSettings = part(DataSettings)
     corruption: CorruptionSettings = part(CorruptionSettings)
     scenario: ScenarioSettings = part(ScenarioSettings)
@@ -165,7 +170,9 @@ class RunSettings(Settings):
     trainer: TrainerSettings = part(TrainerSettings)
     callbacks: dict[str, Any] = setting({}, read_parts, "what watches")
     logger: dict[str, Any] = setting({}, read_parts, "where it is logged")
-    targets: Sequence[str] = setting((), Limit(lambda v: isinstance(v, tuple), "something that one types"), "")
+    trusted: Sequence[str] | None = setting(
+        None, Limit(lambda v: v is None or isinstance(v, tuple), "something that one types"), ""
+    )
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
@@ -179,18 +186,36 @@ class RunSettings(Settings):
             self.corruption.rows.select(self.data.shape.height)
 
 
-def read_settings(config: DictConfig, *, targets: Sequence[str] | None = None) -> RunSettings:
-    """A composed config, read and checked.
+def read_settings(config: DictConfig) -> RunSettings:
+    """A composed config, read and checked: what a person typed, with their own config folder.
 
-    Args:
-        config: what a person typed, with their own config folder; or that of a run's folder.
-        targets: patterns of what it may name as a `_target_`; without it, whatever it does name: it is theirs.
+    Where `trust` is not null, a part of it comes from a sweep's folder, and names only what such a one may.
 
     Raises:
         UserError: the first value that is not accepted.
     """
-    values = plain(config)
-    return replace(RunSettings.read(values), targets=named_by(values) if targets is None else tuple(targets))
+    settings = RunSettings.read(plain(config))
+    return replace(settings, trusted=settings.trust)
+
+
+def read_saved_settings(config: DictConfig, trusted: Sequence[str]) -> RunSettings:
+    """The config of a run's folder, which may come from anybody and from another machine, read and checked.
+
+    Data are what the run had, or an error: never the fallback. They are looked for where they were, else where this
+    machine has them.
+
+    Args:
+        config: that of the folder.
+        trusted: packages that it may name beside the closed list.
+
+    Raises:
+        UserError: the first value that is not accepted.
+    """
+    settings = RunSettings.read(plain(config))
+    root = settings.data.root
+    if not Path(root).is_dir():
+        root = plain(OmegaConf.create({"root": DataSettings.defaults()["root"]}))["root"]
+    return replace(settings, data=replace(settings.data, root=root, fallback=None), trusted=tuple(trusted))
 
 
 GROUPS = (DataSettings, CorruptionSettings, ScenarioSettings, ModelSettings, OptimizerSettings, TrainerSettings)

@@ -13,8 +13,8 @@ from rowgrad.config import plain
 from rowgrad.errors import UserError
 from rowgrad.files import command_typed
 from rowgrad.folders import RunFolder
-from rowgrad.training.settings import read_settings
-from rowgrad.training.targets import read_packages, trusting
+from rowgrad.training.settings import read_saved_settings, read_settings
+from rowgrad.training.targets import read_packages
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,7 @@ def config_to_train(config: DictConfig, folder: RunFolder, overrides: Sequence[s
     if config.resume is not None:
         beside = [override for override in overrides if not override.startswith("resume=")]
         saved = extended(RunFolder(Path(config.resume)).read_config("resume="), beside)
-        return saved, read_settings(saved, targets=trusting(read_packages(plain(config.trust), "trust")))
+        return saved, read_saved_settings(saved, read_packages(plain(config.trust), "trust") or ())
     if folder.holds_a_run and os.environ.get("LOCAL_RANK", "0") == "0":
         raise UserError(f"hydra.run.dir={folder} already holds a run. resume={folder} goes on with it.")
     settings = read_settings(config)

@@ -81,7 +81,7 @@ def make_trainer(
     offered = {"folder": folder.path, "save_dir": str(folder), "purge_step": purge_step}
     watchers, loggers = (
         [
-            make_target(node, f"{key}.{name}", settings.targets, offered)
+            make_target(node, f"{key}.{name}", settings.trusted, offered)
             for name, node in nodes.items()
             if node is not None
         ]
@@ -104,7 +104,7 @@ def make_trainer(
 def lightning_trainer(settings: RunSettings, arguments: dict[str, Any], **ours: Any) -> pl.Trainer:
     """A Trainer; what it refuses is said in plain words."""
     made = {
-        name: make_target(value, f"trainer.{name}", settings.targets)
+        name: make_target(value, f"trainer.{name}", settings.trusted)
         if isinstance(value, dict) and "_target_" in value
         else value
         for name, value in arguments.items()

@@ -1,0 +1,383 @@
+"""Somebody else's folder, evaluated, resumed, compared: it runs nothing, tells no secret, writes nowhere else."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import PROJECT, command, configure, train
+from omegaconf import OmegaConf
+
+from rowgrad.errors import UserError
+from rowgrad.folders import RunFolder
+from rowgrad.results.run import Run
+from rowgrad.training.jobs import command_to_repeat, what_is_trained
+from rowgrad.training.run import load_run
+from rowgrad.training.start import config_to_train
+from rowgrad.training.targets import CLASSES, KINDS, targets_of
+
+TRAIN, EVALUATE, REPORT = (PROJECT / "scripts" / f"{name}.py" for name in ("train", "evaluate", "report"))
+TINY = ["data=digits", "trainer.accelerator=cpu", "model=mlp", "callbacks.pictures=null", "callbacks.progress=null"]
+TINY += ["trainer.max_steps=2", "callbacks.histograms=null"]
+
+
+def calling(name, target):
+    """A module of this test's that leaves a file where it is called."""
+    return f"import pathlib\ndef {name}(*args, **kwargs):\n    pathlib.Path({str(target)!r}).write_text('called')\n"
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("honest") / "run"
+    train(configure(*TINY), folder)
+    return folder
+
+
+@pytest.fixture
+def hostile(honest, tmp_path):
+    """A copy of a run that can be spoilt: `hostile(key=value)` sets keys of its config."""
+
+    def make(**values):
+        folder = tmp_path / "theirs"
+        shutil.copytree(honest, folder)
+        config = OmegaConf.load(folder / "config.yaml")
+        for key, value in values.items():
+            OmegaConf.update(config, key.replace("__", "."), value, force_add=True, merge=False)
+        (folder / "config.yaml").write_text(OmegaConf.to_yaml(config))
+        return folder
+
+    return make
+
+
+def resumed(folder, **trust):
+    """What resuming the folder would build, built."""
+    from rowgrad.training.run import Training
+
+    typed = configure(f"resume={folder}", *(f"{key}={value}" for key, value in trust.items()))
+    config, settings = config_to_train(typed, RunFolder(folder), [f"resume={folder}"])
+    return Training(config, settings, RunFolder(folder), resume=True)
+
+
+# ---- what a _target_ may name
+
+# Each of these has run code, or read or written a file of the attacker's choice, where a pattern was trusted.
+CODE = [
+    {"_target_": "torch.utils.collect_env.run", "command": "touch called"},
+    {"_target_": "torch.hub.load", "repo_or_dir": ".", "model": "evil", "source": "local"},
+    {"_target_": "torch.load", "f": "evil.pt", "weights_only": False},
+    {"_target_": "torch.optim.torch.hub.load", "repo_or_dir": ".", "model": "evil", "source": "local"},
+    {"_target_": "torch.nn.functional.torch.hub.load", "repo_or_dir": ".", "model": "evil", "source": "local"},
+    {"_target_": "torchvision.transforms.v2.functional._utils.torch.load", "f": "evil.pt"},
+    {"_target_": "torchmetrics.text.BERTScore", "model_name_or_path": "evil"},
+    {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": "/tmp/elsewhere"},
+    {"_target_": "lightning.pytorch.profilers.SimpleProfiler", "dirpath": "/tmp", "filename": "elsewhere"},
+    {"_target_": "rowgrad.files.write_whole", "path": "elsewhere", "text": "called"},
+    {"_target_": "rowgrad.train"},
+    {"_target_": "rowgrad.errors.sys.exit"},
+    {"_target_": "os.system", "command": "touch called"},
+    {"_target_": "builtins.eval", "source": "1"},
+    {"_target_": "evil.call"},
+    {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "evil.call"}]},
+    {"_target_": "torch.nn.Sequential", "_args_": [{"a": [{"_target_": "evil.call"}]}]},
+    {"_target_": "*"},
+    {"_target_": "torch.nn"},
+    {"_target_": "torch.nn.functional"},
+    {"_target_": ""},
+]
+
+
+@pytest.mark.parametrize("node", CODE, ids=lambda node: node["_target_"] or "nothing")
+def test_what_could_do_anything_is_refused_by_name_in_somebodys_folder(node):
+    with pytest.raises(UserError, match="stands in a run's folder") as info:
+        targets_of(node, "model.network", ())
+    assert str(info.value).startswith("model.network: ")
+    assert targets_of(node, "model.network", None)[0] == node["_target_"]  # a person may type it
+
+
+def test_every_known_class_is_there_and_its_kind_is_not_itself_a_way_out():
+    from importlib import import_module
+
+    for target in CLASSES:
+        module, _, name = target.rpartition(".")
+        assert isinstance(getattr(import_module(module), name), type), target
+    for module, (home, kind) in KINDS.items():
+        base = getattr(import_module(home), kind)
+        assert any(isinstance(v, type) and issubclass(v, base) for v in vars(import_module(module)).values()), module
+
+
+WRITERS = [
+    {"_target_": "rowgrad.watch.recorder.RowGradientRecorder", "folder": "/tmp/elsewhere"},
+    {"_target_": "rowgrad.watch.events.Logger", "save_dir": "/tmp/elsewhere"},
+    {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": "/tmp/elsewhere"},
+    {"_target_": "lightning.pytorch.loggers.CSVLogger", "name": "../../elsewhere"},
+    {"_target_": "lightning.pytorch.loggers.CSVLogger", "version": "/tmp/elsewhere"},
+    {"_target_": "lightning.pytorch.loggers.WandbLogger", "settings": {"base_url": "https://evil.example"}},
+]
+
+
+@pytest.mark.parametrize("node", WRITERS, ids=str)
+def test_an_argument_that_leads_out_of_the_folder_is_refused_by_name(node):
+    argument = list(node)[1]
+    with pytest.raises(UserError, match=rf"^logger\.x\.{argument}"):
+        targets_of(node, "logger.x", ())
+
+
+KEYS = {
+    "scenario.operation": "evaluated",
+    "model.network": "evaluated",
+    "model.metrics.x": "evaluated",
+    "optimizer.algorithm": "evaluated",
+    "data.source": "evaluated",
+    "callbacks.x": "resumed",
+    "logger.x": "resumed",
+    "trainer.profiler": "resumed",
+}
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_no_key_of_somebodys_config_calls_what_it_likes(hostile, tmp_path, monkeypatch, key):
+    (tmp_path / "evil.py").write_text(calling("call", tmp_path / "called"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    folder = hostile(**{key: {"_target_": "evil.call"}})
+    for opened in (load_run, resumed) if KEYS[key] == "evaluated" else (resumed,):
+        with pytest.raises(UserError, match=r"evil\.call stands in a run's folder.*trust=\[evil\]"):
+            opened(folder)
+    assert not (tmp_path / "called").exists()
+
+
+def test_the_attacks_that_ran_code_are_one_plain_line_and_a_trusted_package_is_called(hostile, tmp_path):
+    (tmp_path / "hubconf.py").write_text(calling("evil", tmp_path / "called"))
+    target = {"_target_": "torch.hub.load", "repo_or_dir": str(tmp_path), "model": "evil", "source": "local"}
+    folder = hostile(scenario__operation=target)
+    for arguments in ([EVALUATE, folder], [TRAIN, f"resume={folder}", "trainer.max_steps=3"]):
+        result = command(*arguments, cwd=tmp_path)
+        assert result.returncode == 1
+        assert "scenario.operation: torch.hub.load stands in a run's folder" in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "called").exists()
+    command(EVALUATE, folder, "--trust", "torch", cwd=tmp_path)
+    assert (tmp_path / "called").exists()
+
+
+# ---- what is read
+
+SECRET = {"ROWGRAD_SECRET": "tell-nobody"}
+RESOLVED = ["${oc.env:ROWGRAD_SECRET}", "${oc.decode:${oc.env:ROWGRAD_SECRET}}", "${run_folder:null,a}", "a${now:%Y}"]
+
+
+@pytest.mark.parametrize("value", RESOLVED)
+def test_no_secret_of_the_environment_gets_into_a_report(hostile, tmp_path, value):
+    folder = hostile(scenario__name=value)
+    for arguments in ([REPORT, folder, "--format", "md"], [EVALUATE, folder], [TRAIN, f"resume={folder}"]):
+        result = command(*arguments, cwd=tmp_path, env=SECRET)
+        assert result.returncode == 1
+        assert "may name its own keys only" in result.stderr
+        assert "tell-nobody" not in result.stderr + result.stdout
+        assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_config_may_name_its_own_keys_and_puts_no_interpolation_together(hostile):
+    folder = hostile(corruption__seed="${seed}")
+    assert RunFolder(folder).read_config().corruption.seed == 0
+    (folder / "config.yaml").write_text(
+        "a: $\nb: '{oc.env:HOME}'\nc: ${a}${b}\ndata: 1\nscenario: 1\nmodel: 1\ntrainer: 1\n"
+    )
+    with pytest.raises(UserError, match="may name its own keys only"):
+        RunFolder(folder).read_config()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("data: &a [1]\nscenario: [*a, *a]\nmodel: 1\ntrainer: 1\n", "YAML alias"),
+        ("data: " + "x" * 1_000_001, "larger than a megabyte"),
+        ("data: !!python/object/apply:os.system ['touch called']\n", "cannot be read"),
+        ("[" * 5000, "cannot be read"),
+        ("- data\n", "is not a run's config"),
+        ("data: 1\nscenario: 2\nmodel: 3\ntrainer: 4\n", "data=1 is not a group of settings"),
+        ("\0\1\2", "cannot be read"),
+    ],
+    ids=["alias", "huge", "python", "deep", "list", "numbers", "bytes"],
+)
+def test_a_config_that_no_run_writes_is_one_plain_line(hostile, tmp_path, monkeypatch, text, words):
+    monkeypatch.chdir(tmp_path)
+    folder = hostile()
+    (folder / "config.yaml").write_text(text)
+    with pytest.raises(UserError, match=words):
+        load_run(folder)
+    assert not (tmp_path / "called").exists()
+
+
+def test_another_machines_data_root_is_looked_for_here_and_never_made_up(hostile, tmp_path, monkeypatch):
+    monkeypatch.delenv("MNIST_ROOT", raising=False)
+    monkeypatch.chdir(tmp_path)
+    folder = hostile(data__name="mnist", data__root=str(tmp_path / "not" / "here"), data__fallback="digits")
+    with pytest.raises(UserError, match=r"data\.root=data: MNIST can be neither read nor downloaded there"):
+        load_run(folder)  # digits in its place would be a wrong result
+    assert not (tmp_path / "not").exists()
+
+
+# ---- what is written
+
+LINKS = [".lock", "config.yaml.part", "row_gradients.csv", "tensorboard", "checkpoints", "summary.json.part"]
+
+
+@pytest.mark.parametrize("name", LINKS)
+def test_nothing_is_written_through_a_link_in_somebodys_folder(hostile, tmp_path, name):
+    outside = tmp_path / "mine"
+    if name in {"tensorboard", "checkpoints"}:
+        outside.mkdir()
+    else:
+        outside.write_text("0,keep\n1,me\n")
+    before = sorted(outside.iterdir()) if outside.is_dir() else outside.read_text()
+    folder = hostile()
+    target = folder / name
+    if target.is_dir():
+        shutil.rmtree(target)
+    target.unlink(missing_ok=True)
+    target.symlink_to(outside)
+    result = command(TRAIN, f"resume={folder}", "trainer.max_steps=3", cwd=tmp_path)
+    assert result.returncode == 1
+    assert f"{target} is a link that leads out of the run's folder" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert before == (sorted(outside.iterdir()) if outside.is_dir() else outside.read_text())
+
+
+def test_a_pipe_in_a_folder_keeps_nobody_waiting(hostile, tmp_path):
+    folder = hostile()
+    (folder / "row_gradients.csv").unlink()
+    os.mkfifo(folder / "row_gradients.csv")
+    result = command(TRAIN, f"resume={folder}", "trainer.max_steps=3", cwd=tmp_path, timeout=60)
+    assert "row_gradients.csv is neither a file nor a folder" in result.stderr
+
+
+# ---- a sweep's command
+
+REPEATED = {
+    "+callbacks.x={_target_:evil.call}": "callbacks.x: evil.call stands in a run's folder",
+    "model.network._target_=evil.call": "model.network: evil.call stands in a run's folder",
+    "scenario.operation={_target_:torch.hub.load,repo_or_dir:.,model:evil,source:local}": "torch.hub.load stands in",
+}
+REFUSED = [
+    "hydra.launcher.setup=[evil]",
+    "hydra/launcher=submitit_slurm",
+    "hydra.searchpath=[file:///tmp/evil]",
+    "hydra.job.env_set.LD_PRELOAD=evil.so",
+    "+hydra.callbacks.x={_target_:evil.call}",
+    "hydra.sweeper.params.model=../../evil",
+    "--config-dir=/tmp/evil",
+    "--config-path",
+    "-cd",
+    "++trust=[evil]",
+    "~trust",
+    "model=../../../tmp/evil",
+    "model=cnn,../evil",
+    "scenario@_global_=evil",
+    "seed=${oc.env:HOME}",
+    "+x=${oc.decode:'{a: 1}'}",
+]
+
+
+@pytest.mark.parametrize("word", REFUSED)
+def test_a_sweeps_folder_does_not_say_what_could_start_anything(tmp_path, word):
+    (tmp_path / "sweep.json").write_text(json.dumps({"command": ["-m", "seed=0,1", word]}))
+    with pytest.raises(UserError, match=r"sweep\.json"):
+        command_to_repeat([f"sweep.resume={tmp_path}"])
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "{", '{"command": "-m seed=0"}', '{"command": [1]}', '{"command": {}}', "[" * 9999]
+)
+def test_a_sweeps_file_of_nonsense_is_said_plainly(tmp_path, content):
+    (tmp_path / "sweep.json").write_text(content)
+    with pytest.raises(UserError, match=r"holds no sweep's command|is not a sweep's folder"):
+        command_to_repeat([f"sweep.resume={tmp_path}"])
+
+
+def test_a_sweep_that_is_repeated_calls_only_what_is_known_or_trusted(tmp_path):
+    (tmp_path / "evil.py").write_text(calling("call", tmp_path / "called"))
+    for number, (word, words) in enumerate(REPEATED.items()):
+        folder = tmp_path / f"theirs{number}"
+        folder.mkdir()
+        typed = what_is_trained([*TINY, "seed=0,1", word])
+        content = {"command": ["-m", "trust=[evil]", *TINY, "seed=0,1", word], "overrides": typed}
+        content["common"] = [override for override in typed if override != "seed=0,1"]
+        (folder / "sweep.json").write_text(json.dumps(content))
+        result = command(TRAIN, f"sweep.resume={folder}", cwd=tmp_path)
+        assert result.returncode == 1, result.stderr
+        assert words in result.stderr
+        assert "Traceback" not in result.stderr
+        assert not (tmp_path / "called").exists()
+    command(TRAIN, f"sweep.resume={tmp_path / 'theirs0'}", "trust=[evil]", cwd=tmp_path)
+    assert (tmp_path / "called").exists()
+
+
+# ---- what is shown
+
+
+def test_no_name_in_a_folder_is_taken_for_markup_or_a_formula(hostile, tmp_path):
+    folder = hostile(model__network__name="[/x]$\\frac$<script>alert(1)</script>")
+    other = tmp_path / "[/x] :smile: $"
+    shutil.copytree(folder, other)
+    config = OmegaConf.load(other / "config.yaml")
+    config.model.network.name = "$_$"
+    (other / "config.yaml").write_text(OmegaConf.to_yaml(config))
+    result = command(REPORT, folder, other, "--out", tmp_path / "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "<script>alert(1)" not in (tmp_path / "out" / "report.html").read_text()
+
+
+@pytest.mark.parametrize("name", ["../../outside", "a/b", "[/x]", ".hidden", "", "x" * 300, "a b", "$x$"])
+def test_a_scenarios_name_is_a_folders_name_and_nothing_else(tmp_path, name):
+    inner = tmp_path / "a" / "b" / "c"
+    inner.mkdir(parents=True)
+    result = command(TRAIN, *TINY, f"scenario.name='{name}'", cwd=inner)
+    assert result.returncode == 1
+    assert f"scenario.name={name} is not a name" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert list(tmp_path.rglob("*")) == [tmp_path / "a", tmp_path / "a" / "b", inner]
+
+
+def test_a_path_that_looks_like_markup_is_shown_as_it_is(tmp_path):
+    result = command(TRAIN, *TINY, "hydra.run.dir='logs/[/x] [red]:smile:'", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "logs/[/x] [red]:smile:" in result.stdout
+
+
+NUMBERS = [
+    {"test/acc": "high"},
+    {"train/seconds": [1]},
+    {"cut_fraction": {}},
+    {"status": 3},
+    {"status": "done", "test/acc": None},
+]
+
+
+@pytest.mark.parametrize("spoilt", NUMBERS, ids=str)
+def test_a_summary_of_nonsense_is_named(hostile, tmp_path, spoilt):
+    folder = hostile()
+    summary = json.loads((folder / "summary.json").read_text()) | spoilt
+    (folder / "summary.json").write_text(json.dumps(summary))
+    for arguments in ([REPORT, folder, "--format", "md"], [TRAIN, f"resume={folder}"]):
+        result = command(*arguments, cwd=tmp_path)
+        assert result.returncode == 1
+        assert "summary.json cannot be read" in result.stderr
+        assert len(result.stderr.splitlines()) == 1
+
+
+def test_a_checkpoint_that_would_run_code_when_unpickled_does_not(hostile, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return Path.touch, (tmp_path / "called",)
+
+    folder = hostile()
+    for name in ("last", "previous", "best"):
+        torch.save({"state_dict": {}, "global_step": 1, "x": Evil()}, folder / "checkpoints" / f"{name}.ckpt")
+    for opened in (load_run, resumed):
+        with pytest.raises(UserError, match=r"is not a checkpoint|no checkpoint can be read"):
+            opened(folder)
+    assert not (tmp_path / "called").exists()
+    assert Run(RunFolder(folder)).summary["status"] == "done"
