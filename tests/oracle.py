@@ -39,7 +39,7 @@ def row_and_input_gradients(
     images, theta = images.detach(), theta.detach()
     height, width = theta.shape
     before = [theta[r].clone().requires_grad_() for r in range(height)]
-    after = [torch.zeros(width, device=theta.device, requires_grad=True) for _ in range(height)]
+    after = [torch.zeros(width, dtype=theta.dtype, device=theta.device, requires_grad=True) for _ in range(height)]
     built = []
     for b in range(len(images)):
         lines = []
@@ -59,4 +59,5 @@ def row_and_input_gradients(
     loss = -((1 - smoothing) * right + smoothing / classes * log_p.sum(1)).mean()
     gradients = torch.autograd.grad(loss, before + after, allow_unused=True)
     lengths = [0.0 if g is None else float((g.double() * g.double()).sum().sqrt()) for g in gradients]
-    return torch.tensor(lengths[:height]), torch.tensor(lengths[height:]), float(loss.detach())
+    reaches, arrives = torch.tensor(lengths, dtype=theta.dtype).split(height)
+    return reaches, arrives, float(loss.detach())

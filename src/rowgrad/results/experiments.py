@@ -23,7 +23,12 @@ def repair_figure(runs: Mapping[str, Run]) -> tuple[str, Figure] | None:
     for name, run in runs.items():
         damage = run.damage
         if damage is not None and run.theta is not None and run.seed == seed:
-            cameras[name] = damage, run.theta.mean((0, 2)), run.selected, run.summary.get("test/acc", float("nan"))
+            cameras[name] = (
+                damage,
+                run.theta.float().mean((0, 2)),
+                run.selected,
+                run.summary.get("test/acc", float("nan")),
+            )
     words = (
         "Grey: what the camera adds to each row. θ is drawn beside it, averaged over the row, and what is left of the"
         f" damage; above it, the test accuracy. Runs with seed {seed}."

@@ -147,7 +147,7 @@ class Quantise(Operation):
     words = "quantised to {levels:g} levels"
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
-        black, white = (v if isinstance(v, int | float) else v.to(images.device) for v in (self.black, self.white))
+        black, white = (v if isinstance(v, int | float) else v.to(images) for v in (self.black, self.white))
         steps, contrast = self.levels - 1, white - black
         return ((images - black) / contrast).clamp(0, 1).mul(steps).round() * (contrast / steps) + black
 

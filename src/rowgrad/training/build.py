@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
+import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
@@ -23,11 +24,16 @@ from rowgrad.scenario.scenario import Scenario
 from rowgrad.training.targets import targets_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from torch import nn
 
     from rowgrad.training.settings import RunSettings
+
+
+# What a run's weights are kept in, where it is not 32 bits. Lightning converts them too, but only after it has loaded a
+# checkpoint, which would be rounded to 32 bits on its way.
+NUMBERS = {"64-true": torch.float64, "16-true": torch.float16, "bf16-true": torch.bfloat16}
 
 
 def make_target(node: Any, key: str, trusted: Sequence[str] | None, offered: Mapping[str, Any] | None = None) -> Any:
@@ -78,11 +84,27 @@ def build(settings: RunSettings, *, trained: bool = False) -> tuple[ImageData, R
         name: make_target(node, f"model.metrics.{name}", settings.trusted, {"num_classes": shape.classes})
         for name, node in settings.model.metrics.items()
     }
+    _check_eps(settings, algorithm)
     optimizer = partial(make_optimizer, settings.optimizer, algorithm)
-    return data, RowClassifier(
+    module = RowClassifier(
         network, corruption, scenario, optimizer,
         shape=shape, settings=settings.model, metrics=metrics, seed=settings.seed,
     )  # fmt: skip
+    return data, module.to(_numbers(settings))
+
+
+def _check_eps(settings: RunSettings, algorithm: Callable[..., Any]) -> None:
+    """Sees whether what keeps an optimizer from dividing by 0 is above 0 in the numbers that it reckons with."""
+    eps = inspect.signature(algorithm).parameters.get("eps")
+    if eps is not None and isinstance(eps.default, float) and not torch.tensor(eps.default, dtype=_numbers(settings)):
+        raise UserError(
+            f"trainer.precision={settings.trainer.precision}: optimizer.algorithm.eps={eps.default:g} is 0 in so few"
+            " bits, and would be divided by. +optimizer.algorithm.eps=1e-4 is accepted."
+        )
+
+
+def _numbers(settings: RunSettings) -> torch.dtype:
+    return NUMBERS.get(settings.trainer.precision, torch.float32)
 
 
 def _scenario(settings: RunSettings, data: ImageData) -> Scenario:
@@ -95,7 +117,7 @@ def _scenario(settings: RunSettings, data: ImageData) -> Scenario:
 def _network(settings: RunSettings, data: ImageData, *, trained: bool) -> nn.Module:
     shape, source = data.dataset.shape, settings.model.checkpoint
     sizes = {"height": shape.height, "width": shape.width, "in_channels": shape.channels, "classes": shape.classes}
-    network = make_target(settings.model.network, "model.network", settings.trusted, sizes)
+    network = make_target(settings.model.network, "model.network", settings.trusted, sizes).to(_numbers(settings))
     if source is not None and not trained:
         _, file = RunFolder.of_checkpoint(Path(source))
         take_weights(network, file, source)

@@ -119,7 +119,7 @@ def mark_rows(axes: Axes, rows: np.ndarray) -> None:
 def draw_theta(axes: Axes, theta: Tensor, selected: Sequence[bool], limit: float) -> AxesImage:
     """Draws θ (C, H, W), averaged over channels, symmetric around 0 up to `limit`."""
     limit = limit or 1.0
-    image = axes.imshow(theta.mean(0).numpy(), cmap="PuOr", vmin=-limit, vmax=limit)
+    image = axes.imshow(theta.float().mean(0).numpy(), cmap="PuOr", vmin=-limit, vmax=limit)
     axes.set_xticks([])
     mark_selected(axes, selected)
     return image

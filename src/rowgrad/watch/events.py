@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import google_crc32c
+import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto import summary_pb2
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from rowgrad.watch.quantities import Quantity
 
+LEAST = 2.0**-149  # above 0 in 32 bits
 # Made at import, so type checkers do not see it.
 EventSummary: Any = getattr(summary_pb2, "Summary")  # noqa: B009
 
@@ -57,6 +59,9 @@ class StepEvents:
 
     TensorBoard's own checksum is a loop in Python over every byte. It takes 0.8 ms for a step's norms and holds the
     lock that the training loop needs; this one takes a microsecond.
+
+    The format has 32 bits for a value. What is smaller than any of them is written as the least that is not 0: in the
+    event file, as in the CSV, a zero is an exact zero.
     """
 
     def __init__(self, writer: SummaryWriter, tags: Sequence[str]) -> None:
@@ -67,6 +72,8 @@ class StepEvents:
 
     def write(self, steps: Sequence[int], table: Tensor) -> None:
         """Writes values (T, tags) of T steps."""
+        tiny = (table != 0) & (table.abs() < LEAST)
+        table = torch.where(tiny, table.sign() * LEAST, table)
         for step, values in zip(steps, table.tolist(), strict=True):
             for slot, value in zip(self._slots, values, strict=True):
                 slot.simple_value = value

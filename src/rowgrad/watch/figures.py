@@ -101,7 +101,7 @@ def digits(views: Mapping[str, Tensor], bars: Mapping[str, tuple[str, Tensor]], 
 
 def _draw_strips(axes: Axes, views: Mapping[str, Tensor], height: int) -> None:
     """A strip of digits for each view, from top to bottom."""
-    strips = [np.concatenate(list(images.mean(1).numpy()), axis=1) for images in views.values()]
+    strips = [np.concatenate(list(images.float().mean(1).numpy()), axis=1) for images in views.values()]
     gap = np.full((GAP, strips[0].shape[1]), np.nan)
     axes.imshow(np.concatenate([part for strip in strips for part in (strip, gap)][:-1]), cmap="gray", aspect="auto")
     axes.set_xticks([])

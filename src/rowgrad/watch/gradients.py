@@ -14,11 +14,23 @@ if TYPE_CHECKING:
 def row_norms(gradients: Tensor) -> Tensor:
     """‖g_r‖₂ of every row r, over channels and columns: N gradients (N, ..., H, W) -> (N, H).
 
-    In float64, so that the square of a small gradient does not underflow: a norm is 0.0 exactly where, and only where,
-    every entry of the row's gradient is.
+    In float64, whatever the gradients are of, and so that no square under- or overflows: a norm is 0.0 exactly where,
+    and only where, every entry of the row's gradient is.
     """
     others = [dim for dim in range(1, gradients.ndim) if dim != gradients.ndim - 2]
-    return torch.linalg.vector_norm(gradients, dim=others, dtype=torch.float64)
+    if gradients.dtype != torch.float64:  # squares of what is smaller have room in 64 bits
+        return torch.linalg.vector_norm(gradients, dim=others, dtype=torch.float64)
+    size = _size(gradients, others)
+    return torch.linalg.vector_norm(gradients / size, dim=others) * size.amax(others)
+
+
+def _size(numbers: Tensor, dim: list[int]) -> Tensor:
+    """The power of two next below the largest of some numbers; 1 where it is 0 or not finite.
+
+    What is divided by it keeps every digit, and its square is a number, where that of 1e-200 would be 0.
+    """
+    largest = numbers.abs().amax(dim, keepdim=True)
+    return torch.where((largest > 0) & largest.isfinite(), largest / (2 * torch.frexp(largest).mantissa), 1.0)
 
 
 def cut_rows(row_grad_norm: Tensor, input_grad_norm: Tensor) -> Tensor:
@@ -44,7 +56,8 @@ def cut_fraction(row_grad_norm: Tensor, input_grad_norm: Tensor) -> Tensor:
     Returns:
         (...), from 0 to 1; 0 where no gradient arrived at all.
     """
-    energy = input_grad_norm.double().square()
+    arrived = input_grad_norm.double()
+    energy = (arrived / _size(arrived, [-1])).square()
     total = energy.sum(-1)
     stopped = (energy * cut_rows(row_grad_norm, input_grad_norm)).sum(-1)
     return torch.where(total > 0, stopped / total.clamp_min(torch.finfo(torch.float64).tiny), 0.0)

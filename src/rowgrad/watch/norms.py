@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+# Decimal digits by which a number of 32 bits, and one of 64, is known from all others.
+SINGLE, DOUBLE = 9, 17
 Norms = dict[str, Tensor]  # norms (T, H) by the names of their quantities
 
 
@@ -35,16 +37,18 @@ class NormsFile:
         self.path = path
         self._file: TextIO | None = None
         self._heights: dict[str, int] = {}
+        self._digits = SINGLE
 
-    def append(self, steps: Sequence[int], norms: Norms) -> None:
+    def append(self, steps: Sequence[int], norms: Norms, digits: int = SINGLE) -> None:
         """Writes the norms (T, H) of T steps. Where there are more rows than before, those of before got nothing."""
+        self._digits = digits
         if self._file is None:
             self._open(norms)
         heights = {quantity: max(self._heights[quantity], values.shape[1]) for quantity, values in norms.items()}
         if heights != self._heights:
             self._widen(heights)
         table = torch.cat([_padded(values, heights[quantity]) for quantity, values in norms.items()], 1)
-        self._write(lines(steps, table))
+        self._write(lines(steps, table, digits))
 
     def close(self) -> None:
         """Nothing is written after this."""
@@ -62,7 +66,7 @@ class NormsFile:
         self.close()
         steps, before = read_norms(self.path)
         table = torch.cat([_padded(before[quantity], height) for quantity, height in heights.items()], 1)
-        write_whole(self.path, header(heights) + lines(steps.tolist(), table))
+        write_whole(self.path, header(heights) + lines(steps.tolist(), table, self._digits))
         self._heights = heights
         self._file = self.path.open("a", encoding="utf-8")
 
@@ -82,9 +86,9 @@ def _padded(norms: Tensor, height: int) -> Tensor:
     return pad(norms, (0, height - norms.shape[1]))
 
 
-def lines(steps: Sequence[int], table: Tensor) -> str:
+def lines(steps: Sequence[int], table: Tensor, digits: int) -> str:
     """A line for each of T steps with its values (T, columns)."""
-    line = "%d" + ",%.9g" * table.shape[1] + "\n"
+    line = "%d" + f",%.{digits}g" * table.shape[1] + "\n"
     return "".join(line % (step, *values) for step, values in zip(steps, table.tolist(), strict=True))
 
 

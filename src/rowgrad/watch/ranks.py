@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, distributed
@@ -23,7 +23,7 @@ class Ranks:
     def __init__(self, trainer: pl.Trainer) -> None:
         self.strategy, self.several = trainer.strategy, trainer.world_size > 1
         self.device = trainer.strategy.root_device
-        self._sizes: dict[str, torch.Size] = {}
+        self._kinds: dict[str, tuple[torch.Size, torch.dtype]] = {}
 
     def mean(self, name: str, kept: Tensor | None) -> Tensor | None:
         """The mean of what each process has; all must ask at once.
@@ -37,26 +37,26 @@ class Ranks:
         """
         if not self.several:
             return kept
-        if name not in self._sizes:
+        if name not in self._kinds:
             self._agree(name, kept)
-        size = self._sizes.get(name)
-        if size is None:  # nowhere
+        if name not in self._kinds:  # nowhere
             return None
+        size, numbers = self._kinds[name]
         if kept is None:
-            kept = torch.zeros(size, device=self.device)
+            kept = torch.zeros(size, dtype=numbers, device=self.device)
         if kept.shape != size:
             raise self._mistake(name, {tuple(size), tuple(kept.shape)})
         return self.strategy.reduce(kept, reduce_op="mean")
 
     def _agree(self, name: str, kept: Tensor | None) -> None:
-        """Asks all processes once what size it is."""
-        sizes: list[torch.Size | None] = [None] * distributed.get_world_size()  # ty: ignore[possibly-missing-attribute]
-        distributed.all_gather_object(sizes, None if kept is None else kept.shape)  # ty: ignore[possibly-missing-attribute]
-        known = {size for size in sizes if size is not None}
-        if len(known) > 1:
-            raise self._mistake(name, {tuple(size) for size in known})
+        """Asks all processes once what size it is, and of which numbers."""
+        kinds: list[Any] = [None] * distributed.get_world_size()  # ty: ignore[possibly-missing-attribute]
+        distributed.all_gather_object(kinds, None if kept is None else (kept.shape, kept.dtype))  # ty: ignore[possibly-missing-attribute]
+        known = {kind for kind in kinds if kind is not None}
+        if len({size for size, _ in known}) > 1:
+            raise self._mistake(name, {tuple(size) for size, _ in known})
         if known:
-            self._sizes[name] = known.pop()
+            self._kinds[name] = known.pop()
 
     @staticmethod
     def _mistake(name: str, sizes: set[tuple[int, ...]]) -> UserError:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from rowgrad.tap import stacked
+from rowgrad.watch.norms import DOUBLE, SINGLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,10 +28,11 @@ class Records:
 
     Attributes:
         steps: the optimizer steps.
+        digits: of their norms in the CSV: enough for what the gradients are of.
     """
 
     def __init__(self, quantities: Sequence[Quantity]) -> None:
-        self.quantities = quantities
+        self.quantities, self.digits = quantities, SINGLE
         self._clear()
 
     def add(self, step: int, kept: Sequence[Tensor | None], outputs: Sequence[Tensor]) -> None:
@@ -44,9 +46,11 @@ class Records:
         """
         self.steps.append(step)
         self._outputs.append(outputs)
-        for before, now in zip(self._kept, kept, strict=True):
+        for quantity, before, now in zip(self.quantities, self._kept, kept, strict=True):
             before.append(now)
-            self._bytes += 0 if now is None else now.nbytes
+            if now is not None:
+                self._bytes += now.nbytes
+                self.digits = DOUBLE if quantity.in_csv and now.dtype == torch.float64 else self.digits
         if self._bytes > BYTES:
             self._reduce()
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rowgrad.watch.events import layout
-from rowgrad.watch.norms import Norms, NormsFile, read_norms
+from rowgrad.watch.norms import DOUBLE, Norms, NormsFile, read_norms
 from rowgrad.watch.outlets import derived, table_of, write_to_loggers
 from rowgrad.watch.records import Records, joined
 
@@ -70,7 +70,7 @@ class Stream:
         if self._history is not None:
             self._history.append((torch.tensor(steps), norms))
         if in_csv := {q.name: norms[q.name] for q in self.quantities if q.in_csv}:
-            self.file.append(steps, in_csv)  # first: a mistake in what follows loses no step
+            self.file.append(steps, in_csv, self.records.digits)  # first: a mistake in what follows loses no step
         names = [f"train/{name}" for name in self.watched.outputs]
         columns = dict(zip(names, outputs.double().cpu().unbind(1), strict=True))
         columns |= derived(norms, self.pairs, self.watched.selected)
@@ -101,4 +101,5 @@ class Stream:
         assert self._history is not None
         rows = max(norms[name].shape[1] for _, norms in self._history if name in norms)
         parts = [norms.get(name, torch.full((len(steps), rows), torch.nan)) for steps, norms in self._history]
-        return joined(parts).float()
+        # As the file has them, whether or not they went through it: what it has of 32 bits is known by those alone.
+        return joined(parts) if self.records.digits == DOUBLE else joined(parts).float()

@@ -1,0 +1,138 @@
+"""Every precision that is accepted: it ends, goes on to the last bit, is evaluated to the same digits, and is exact."""
+
+import json
+
+import pytest
+import torch
+from conftest import PROJECT, command, configure, events, norms, train, weights
+from omegaconf import OmegaConf
+from test_invariants import expected, fit
+
+from rowgrad import open_run
+from rowgrad.results.report import write_report
+from rowgrad.training.run import evaluate, load_run
+from rowgrad.training.settings import PRECISIONS
+from rowgrad.watch.gradients import cut_fraction, row_norms
+from rowgrad.watch.norms import NormsFile, read_norms
+from rowgrad.watch.recorder import RowGradientRecorder
+
+QUICK = [
+    "data=digits",
+    "trainer.accelerator=cpu",
+    "callbacks.progress=null",
+    "scenario=augment",
+    "corruption=row_noise",
+]
+SNAPSHOTS = "+callbacks.snapshots={_target_: test_switches.Snapshots}"
+NUMBERS = {"64-true": torch.float64, "16-true": torch.float16, "bf16-true": torch.bfloat16}
+EPS = "+optimizer.algorithm.eps=1e-4"  # AdamW's own is 0 in 16 bits
+
+
+def state_of(folder):
+    """Names and values of everything in the last checkpoint but its clocks."""
+    found = {}
+
+    def walk(name, value):
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(f"{name}.{key}", inner)
+        elif isinstance(value, list | tuple):
+            walk(name, dict(enumerate(value)))
+        elif ".Timer." not in name:
+            found[name] = value.tolist() if isinstance(value, torch.Tensor) else value
+
+    walk("", torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True))
+    return found
+
+
+@pytest.mark.filterwarnings("ignore:You passed")  # Lightning: 16-mixed on a CPU is bf16-mixed
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_precision_ends_goes_on_to_the_last_bit_and_is_evaluated_to_the_same_digits(tmp_path, precision, model):
+    alone, killed = tmp_path / "alone", tmp_path / "killed-8"
+    typed = [f"trainer.precision={precision}", f"model={model}", EPS, "trainer.max_steps=12", "trainer.max_epochs=2"]
+    train(configure(*QUICK, *typed, SNAPSHOTS, "callbacks.checkpoints.every=4"), alone)
+    config = OmegaConf.load(killed / "config.yaml")
+    train(config, killed, resume=True)
+    assert state_of(killed) == state_of(alone)
+    assert (killed / "row_gradients.csv").read_bytes() == (alone / "row_gradients.csv").read_bytes()
+    assert events(killed) == events(alone)
+    assert weights(alone)["theta"].dtype == NUMBERS.get(precision, torch.float32)
+    assert (norms(alone, "row_grad_norm")[:, :14] == 0).all()
+    assert (norms(alone, "row_grad_norm")[:, 14:] > 0).any(1).all()
+    reported = json.loads((alone / "summary.json").read_text())
+    assert evaluate(*load_run(alone)).items() <= reported.items()
+    if model == "mlp":
+        assert write_report([open_run(alone)], tmp_path / "report").is_file()
+
+
+def test_an_optimizer_that_would_divide_by_zero_is_refused_at_once(tmp_path):
+    script = PROJECT / "scripts" / "train.py"
+    result = command(script, *QUICK, "trainer.precision=16-true", f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path)
+    assert result.returncode == 1
+    words = "trainer.precision=16-true: optimizer.algorithm.eps=1e-08 is 0 in so few bits"
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_64_bits_are_taken_over_whole(tmp_path):
+    wide = ["trainer.precision=64-true", "model=mlp", "trainer.max_steps=3", "callbacks.pictures=null"]
+    train(configure(*QUICK, *wide), tmp_path / "first")
+    frozen = ["model.freeze=true", f"model.checkpoint={tmp_path / 'first'}"]
+    train(configure(*QUICK, *wide, *frozen), tmp_path / "second")
+    first, second = weights(tmp_path / "first"), weights(tmp_path / "second")
+    assert all(second[name].equal(first[name]) for name in first if name.startswith("network."))
+
+
+def test_norms_of_64_bits_have_no_zero_but_an_exact_one():
+    for power in (-310, -200, -50, 0, 200, 300):
+        gradients = torch.tensor([[[3.0, 4.0], [0.0, 0.0]]], dtype=torch.float64) * 10.0**power
+        assert row_norms(gradients)[0].tolist() == pytest.approx([5 * 10.0**power, 0], rel=1e-9)
+        reaches, arrives = torch.tensor([0.0, 3, 2]).double(), torch.tensor([2.0, 3, 2]).double() * 10.0**power
+        assert float(cut_fraction(reaches, arrives)) == pytest.approx(4 / 17, rel=1e-9)
+    assert float(cut_fraction(torch.zeros(3), torch.zeros(3))) == 0
+
+
+def test_the_csv_has_norms_of_64_bits_to_the_last_one(tmp_path):
+    values = torch.tensor([[1e-50, 1 / 3, 5e-324, 0.0]], dtype=torch.float64)
+    file = NormsFile(tmp_path / "norms.csv")
+    file.append([0], {"tap_grad_norm": values}, digits=17)
+    file.append([1], {"tap_grad_norm": torch.cat([values, values], 1)}, digits=17)  # more rows: it is written anew
+    file.close()
+    assert read_norms(file.path)[1]["tap_grad_norm"][0, :4].equal(values[0])
+
+
+class Tiny(RowGradientRecorder):
+    """Records gradients that are smaller than any number of 32 bits."""
+
+    def _take(self, quantity, module, optimizer):
+        return super()._take(quantity, module, optimizer) * 1e-60
+
+
+def test_a_tiny_gradient_of_64_bits_is_no_zero_in_csv_events_and_cut_fraction(tmp_path):
+    fit(tmp_path, "cpu", "model=mlp", "scenario=augment", recorder=Tiny(folder=tmp_path), precision="64-true")
+    shown = events(tmp_path)
+    for name in ("row_grad_norm", "input_grad_norm"):
+        written = norms(tmp_path, name)
+        assert 0 < written.max() < 1e-50
+        values = torch.tensor([[value for _, value in shown[f"{name}/row_{row:02d}"]] for row in range(28)]).T
+        assert (values == 0).equal(written == 0)
+    assert all(0 < value < 1 for _, value in shown["grad_flow/cut_fraction"])
+
+
+@pytest.mark.parametrize("model", ["mlp", "cnn"])
+@pytest.mark.parametrize("scenario", ["baseline", "augment", "modify", "visualize"])
+def test_in_64_bits_rows_are_as_plain_autograd_has_them(tmp_path, scenario, model):
+    told = {
+        "baseline": {},
+        "augment": {"rows": range(14), "operation": lambda row: row + 1},
+        "modify": {"rows": range(14, 28), "route": "exclude"},
+        "visualize": {},
+    }[scenario]
+    module, steps = fit(tmp_path, "cpu", f"scenario={scenario}", f"model={model}", precision="64-true")
+    rows, inputs, _ = expected(module, steps, told)
+    reaches, arrives = norms(tmp_path, "row_grad_norm"), norms(tmp_path, "input_grad_norm")
+    torch.testing.assert_close(reaches, rows, rtol=1e-10, atol=0)
+    torch.testing.assert_close(arrives, inputs, rtol=1e-10, atol=0)
+    assert reaches.equal(arrives) == (scenario in {"baseline", "visualize"})
