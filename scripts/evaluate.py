@@ -8,6 +8,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from rowgrad.errors import UserError, tell_mistakes_plainly
+from rowgrad.process import commanded
 from rowgrad.training.command import configs_folder
 
 
@@ -36,4 +37,5 @@ def main() -> None:
 if __name__ == "__main__":
     sys.path.append(str(Path.cwd()))  # a module of one's own beside the command, as with python -m
     tell_mistakes_plainly("evaluate")
-    main()
+    with commanded(at_once=True):
+        main()

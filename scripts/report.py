@@ -8,6 +8,7 @@ from rich.console import Console
 
 from rowgrad.errors import tell_mistakes_plainly
 from rowgrad.folders import RunFolder, find_run_folders
+from rowgrad.process import commanded
 
 
 def main() -> None:
@@ -36,4 +37,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     tell_mistakes_plainly("report")
-    main()
+    with commanded(at_once=True):
+        main()

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from rowgrad.process import commanded
 from rowgrad.randomness import Draw
 from rowgrad.scenario.scenario import Scenario
 
@@ -113,4 +114,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with commanded(at_once=True):
+        main()

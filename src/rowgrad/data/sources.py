@@ -17,6 +17,7 @@ from torch import Tensor
 
 from rowgrad.data.settings import DATA_SETS, Shape
 from rowgrad.errors import UserError
+from rowgrad.process import SIGNALS
 
 if TYPE_CHECKING:
     from torchvision import datasets
@@ -125,7 +126,7 @@ def _torchvision(name: str, mean: float, std: float, root: Path) -> DataSet:
     try:
         if not all(file.exists() for file in files):
             root.mkdir(parents=True, exist_ok=True)
-            with FileLock(root / f".{name}.lock"):
+            with SIGNALS.raising(), FileLock(root / f".{name}.lock"):
                 _download(kind, root, files)
         return _read(name, mean, std, root, tuple((file, *_stamp(file)) for file in files))
     except (OSError, RuntimeError) as error:

@@ -17,7 +17,8 @@ from rowgrad.config import A_NAME, explain
 from rowgrad.errors import end_on_mistake
 from rowgrad.files import command_typed
 from rowgrad.folders import RunFolder
-from rowgrad.training.jobs import INTERRUPTED, command_to_repeat, run_job
+from rowgrad.process import INTERRUPTED
+from rowgrad.training.jobs import command_to_repeat, run_job
 from rowgrad.training.settings import OFFERED
 from rowgrad.training.start import config_to_train, describe_finished
 

@@ -26,6 +26,7 @@ from rowgrad.config import plain
 from rowgrad.errors import UserError, words_for
 from rowgrad.files import read_json, write_whole
 from rowgrad.folders import BusyError, RunFolder, SweepFolder
+from rowgrad.process import INTERRUPTED, SIGNALS, Interrupted
 from rowgrad.training.settings import read_saved_settings, read_settings
 from rowgrad.training.start import find_checkpoint
 from rowgrad.training.study import go_on_with_study
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from hydra.conf import HydraConf
     from omegaconf import DictConfig
 
-INTERRUPTED = 130
 LONGEST = 120  # characters of a folder's name
 BESIDE = ("hydra.", "hydra/", "trust=", "--config-dir=")  # what may stand beside sweep.resume
 
@@ -139,7 +139,7 @@ class Sweep(Callback):
 
         with _not_swallowed():
             complete = answer_sweep(self.folder)
-        if isinstance(error, KeyboardInterrupt):
+        if isinstance(error, KeyboardInterrupt) or SIGNALS.received:
             raise SystemExit(INTERRUPTED)
         if error is None and not complete:
             raise SystemExit(1)
@@ -184,12 +184,13 @@ def run_job(config: DictConfig, job: HydraConf) -> float | None:
         `val/acc`, for sweepers that look for the best; None where the job failed, which is recorded, not raised.
 
     Raises:
-        SystemExit: the job was interrupted, and the sweep with it.
+        SystemExit, Interrupted: the job was interrupted, and the sweep with it.
     """
     folder = RunFolder(Path(job.runtime.output_dir))
     gc.freeze()  # what is there before the job is not looked at after it: that would take a third of a second
     try:
         with folder.held():
+            SIGNALS.check()
             return _attempt(config, job, folder)
     except BusyError:
         print(f"{folder.path.name} is being trained by another process.", file=sys.stderr)
@@ -218,7 +219,7 @@ def _attempt(config: DictConfig, job: HydraConf, folder: RunFolder) -> float | N
         from rowgrad.training.run import train_run  # late, so that mistakes answer at once
 
         summary = train_run(config, folder, settings=settings, resume=folder.holds_a_run)
-    except KeyboardInterrupt as error:
+    except (KeyboardInterrupt, Interrupted) as error:
         _record(folder, "interrupted", error)
         raise
     except (Exception, SystemExit) as error:
@@ -235,7 +236,7 @@ def _attempt(config: DictConfig, job: HydraConf, folder: RunFolder) -> float | N
 def _leave(name: str) -> NoReturn:
     """Ends the sweep after a signal, which the run has kept to itself: submitit's handler queues the job again."""
     number = signal.Signals[name]
-    if number != signal.SIGINT and callable(signal.getsignal(number)):
+    if not SIGNALS.listens and number != signal.SIGINT and callable(signal.getsignal(number)):
         signal.raise_signal(number)
     raise SystemExit(INTERRUPTED)
 

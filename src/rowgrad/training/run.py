@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from rich.console import Console
 from rich.markup import escape
 
 from rowgrad.errors import UserError, without_key
 from rowgrad.folders import DRY, RunFolder
+from rowgrad.process import SIGNALS, Interrupted
 from rowgrad.results.ending import describe_run, fallback_notice
 from rowgrad.results.run import Run, read_checkpoint
 from rowgrad.scenario.settings import ScenarioSettings
@@ -66,6 +67,7 @@ def train_run(
     """
     first = getattr(rank_zero_only, "rank", 0) == 0  # of several processes, where there are
     with folder.held() if first else nullcontext():
+        SIGNALS.check()
         training = Training(config, settings or read_settings(config), folder, resume=resume)
         training.open()
         training.fit()
@@ -111,6 +113,7 @@ class Training:
 
     def open(self) -> None:
         """Makes the folder this run's own, puts what is damaged aside, and says what the run is."""
+        SIGNALS.check()
         if self.trainer.is_global_zero:
             self.folder.claim(self.config, resume=self.resume)
             if self.resume:
@@ -137,10 +140,16 @@ class Training:
         trainer, module, data = self.trainer, self.module, self.data
         checkpoint = self.checkpoint and self.checkpoint.path
         try:
-            with self.stop.listening():
-                trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-                self.summary |= {"status": "interrupted"} if self.stop.received else self._measure()
-                self.summary |= {"signal": self.stop.received} if self.stop.received else {}
+            with SIGNALS.listening():
+                try:
+                    self.stop.check(trainer)
+                    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+                    self.stop.check(trainer)
+                    measured = self._measure()
+                    self.stop.check(trainer)
+                    self.summary |= measured
+                except (Interrupted, SIGTERMException):  # Lightning's own, from a SIGTERM while it began something
+                    self.summary |= {"status": "interrupted", "signal": SIGNALS.received}
         except BaseException as error:
             self.summary["error"] = f"{type(error).__name__}: {error}"
             self._report()

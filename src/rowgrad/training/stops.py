@@ -2,68 +2,39 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
-import threading
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 
 from rowgrad.errors import UserError
+from rowgrad.process import LEAVING, SIGNALS
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
-    from types import FrameType
-
     from torch import Tensor
-
-# Ctrl-C, and what batch systems send before they take the machine away; SIGUSR2 is submitit's.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class GracefulStop(pl.Callback):
-    """On a signal, lets the optimizer step in progress finish and stops training. A second signal leaves at once.
-
-    Attributes:
-        received: the name of the signal that came, or None.
-    """
+    """On a signal, lets the optimizer step in progress finish and stops; a validation or test alone it ends at once."""
 
     def __init__(self) -> None:
-        self.received: str | None = None
+        self._agreed = False
         self._step = -1
-        self._listens = False
 
-    @contextmanager
-    def listening(self) -> Generator[None]:
-        """Inside, signals ask for a stop."""
-        if threading.current_thread() is not threading.main_thread():
-            yield  # Python delivers signals to the main thread alone
-            return
-        before = {number: signal.signal(number, self._receive) for number in SIGNALS}
-        self._listens = True
-        try:
-            yield
-        finally:
-            self._listens = False
-            for number, handler in before.items():
-                signal.signal(number, handler)
+    def check(self, trainer: pl.Trainer) -> None:
+        """Raises Interrupted if a signal came. Several ranks do, all or none, if it came while they trained."""
+        if trainer.world_size == 1 or self._agreed:
+            SIGNALS.check()
 
-    def _receive(self, number: int, _frame: FrameType | None) -> None:
-        if self.received is not None:
-            if number == signal.SIGTERM and self.received.startswith("SIGUSR"):
-                return  # a batch system warns first, and then means the same
-            os._exit(128 + number)  # files are whole at any moment, so there is nothing to tidy up
-        self.received = signal.Signals(number).name
-        os.write(sys.stderr.fileno(), f"\n{self.received}: finishing this step, then saving.\n".encode())
+    def on_sanity_check_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Takes the signals back from Lightning's own handlers."""
+        SIGNALS.take_back()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Takes the signals back from Lightning's own handlers; stops if one came while things were set up."""
-        if self._listens:
-            for number in SIGNALS:
-                signal.signal(number, self._receive)
+        """The same; stops if a signal came while things were set up."""
+        SIGNALS.take_back()
+        SIGNALS.doing = "finishing this step, then saving"
         self._step = trainer.global_step
         self._stop_if_received(trainer)
 
@@ -75,12 +46,39 @@ class GracefulStop(pl.Callback):
             self._step = trainer.global_step
             self._stop_if_received(trainer)
 
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """What came after the last step counts too."""
+        SIGNALS.doing = LEAVING
+        self._stop_if_received(trainer)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Takes the signals back again."""
+        SIGNALS.take_back()
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Leaves a validation for its own sake; one within training ends first."""
+        if trainer.state.fn != TrainerFn.FITTING:
+            self.check(trainer)
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Takes the signals back again."""
+        SIGNALS.take_back()
+
+    def on_test_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Leaves a test: a run that goes on begins it again."""
+        self.check(trainer)
+
     def _stop_if_received(self, trainer: pl.Trainer) -> None:
-        received = self.received is not None
+        received = SIGNALS.received is not None
         if trainer.world_size > 1:  # all ranks stop after the same step, whichever got the signal
             received = trainer.strategy.reduce_boolean_decision(received, all=False)
         if received:
-            self.received = self.received or "another rank's signal"
+            self._agreed = True
+            SIGNALS.received = SIGNALS.received or "another rank's signal"
             trainer.should_stop = True
             if not trainer.is_last_batch:
                 trainer.limit_val_batches = 0  # a batch system waits only so long
