@@ -343,7 +343,7 @@ def test_there_is_no_test_of_one_pair_or_of_differences_without_spread(treated, 
 @pytest.mark.parametrize("more", [100, 1, -3])
 def test_equal_differences_do_not_vary_where_accuracies_are_float32(more):
     """So many of 10,000 images better with every seed, as torch reports it: 32 bits, printed as 64."""
-    counts = [8765, 9123, 9857]
+    counts = [9100, 9000, 9200]
     treated, control = (torch.tensor([c + d for c in counts]).float().div(10_000).tolist() for d in (more, 0))
     paired = compare(treated, control)
     assert paired.mean == pytest.approx(more / 10_000, rel=1e-3)
