@@ -1,6 +1,7 @@
 """What people type wrong: one or two lines that name the key or file and what is accepted, no traceback."""
 
 import json
+import math
 import os
 import shutil
 import socket
@@ -181,6 +182,83 @@ def test_a_spoilt_mnist_file_is_named_with_what_to_do(folder, name, how, word):
             DataSettings(name="mnist", root=str(folder), fallback="digits")
         )  # the fallback is for missing data, not for damaged ones
     assert str(info.value) == f"{file} is {word}; delete it and run again, and it is downloaded anew."
+
+
+COUNTS = {"train": 5002, "t10k": 3}
+DELETE_IT = "; delete it and run again, and it is downloaded anew."
+DELETE_BOTH = "; delete both and run again, and they are downloaded anew."
+
+
+def idx(shape, *, kind=8, first=0):
+    """A file in IDX format of bytes that are 0 but for the first, whatever its type says."""
+    return bytes([0, 0, kind, len(shape)]) + b"".join(n.to_bytes(4, "big") for n in shape) + _body(shape, first)
+
+
+def _body(shape, first):
+    return bytes([first]) + bytes(math.prod(shape) - 1) if math.prod(shape) else b""
+
+
+def in_mnists_format(folder, spoilt):
+    """The four files of a small data set, some of them with other content. Each is as long as its header says."""
+    folder.mkdir(parents=True)
+    for part, count in COUNTS.items():
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(idx((count, 28, 28)))
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(idx((count,)))
+    for name, content in spoilt.items():
+        (folder / name).write_bytes(content)
+
+
+TRAIN_IMAGES, TRAIN_LABELS = "train-images-idx3-ubyte", "train-labels-idx1-ubyte"
+TEST_IMAGES, TEST_LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "words"),
+    [
+        ({TRAIN_LABELS: idx((5001,))}, f"{TRAIN_IMAGES} holds 5002 images, {TRAIN_LABELS} 5001 labels{DELETE_BOTH}"),
+        ({TEST_LABELS: idx((4,))}, f"{TEST_IMAGES} holds 3 images, {TEST_LABELS} 4 labels{DELETE_BOTH}"),
+        ({TRAIN_LABELS: idx((5002,), first=10)}, f"{TRAIN_LABELS} holds a label 10; accepted: 0 … 9{DELETE_IT}"),
+        ({TEST_LABELS: idx((3,), first=255)}, f"{TEST_LABELS} holds a label 255; accepted: 0 … 9{DELETE_IT}"),
+        *(
+            ({name: content}, f"{name} holds {held}; accepted: {accepted} of type 8 (bytes), N > 0{DELETE_IT}")
+            for name, content, held, accepted in (
+                (TRAIN_IMAGES, idx((5002, 14, 56)), "5002×14×56 numbers of type 8", "N×28×28"),
+                (TEST_IMAGES, idx((3, 14, 56)), "3×14×56 numbers of type 8", "N×28×28"),
+                (TRAIN_IMAGES, idx((5002 * 28, 28)), "140056×28 numbers of type 8", "N×28×28"),
+                (TRAIN_IMAGES, idx((5002, 1, 28, 28)), "5002×1×28×28 numbers of type 8", "N×28×28"),
+                (TRAIN_IMAGES, idx((5002, 28, 28), kind=9), "5002×28×28 numbers of type 9", "N×28×28"),
+                (TRAIN_IMAGES, idx((5002, 28, 28), kind=13), "5002×28×28 numbers of type 13", "N×28×28"),
+                (TEST_IMAGES, idx((0, 28, 28)), "0×28×28 numbers of type 8", "N×28×28"),
+                (TRAIN_LABELS, idx((5002, 1, 1)), "5002×1×1 numbers of type 8", "N"),
+                (TRAIN_LABELS, idx((5002,), kind=0), "5002 numbers of type 0", "N"),
+                (TEST_LABELS, idx((3, 28, 28)), "3×28×28 numbers of type 8", "N"),
+            )
+        ),
+        (
+            {TRAIN_IMAGES: idx((5000, 28, 28)), TRAIN_LABELS: idx((5000,))},
+            f"{TRAIN_IMAGES} holds 5000 images; accepted: more than the 5000 for validation{DELETE_BOTH}",
+        ),
+    ],
+)
+@pytest.mark.parametrize(("name", "folder"), [("fashion_mnist", "FashionMNIST"), ("kmnist", "KMNIST")])
+def test_files_that_do_not_hold_what_they_should_are_named_with_what_to_do(tmp_path, name, folder, spoilt, words):
+    raw = tmp_path / folder / "raw"
+    in_mnists_format(raw, spoilt)
+    with pytest.raises(UserError) as info:  # the fallback is for missing data, not for spoilt ones
+        ImageData(DataSettings(name=name, root=str(tmp_path), fallback="digits", batch_size=1))
+    assert str(info.value).replace(f"{raw}/", "") == words
+
+
+def test_the_files_that_were_checked_are_the_ones_that_are_read(tmp_path):
+    """torchvision prefers what its versions of before 0.10 left beside them, and looks at none of it."""
+    in_mnists_format(tmp_path / "KMNIST" / "raw", {})
+    processed = tmp_path / "KMNIST" / "processed"
+    processed.mkdir()
+    for name in ("training.pt", "test.pt"):
+        torch.save((torch.full((6000, 28, 28), 7, dtype=torch.uint8), torch.full((6000,), 7)), processed / name)
+    data = ImageData(DataSettings(name="kmnist", root=str(tmp_path), batch_size=1)).dataset
+    assert (len(data.train.labels), len(data.val.labels), len(data.test.labels)) == (2, 5000, 3)
+    assert int(data.train.pixels.max()) == 0
 
 
 def test_a_data_root_that_is_a_file_is_a_mistake(tmp_path):

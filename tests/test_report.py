@@ -214,7 +214,34 @@ def test_a_row_atlas_in_numbers():
     )
     # Mean shares 3 2 9 4 15 6 21 8 have the ranks 2 1 6 3 7 4 8 5, so it is 1 - 6 · 30 ÷ (8 · 63).
     assert "ρ = 0.64" in words
-    assert describe_atlas(lost[:1], [[0.0] * 8]) == "On average, a row costs 4.50 percentage points."
+    assert describe_atlas(lost[:1], [[0.0] * 8]) == (
+        "On average, a row costs 4.50 percentage points. It stopped the same share of the gradient in every row, so"
+        " there is no order to compare."
+    )
+
+
+def test_a_row_atlas_says_in_words_where_there_is_no_order():
+    same, rising = [0.25] * 8, [float(row) for row in range(8)]
+    assert describe_atlas([rising], [same]).endswith(
+        "the same share of the gradient in every row, so there is no order to compare."
+    )
+    assert describe_atlas([same], [rising]).endswith("Every row costs the same, so there is no order to compare.")
+    words = describe_atlas([[0.0] * 7 + [1.0]], [rising])  # a resample misses row 7 in a third of all cases
+    assert "nan" not in words
+    assert words.endswith("(Spearman; no interval, because too few rows differ).")
+
+
+def test_a_row_atlas_of_two_networks_shows_one_and_names_the_other(folder, tmp_path):
+    source, runs = folder / "sweep" / "a", []
+    for batch, step in ((128, 0.01), (64, 0.001)):
+        for row in ("none", *range(28)):
+            accuracy = {"test/acc": 0.9 - (0 if row == "none" else step * row)}
+            runs.append(
+                altered(source, tmp_path / f"{batch}_{row}", accuracy, scenario__rows=row, data__batch_size=batch)
+            )
+    words, figure = draw(runs)["row_atlas"]
+    assert [bar.get_width() for bar in figure.axes[1].patches] == pytest.approx([1.0 * row for row in range(28)])
+    assert words.endswith(" Shown: augment, data.batch_size=128. Not shown: augment, data.batch_size=64.")
 
 
 def test_a_repair_shows_damage_and_what_is_left_of_it(tmp_path):

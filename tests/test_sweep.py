@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import optuna
 import pytest
+import torch
 from conftest import PROJECT, command, configure, events, recorded_steps, start, train, weights
 from filelock import FileLock
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -337,6 +338,25 @@ def test_there_is_no_test_of_one_pair_or_of_differences_without_spread(treated, 
     paired = compare(treated, control)
     assert paired.mean == pytest.approx(treated[0] - control[0])
     assert (paired.low, paired.high, paired.p) == (None, None, None)
+
+
+@pytest.mark.parametrize("more", [100, 1, -3])
+def test_equal_differences_do_not_vary_where_accuracies_are_float32(more):
+    """So many of 10,000 images better with every seed, as torch reports it: 32 bits, printed as 64."""
+    counts = [9100, 9000, 9200]
+    treated, control = (torch.tensor([c + d for c in counts]).float().div(10_000).tolist() for d in (more, 0))
+    paired = compare(treated, control)
+    assert paired.mean == pytest.approx(more / 10_000, rel=1e-3)
+    assert (paired.low, paired.high, paired.p) == (None, None, None)
+    one_image = compare([treated[0], treated[1], (counts[2] + more + 1) / 10_000], control)
+    assert one_image.p is not None  # a single image more is a difference
+
+
+def test_an_accuracy_that_is_no_number_is_left_out():
+    jobs = [job(0, 0.5), job(1, math.nan), job(2, 0.7), job(3, math.inf), job(4, None)]
+    jobs += [job(s, 0.4 + s / 100, detach="False") for s in range(5)]
+    assert seeds_table(jobs).body[0] == ["scenario.detach=True", "5", "60.00 ± 14.14 %"]
+    assert detach_table(jobs).body[0][:4] == ["all jobs", "test/acc", "2", "+19.00 pp"]
 
 
 def job(seed, accuracy, *, scenario="augment", detach="True", status="done", **more):

@@ -102,7 +102,9 @@ class DataSet:
 
 
 Load = Callable[[Path], DataSet]
-# MD5 of the four files after unpacking, where they are known; the sizes are the same in all of these data sets.
+_SHAPE = DATA_SETS["mnist"]  # the same in all data sets of MNIST's format
+_BYTES = 8  # the type of unsigned bytes in an IDX file
+# MD5 of the four files after unpacking, where they are known.
 _CHECKSUMS = {
     "MNIST/train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "MNIST/train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -128,23 +130,41 @@ def _torchvision(name: str, mean: float, std: float, root: Path) -> DataSet:
             root.mkdir(parents=True, exist_ok=True)
             with SIGNALS.raising(), FileLock(root / f".{name}.lock"):
                 _download(kind, root, files)
-        return _read(name, mean, std, root, tuple((file, *_stamp(file)) for file in files))
+        return _read(name, mean, std, tuple((file, *_stamp(file)) for file in files))
     except (OSError, RuntimeError) as error:
         words = str(error).partition("\n")[0].rstrip(":")
         raise MissingError(f"data.root={root}: {name} can be neither read nor downloaded there ({words}).") from error
 
 
 @lru_cache(maxsize=2)
-def _read(name: str, mean: float, std: float, root: Path, stamped: tuple[tuple[Path, int, int, int], ...]) -> DataSet:
+def _read(name: str, mean: float, std: float, stamped: tuple[tuple[Path, int, int, int], ...]) -> DataSet:
     """Checks and reads the files once in a process, as long as none of them is written again."""
-    from torchvision import datasets
-
-    for file, *_ in stamped:
+    files = [file for file, *_ in stamped]
+    for file in files:
         _check_file(file, _CHECKSUMS.get(f"{name}/{file.name}"))
-    train, test = (getattr(datasets, name)(root, train=part) for part in (True, False))
-    learn = Images(train.data, train.targets.long())
+    learn, test = _read_part(*files[:2]), _read_part(*files[2:])
+    if len(learn.labels) <= VALIDATION:
+        few = f"{files[0]} holds {len(learn.labels)} images; accepted: more than the {VALIDATION} for validation"
+        raise UserError(f"{few}; {_anew(*files[:2])}")
     train, val = (Images(*(part[where] for part in learn)) for where in (slice(-VALIDATION), slice(-VALIDATION, None)))
-    return DataSet(train, val, Images(test.data, test.targets.long()), mean, std)
+    return DataSet(train, val, test, mean, std)
+
+
+def _read_part(images: Path, labels: Path) -> Images:
+    """Reads two files that were checked: these, and no copy of them that an older torchvision made.
+
+    Raises:
+        UserError: they do not fit each other; it names the file and says what to do.
+    """
+    from torchvision.datasets.mnist import read_image_file, read_label_file
+
+    part = Images(read_image_file(str(images)), read_label_file(str(labels)))
+    if len(part.pixels) != len(part.labels):
+        counts = f"{images} holds {len(part.pixels)} images, {labels} {len(part.labels)} labels"
+        raise UserError(f"{counts}; {_anew(images, labels)}")
+    if (largest := int(part.labels.max())) >= _SHAPE.classes:
+        raise UserError(f"{labels} holds a label {largest}; accepted: 0 … {_SHAPE.classes - 1}; {_anew(labels)}")
+    return part
 
 
 def _stamp(file: Path) -> tuple[int, int, int]:
@@ -165,7 +185,7 @@ def _download(kind: type[datasets.MNIST], root: Path, files: list[Path]) -> None
 
 
 def _check_file(file: Path, checksum: str | None) -> None:
-    """Compares a file in IDX format (LeCun's page on MNIST) with the size in its header, and its MD5 where known.
+    """Compares a file in IDX format (LeCun's page on MNIST) with its header, its MD5 if known, and what it is to hold.
 
     Raises:
         UserError: names the file and says what to do.
@@ -175,8 +195,19 @@ def _check_file(file: Path, checksum: str | None) -> None:
     sizes = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions)]
     whole = dimensions > 0 and len(content) == 4 + 4 * dimensions + math.prod(sizes)
     if not whole or (checksum is not None and hashlib.md5(content, usedforsecurity=False).hexdigest() != checksum):
-        kind = "altered" if whole else "damaged"
-        raise UserError(f"{file} is {kind}; delete it and run again, and it is downloaded anew.")
+        raise UserError(f"{file} is {'altered' if whole else 'damaged'}; {_anew(file)}")
+    one = [_SHAPE.height, _SHAPE.width] if "-images-" in file.name else []
+    kind = int.from_bytes(content[:3], "big")
+    if kind != _BYTES or sizes[1:] != one or not sizes[0]:
+        held, accepted = ("×".join(map(str, numbers)) for numbers in (sizes, ["N", *one]))
+        words = f"{held} numbers of type {kind}; accepted: {accepted} of type {_BYTES} (bytes), N > 0"
+        raise UserError(f"{file} holds {words}; {_anew(file)}")
+
+
+def _anew(*files: Path) -> str:
+    """What to do about files that cannot be used."""
+    it, they = ("it", "it is") if len(files) == 1 else ("both", "they are")
+    return f"delete {it} and run again, and {they} downloaded anew."
 
 
 @lru_cache(maxsize=1)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import statistics
+import warnings
 from typing import TYPE_CHECKING
 
 import torch
 
 from rowgrad.results import figures
+from rowgrad.results.names import group_names
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -37,21 +40,46 @@ def repair_figure(runs: Mapping[str, Run]) -> tuple[str, Figure] | None:
 
 
 def atlas_figure(runs: Sequence[Run]) -> tuple[str, Figure] | None:
-    """What each row carries, where every row was cut alone, beside runs in which none was, with the same seeds."""
-    done = [run for run in runs if "test/acc" in run.summary]
-    whole = {run.seed: run for run in done if not any(run.selected)}
-    alone = {(run.selected.index(True), run.seed): run for run in done if sum(run.selected) == 1}
-    height = len(runs[0].selected)
-    if not whole or alone.keys() != {(row, seed) for row in range(height) for seed in whole}:
+    """What each row carries, where every row was cut alone, beside runs in which none was, with the same seeds.
+
+    Of runs that differ in something else too, as the network or the camera, those of the first kind that is complete.
+    """
+    atlases = {name: atlas for name, found in _kinds(runs).items() if (atlas := _atlas(found, len(runs[0].selected)))}
+    if not atlases:
         return None
-    lost = [[whole[s].summary["test/acc"] - alone[r, s].summary["test/acc"] for r in range(height)] for s in whole]
-    shares = [[alone[row, seed].cut_fraction or 0.0 for row in range(height)] for seed in whole]
+    name, (whole, alone) = next(iter(atlases.items()))
+    lost = [[run.summary["test/acc"] - cut.summary["test/acc"] for cut in alone[seed]] for seed, run in whole.items()]
+    shares = [[cut.cut_fraction or 0.0 for cut in alone[seed]] for seed in whole]
     words = (
         "Each row alone was cut, with noise in its place: what accuracy that cost against the runs with all rows, and"
         f" which share of the gradient it stopped. Bars end at the mean of {len(whole)} seeds, whiskers are a standard"
         f" deviation. {describe_atlas(lost, shares)}"
     )
-    return words, figures.row_atlas(torch.tensor(lost), torch.tensor(shares), runs[0].mean_image())
+    if others := [other for other in atlases if other != name]:
+        words += f" Shown: {name}. Not shown: {'; '.join(others)}."
+    return words, figures.row_atlas(torch.tensor(lost), torch.tensor(shares), next(iter(whole.values())).mean_image())
+
+
+def _kinds(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Runs with a test accuracy, by what they differ in beside their rows and their seed."""
+    by_rows: dict[tuple[bool, ...], list[Run]] = {}
+    for run in runs:
+        if math.isfinite(run.summary.get("test/acc") or math.nan):
+            by_rows.setdefault(tuple(run.selected), []).append(run)
+    kinds: dict[str, list[Run]] = {}
+    for some in by_rows.values():
+        for name, run in zip(group_names(some), some, strict=True):
+            kinds.setdefault(name, []).append(run)
+    return kinds
+
+
+def _atlas(runs: Sequence[Run], height: int) -> tuple[dict[int, Run], dict[int, list[Run]]] | None:
+    """Runs with all rows by their seed, and those without row 0, 1, …; None where one is missing."""
+    whole = {run.seed: run for run in runs if not any(run.selected)}
+    alone = {(run.selected.index(True), run.seed): run for run in runs if sum(run.selected) == 1}
+    if not whole or alone.keys() != {(row, seed) for row in range(height) for seed in whole}:
+        return None
+    return whole, {seed: [alone[row, seed] for row in range(height)] for seed in whole}
 
 
 def describe_atlas(lost: Sequence[Sequence[float]], shares: Sequence[Sequence[float]]) -> str:
@@ -64,11 +92,18 @@ def describe_atlas(lost: Sequence[Sequence[float]], shares: Sequence[Sequence[fl
         low, high = stats.ttest_1samp([statistics.mean(row) for row in lost], 0).confidence_interval(0.95)
         words += f" (95 % interval over seeds {100 * low:+.2f} to {100 * high:+.2f})"
     if min(mean_share) == max(mean_share):
-        return f"{words}."  # nothing to compare: no gradient was stopped, or the same in every row
+        return f"{words}. It stopped the same share of the gradient in every row, so there is no order to compare."
+    if min(mean_lost) == max(mean_lost):
+        return f"{words}. Every row costs the same, so there is no order to compare."
     rank = float(stats.spearmanr(mean_lost, mean_share).statistic)
-    low, high = stats.bootstrap(
-        (mean_lost, mean_share), lambda a, b: stats.spearmanr(a, b).statistic,
-        paired=True, vectorized=False, n_resamples=2000, rng=0,
-    ).confidence_interval  # fmt: skip
-    agreement = f"lost accuracy and share agree in rank with ρ = {rank:.2f} ({low:.2f} to {high:.2f},"
-    return f"{words}; {agreement} Spearman, bootstrap over rows)."
+    agreement = f"lost accuracy and share agree in rank with ρ = {rank:.2f}"
+    # A resample of rows that are all alike has no rank correlation, and then there is no interval.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        low, high = stats.bootstrap(
+            (mean_lost, mean_share), lambda a, b: stats.spearmanr(a, b).statistic,
+            paired=True, vectorized=False, n_resamples=2000, rng=0,
+        ).confidence_interval  # fmt: skip
+    if not (math.isfinite(low) and math.isfinite(high)):
+        return f"{words}; {agreement} (Spearman; no interval, because too few rows differ)."
+    return f"{words}; {agreement} ({low:.2f} to {high:.2f}, Spearman, bootstrap over rows)."
