@@ -156,6 +156,41 @@ def test_a_terminal_that_hangs_up_twice_is_one_signal(tmp_path):
     assert summary(tmp_path / "run")["status"] == "interrupted"
 
 
+# ---- sweeps
+
+
+SWEPT = ["import of torch", "data", "trainer", "claim", "sanity batch", "step", "pictures", "test"]
+MATRIX = [((BEFORE | WITHIN)[moment], ALL[place % 5]) for place, moment in enumerate(SWEPT)]
+
+
+@pytest.mark.parametrize(("moment", "number"), MATRIX)
+def test_a_signal_at_any_moment_of_a_job_is_recorded_and_the_sweep_goes_on_when_it_is_asked_to(
+    tmp_path, moment, number
+):
+    jobs = [tmp_path / "sweep" / f"seed-{seed}" for seed in (0, 1)]
+    imports = {"imports": LIGHT} if moment.startswith("import") else {}
+    arguments = ["-m", *QUICK, "trainer.max_steps=3", "seed=0,1", "hydra.sweep.dir=sweep"]
+    result = signalled(number, moment, *arguments, cwd=tmp_path, **imports)
+    assert result.returncode == 130, result.stderr
+    assert "Traceback" not in result.stderr
+    assert "sweep          sweep: 1 interrupted\n" in result.stdout
+    assert "go on          python scripts/train.py sweep.resume=sweep\n" in result.stdout
+    assert summary(jobs[0])["status"] == "interrupted"
+    assert not jobs[1].exists()
+    again = command(TRAIN, "sweep.resume=sweep", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "sweep          sweep: 2 done\n" in again.stdout
+
+
+def test_a_signal_while_a_sweep_is_reported_lets_it_end_with_its_report(tmp_path):
+    moment = "rowgrad.results.report:write_report"
+    arguments = ["-m", *QUICK, "trainer.max_steps=3", "seed=0,1", "hydra.sweep.dir=sweep"]
+    result = signalled(signal.SIGTERM, moment, *arguments, cwd=tmp_path)
+    ended_well(result, signal.SIGTERM)
+    assert "sweep          sweep: 2 done\n" in result.stdout
+    assert (tmp_path / "sweep" / "report" / "report.html").is_file()
+
+
 # ---- a reader that goes away
 
 
