@@ -42,7 +42,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 BEFORE = {
     "import of torch": "import:torch",
     "import of hydra": "import:hydra",
-    "overrides are read": "rowgrad.training.command:without_null",
+    "overrides are read": "rowgrad.training.command:readable",
     "config is read": "rowgrad.training.command:config_to_train",
     "data": "rowgrad.data.datamodule:ImageData.__init__",
     "trainer": "rowgrad.training.run:make_trainer",

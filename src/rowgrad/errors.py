@@ -17,11 +17,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 # What the machine, not the program, refuses.
-_REFUSALS = {
-    getattr(errno, name)
-    for name in ("EACCES", "EDQUOT", "EFBIG", "EISDIR", "ENOENT", "ENOSPC", "ENOTDIR", "EPERM", "EROFS", "EIO")
-    if hasattr(errno, name)
-}
+_REFUSED = ("EACCES", "EDQUOT", "EEXIST", "EFBIG", "EIO", "EISDIR", "ENAMETOOLONG", "ENOENT", "ENOSPC", "ENOTDIR")
+_REFUSED += ("ELOOP", "EPERM", "EROFS")
+_REFUSALS = {getattr(errno, name) for name in _REFUSED if hasattr(errno, name)}
 
 
 class UserError(Exception):
@@ -85,6 +83,8 @@ def _hydras_words(error: BaseException) -> str | None:
     from omegaconf.errors import OmegaConfBaseException
 
     reason, *details = str(error).splitlines() or [""]
+    if several := re.match(r"Ambiguous value for argument '(.*)'$", reason):
+        return f"{several[1]} has several values: -m before it sweeps over them, [brackets] make them a list."
     if isinstance(error, MissingConfigException) and "/" in (error.missing_cfg_file or ""):
         group, _, choice = (error.missing_cfg_file or "").rpartition("/")
         options = error.options if error.options is not None else _choices(group, str(error))

@@ -37,6 +37,17 @@ class Folder:
     def __fspath__(self) -> str:
         return str(self.path)
 
+    def leave_if_empty(self) -> None:
+        """Removes the folder, and those around it below the working directory, where nothing was written there."""
+        path, here = self.path.absolute(), Path.cwd()
+        for folder in (path, *path.parents):
+            if (folder != path and here not in folder.parents) or folder in {here, *here.parents}:
+                return
+            try:
+                folder.rmdir()
+            except OSError:  # not empty, or not there
+                return
+
 
 class RunFolder(Folder):
     """Where a run leaves everything. Not all of it need be there.
@@ -175,17 +186,6 @@ class RunFolder(Folder):
             raise UserError(f"hydra.run.dir={self} already holds a run. resume={self} goes on with it.")
         write_whole(self.config_file, OmegaConf.to_yaml(config, resolve=True))
 
-    def leave_if_empty(self) -> None:
-        """Removes the folder, and those around it below the working directory, where nothing was written there."""
-        path, here = self.path.absolute(), Path.cwd()
-        for folder in (path, *path.parents):
-            if (folder != path and here not in folder.parents) or folder in {here, *here.parents}:
-                return
-            try:
-                folder.rmdir()
-            except OSError:  # not empty, or not there
-                return
-
 
 class SweepFolder(Folder):
     """Where a sweep leaves its command, its answers, and a folder for each of its jobs.
@@ -212,6 +212,12 @@ class SweepFolder(Folder):
         """Makes the folder this sweep's own."""
         self.path.mkdir(parents=True, exist_ok=True)
         write_whole(self.file, json.dumps(content, indent=2) + "\n")
+
+    def remove(self) -> None:
+        """Takes back a sweep of which no job was started."""
+        for file in (self.file, self.path / "multirun.yaml"):  # which is Hydra's
+            file.unlink(missing_ok=True)
+        self.leave_if_empty()
 
     def jobs(self) -> list[RunFolder]:
         """The folders of the jobs that were started, in no order."""

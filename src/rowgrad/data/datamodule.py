@@ -53,6 +53,7 @@ class ImageData(pl.LightningDataModule):
             self.dataset = SOURCES[self.name](root)
         if not isinstance(self.dataset, DataSet):
             raise UserError(f"data.source gives a {type(self.dataset).__name__}, not a rowgrad.data.sources.DataSet.")
+        settings.check_shift(self.dataset.shape)
         count = len(self.dataset.train.labels)
         if settings.batch_size > count:
             raise UserError(

@@ -51,6 +51,17 @@ class DataSettings(Settings, key="data"):
         elif "_target_" not in self.source:
             raise UserError(f"data.source={self.source} names no _target_.")
 
+    def check_shift(self, shape: Shape) -> None:
+        """Sees whether shifted images keep a pixel.
+
+        Raises:
+            UserError: they need not.
+        """
+        most = min(shape.height, shape.width) - 1
+        if self.shift > most:
+            size = f"{shape.height}×{shape.width}"
+            raise UserError(f"data.shift={self.shift} leaves nothing of images of {size}. Accepted: 0 to {most}.")
+
     @property
     def shape(self) -> Shape | None:
         """What the images are like, where that is known without loading them."""

@@ -33,6 +33,7 @@ class StridedConvNet(nn.Module):
 
     def __init__(self, channels: Sequence[int], *, height: int, width: int, in_channels: int, classes: int) -> None:
         super().__init__()
+        _check_widths("channels", channels, least=1)
         odd = height % 2, width % 2
         layers: list[nn.Module] = [nn.ZeroPad2d((0, odd[1], 0, odd[0]))] if any(odd) else []
         layers.append(nn.PixelUnshuffle(2))
@@ -51,6 +52,13 @@ class StridedConvNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) -> logits (B, classes)."""
         return self.layers(images)
+
+
+def _check_widths(name: str, widths: Sequence[int], least: int) -> None:
+    fits = isinstance(widths, list | tuple) and len(widths) >= least
+    if not (fits and all(isinstance(width, int) and not isinstance(width, bool) and width > 0 for width in widths)):
+        some = "one or more " if least else ""
+        raise ValueError(f"{name}={widths} is not a list of {some}whole numbers of at least 1.")
 
 
 class MLP(nn.Module):
@@ -76,6 +84,9 @@ class MLP(nn.Module):
         classes: int,
     ) -> None:
         super().__init__()
+        _check_widths("hidden", hidden, least=0)
+        if not 0 <= dropout < 1:  # which is no number is neither
+            raise ValueError(f"dropout={dropout} is not a number from 0 to below 1.")
         layers: list[nn.Module] = [nn.Flatten()]
         widths = [in_channels * height * width, *hidden]
         for into, out in pairwise(widths):

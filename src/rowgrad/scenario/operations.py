@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from rowgrad.config import FINITE, NOT_NEGATIVE, Limit, number
 from rowgrad.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,14 +23,23 @@ if TYPE_CHECKING:
     from rowgrad.randomness import Draw
 
 
+Limits = Mapping[str, Limit]
+
+
 class Operation:
     """Images (B, C, H, W) and the step's randomness -> images of the same shape.
 
     Class attributes:
         words: what is done to the rows, as a past participle, with fields in braces: "shifted by {offset:+g}".
+        limits: what its fields may be, by their names.
     """
 
     words: ClassVar[str] = "put through {self}"
+    limits: ClassVar[Limits] = {}
+
+    def __post_init__(self) -> None:
+        for name, limit in self.limits.items():
+            limit(getattr(self, name), f"scenario.operation={type(self).__name__.lower()}: {name}")
 
     @property
     def phrase(self) -> str:
@@ -56,6 +66,7 @@ class Shift(Operation):
     """x + offset."""
 
     offset: float = 1.0
+    limits: ClassVar[Limits] = {"offset": FINITE}
     words = "shifted by {offset:+g}"
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
@@ -67,6 +78,7 @@ class Scale(Operation):
     """x · factor."""
 
     factor: float = 2.0
+    limits: ClassVar[Limits] = {"factor": FINITE}
     words = "scaled by {factor:g}"
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
@@ -78,6 +90,7 @@ class Noise(Operation):
     """x + std · ε with ε ~ N(0, 1) for every pixel of every image."""
 
     std: float = 1.0
+    limits: ClassVar[Limits] = {"std": NOT_NEGATIVE}
     words = "given noise of standard deviation {std:g}"
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
@@ -99,6 +112,7 @@ class Blur(Operation):
     """torchvision's Gaussian blur with a kernel that reaches three standard deviations."""
 
     sigma: float = 1.0
+    limits: ClassVar[Limits] = {"sigma": number("above 0", lambda value: value > 0)}
     words = "blurred with σ = {sigma:g} pixels"
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
@@ -113,6 +127,7 @@ class Erase(Operation):
     """One grey value everywhere, in normalised units: 0 is the data set's mean grey."""
 
     value: float = 0.0
+    limits: ClassVar[Limits] = {"value": FINITE}
     words = "erased to {value:g}"
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
@@ -124,6 +139,7 @@ class Static(Operation):
     """std · ε with ε ~ N(0, 1) for every pixel of every image, and nothing of the image."""
 
     std: float = 1.0
+    limits: ClassVar[Limits] = {"std": NOT_NEGATIVE}
     words = "replaced by noise of standard deviation {std:g}"
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
@@ -165,7 +181,10 @@ class Transform(Operation):
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
         with draw.torch_seeded("transform", images.device):
-            return self.function(images)
+            try:
+                return self.function(images)
+            except Exception as error:  # whatever a library's transform does not take
+                raise UserError(f"scenario.operation: {self.function} does not take images: {error}") from error
 
 
 OPERATIONS: dict[str, type[Operation]] = {
@@ -201,7 +220,7 @@ def read_operation(spec: Any, key: str = "scenario.operation") -> Any:
         raise UserError(f"{key}={spec} is not an operation. Accepted: {ACCEPTED}.")
     name, *words = spec.split() or [""]
     try:
-        numbers: list[float] = [float(word) for word in words]
+        numbers = [FINITE(float(word), f"{key}={spec}: {word}") for word in words]
     except ValueError:
         raise UserError(f"{key}={spec}: after the name come numbers. Accepted: {ACCEPTED}.") from None
     if name not in OPERATIONS and not name[:1].isupper():
@@ -231,5 +250,5 @@ def _torchvision_transform(name: str, numbers: list[float], typed: str) -> Calla
         raise UserError(f"{typed}: there is no operation {name!r}. Accepted: {ACCEPTED}.")
     try:
         return kind(*(int(number) if number == int(number) else number for number in numbers))
-    except (TypeError, ValueError) as error:
+    except Exception as error:  # each says so in its own way
         raise UserError(f"{typed}: torchvision's {name} says: {error}") from error

@@ -51,6 +51,15 @@ class Rows:
         chosen = {row for part in self.parts for row in self._one(*part, height)}
         return tuple(row in chosen for row in range(height))
 
+    def cut(self, height: int) -> list[str]:
+        """Slices that reach beyond `height` rows, as they were typed: Python cuts them."""
+        inside = range(-height, height + 1)
+        return [
+            text
+            for text, part in self.parts
+            if isinstance(part, slice) and any(end is not None and end not in inside for end in (part.start, part.stop))
+        ]
+
     def _one(self, text: str, part: int | slice, height: int) -> range:
         rows = range(height)
         limits = f"an image has {height} rows, 0 to {height - 1} (or -{height} to -1 from the bottom)"

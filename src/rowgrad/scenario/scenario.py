@@ -116,6 +116,8 @@ class Scenario(nn.Module):
     def _operated(self, images: Tensor, draw: Draw, probability: float) -> Tensor:
         source = images.detach() if self.detach else images
         result = self.operation(source, draw)
+        if not isinstance(result, Tensor):
+            raise UserError(f"scenario.operation turned images into a {type(result).__name__}.")
         if result.shape != images.shape:
             raise UserError(
                 f"scenario.operation turned images of shape {tuple(images.shape)} into {tuple(result.shape)};"

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from rowgrad.data.datamodule import ImageData
@@ -22,6 +21,7 @@ from rowgrad.results.run import read_checkpoint
 from rowgrad.scenario.corruption import Corruption
 from rowgrad.scenario.scenario import Scenario
 from rowgrad.training.targets import targets_of
+from rowgrad.training.trial import try_out
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -52,13 +52,17 @@ def make_target(node: Any, key: str, trusted: Sequence[str] | None, offered: Map
         raise UserError(f"{key}={node} names no _target_.")
     names = targets_of(node, key, trusted)
     try:
-        maker = instantiate(node, _partial_=True, _convert_="all", _execution_whitelist_=names)
+        packages = [f"{name.partition('.')[0]}.*" for name in names]  # Hydra asks for where a class is defined too
+        maker = instantiate(node, _partial_=True, _convert_="all", _execution_whitelist_=packages)
         if node.get("_partial_"):
             return maker
         named = inspect.signature(maker.func).parameters if offered else {}
         return maker(**{name: value for name, value in (offered or {}).items() if name in named and name not in node})
-    except (InstantiationException, TypeError, ValueError, ImportError) as error:
-        raise UserError(f"{key}: {without_key(error)}") from error
+    except (UserError, NotImplementedError):
+        raise
+    except Exception as error:  # each refuses arguments in its own way
+        kind = "" if isinstance(error, TypeError | ValueError | ImportError) else f"{type(error).__name__}: "
+        raise UserError(f"{key}: {kind}{without_key(error)}") from error
 
 
 def build(settings: RunSettings, *, trained: bool = False) -> tuple[ImageData, RowClassifier]:
@@ -90,7 +94,9 @@ def build(settings: RunSettings, *, trained: bool = False) -> tuple[ImageData, R
         network, corruption, scenario, optimizer,
         shape=shape, settings=settings.model, metrics=metrics, seed=settings.seed,
     )  # fmt: skip
-    return data, module.to(_numbers(settings))
+    module = module.to(_numbers(settings))
+    try_out(module, shape)
+    return data, module
 
 
 def _check_eps(settings: RunSettings, algorithm: Callable[..., Any]) -> None:

@@ -12,27 +12,22 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-import rowgrad
 from rowgrad.config import A_NAME, explain
-from rowgrad.errors import end_on_mistake
+from rowgrad.errors import UserError, end_on_mistake
 from rowgrad.files import command_typed
 from rowgrad.folders import RunFolder
 from rowgrad.process import INTERRUPTED
 from rowgrad.training.jobs import command_to_repeat, run_job
 from rowgrad.training.settings import OFFERED
 from rowgrad.training.start import config_to_train, describe_finished
+from rowgrad.training.words import check_sweep, configs_folder, readable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from hydra.conf import HydraConf
+
     from rowgrad.results.run import Run
-
-
-def configs_folder() -> Path:
-    """Where the YAML files are: in the package where it was installed, beside `src` in a clone."""
-    package = Path(rowgrad.__file__).parent
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parents[1] / "configs"
 
 
 def run_folder(resume: str | None, new: str) -> str:
@@ -51,15 +46,6 @@ OmegaConf.register_resolver("command_typed", command_typed, replace=True)
 OmegaConf.register_resolver("explain_settings", lambda: explain(*OFFERED).replace("$", "$$"), replace=True)
 
 
-def without_null(words: Sequence[str]) -> list[str]:
-    """Overrides in which a group that is set to null, which Hydra refuses, is set to its choice `none`."""
-    groups = [word.removesuffix("=null") for word in words]
-    return [
-        f"{group}=none" if group != word and (configs_folder() / group).is_dir() else word
-        for group, word in zip(groups, words, strict=True)
-    ]
-
-
 def train(*overrides: str) -> Run:
     """Trains as `scripts/train.py` with the same overrides does, and opens the run.
 
@@ -69,7 +55,7 @@ def train(*overrides: str) -> Run:
         UserError: a mistake in the config or the data.
     """
     with initialize_config_dir(str(configs_folder())):
-        config = compose("train", without_null(overrides), return_hydra_config=True)
+        config = compose("train", readable(overrides), return_hydra_config=True)
     folder = RunFolder(Path(config.hydra.run.dir).absolute())
     del config.hydra
     _train_unless_finished(config, folder, overrides)
@@ -87,6 +73,11 @@ def _job(config: DictConfig) -> float | None:
     if job.mode == RunMode.MULTIRUN:
         return run_job(config, job)
     try:
+        _check_folder(job)
+        if params := job.sweeper.get("params"):
+            print(
+                f"note           {chosen(job)} is a sweep over {', '.join(params)}: this is one run of it. -m sweeps."
+            )
         summary = _train_unless_finished(config, folder, job.overrides.task)
     except Exception as error:
         folder.leave_if_empty()
@@ -95,6 +86,16 @@ def _job(config: DictConfig) -> float | None:
     if summary.get("status") == "interrupted":
         sys.exit(INTERRUPTED)
     return None
+
+
+def _check_folder(job: HydraConf) -> None:
+    if not str(job.run.dir):
+        raise UserError("hydra.run.dir= is empty. Without it, a run gets a folder below logs.")
+
+
+def chosen(job: HydraConf) -> str:
+    """The experiment of a command, as it was typed."""
+    return f"experiment={job.runtime.choices.get('experiment')}"
 
 
 def _train_unless_finished(config: DictConfig, folder: RunFolder, overrides: Sequence[str]) -> dict[str, Any]:
@@ -112,5 +113,6 @@ def _train_unless_finished(config: DictConfig, folder: RunFolder, overrides: Seq
 def main() -> None:
     """The command, as `__main__` calls it."""
     sys.path.append(str(Path.cwd()))  # a module of one's own beside the command, as with python -m
-    sys.argv[1:] = without_null(command_to_repeat(sys.argv[1:]))
+    sys.argv[1:] = readable(command_to_repeat(sys.argv[1:]))
+    check_sweep(sys.argv[1:])
     _job()

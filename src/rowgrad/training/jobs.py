@@ -18,9 +18,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, open_dict, read_write
 
 from rowgrad.config import plain
 from rowgrad.errors import UserError, words_for
@@ -34,7 +35,7 @@ from rowgrad.training.targets import targets_of
 from rowgrad.trust import check_words
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Generator, Iterable, Sequence
 
     from hydra.conf import HydraConf
     from omegaconf import DictConfig
@@ -126,6 +127,8 @@ class Sweep(Callback):
             elif config.hydra.sweeper.get("storage"):
                 go_on_with_study(config)
             self.folder = folder
+            # Where else a job's config is at hand before the first one starts, it would be composed once more.
+            setattr(BasicSweeper, "validate_batch_is_legal", _read_before_all)  # noqa: B010
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Writes and prints what the sweep has found, and ends the process where not all of it is done."""
@@ -133,7 +136,7 @@ class Sweep(Callback):
             return
         error = sys.exc_info()[1]
         if not self.folder.jobs():
-            self.folder.file.unlink()  # nothing was started, so the folder belongs to nobody
+            self.folder.remove()  # nothing was started, so it belongs to nobody
             return
         from rowgrad.results.sweep import answer_sweep
 
@@ -143,6 +146,20 @@ class Sweep(Callback):
             raise SystemExit(INTERRUPTED)
         if error is None and not complete:
             raise SystemExit(1)
+
+
+def _read_before_all(sweeper: BasicSweeper, batch: Sequence[Sequence[str]]) -> None:
+    """What Hydra does before it starts a batch of jobs, which is to compose the config of each; and reads it too."""
+    assert sweeper.config is not None
+    assert sweeper.hydra_context is not None
+    for overrides in batch:
+        config = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, list(overrides))
+        with read_write(config), open_dict(config):
+            del config.hydra
+        try:
+            read_settings(config)
+        except UserError as error:
+            raise UserError(f"{error} So {' '.join(overrides)} cannot be trained, and nothing was.") from error
 
 
 def _check_alone(config: DictConfig) -> None:

@@ -23,9 +23,16 @@ from rowgrad.results.run import Run, read_checkpoint
 from rowgrad.scenario.settings import ScenarioSettings
 from rowgrad.training.build import build
 from rowgrad.training.checkpoints import Checkpoints, newest_good
-from rowgrad.training.settings import read_saved_settings, read_settings
+from rowgrad.training.settings import notes_on_rows, read_saved_settings, read_settings
 from rowgrad.training.stops import FiniteLoss, GracefulStop
-from rowgrad.training.trainer import be_quiet, check_batches, lightning_trainer, make_trainer, skip_driver_checks
+from rowgrad.training.trainer import (
+    be_quiet,
+    check_batches,
+    lightning_trainer,
+    make_trainer,
+    notes_on_steps,
+    skip_driver_checks,
+)
 from rowgrad.watch.about import announce, hyperparameters, write_outcome
 from rowgrad.watch.events import add_layout, layout
 from rowgrad.watch.outlets import close_loggers, other_loggers, writers
@@ -104,7 +111,9 @@ class Training:
         self.stop, self.timer = GracefulStop(), make_timer(settings.trainer.others.get("max_time"))
         purge_step = (self.checkpoint.step if self.checkpoint else 0) if resume else None
         self.trainer = make_trainer(settings, folder, [self.timer, self.stop, FiniteLoss()], purge_step)
-        check_batches(self.trainer, self.data.batches(self.trainer.world_size))
+        batches = self.data.batches(self.trainer.world_size)
+        check_batches(self.trainer, batches)
+        self.notes = [*notes_on_rows(settings, self.data.dataset.shape.height), *notes_on_steps(self.trainer, batches)]
         self.dry = settings.trainer.dry
         if (recorder := recorder_of(self.trainer)) is not None:
             recorder.check(self.module)
@@ -119,7 +128,9 @@ class Training:
             if self.resume:
                 self._set_aside_damaged()
             self._announce()
-        self.console.print(*fallback_notice(self.data), f"scenario       {escape(self.module.sentence())}", sep="\n")
+        notes = [f"note           {note}" for note in self.notes]
+        scenario = f"scenario       {escape(self.module.sentence())}"
+        self.console.print(*fallback_notice(self.data), scenario, *notes, sep="\n")
 
     def _announce(self) -> None:
         """Tells the loggers what the run is. TensorBoard knows it in a run that goes on; others may begin anew."""

@@ -28,6 +28,7 @@ from rowgrad.config import (
 from rowgrad.data.settings import DataSettings
 from rowgrad.errors import UserError
 from rowgrad.model.settings import ModelSettings, OptimizerSettings
+from rowgrad.scenario.rows import name_rows
 from rowgrad.scenario.settings import CorruptionSettings, ScenarioSettings
 from rowgrad.training.targets import read_packages
 from rowgrad.watch.settings import HistogramsSettings, PicturesSettings, RecorderSettings
@@ -42,6 +43,7 @@ SHARE = number("from 0.0 to 1.0", lambda value: isinstance(value, float) and 0 <
 BATCHES = or_null(
     Limit(lambda v: whole(0).fits(v) or SHARE.fits(v), "a whole number of batches, or a share from 0.0 to 1.0")
 )
+SEED = Limit(lambda v: whole(0).fits(v) and v < 2**32, f"a whole number from 0 to {2**32 - 1}")  # NumPy's
 PROFILERS = ("simple", "advanced", "pytorch", "xla")
 # What other arguments of Lightning's Trainer may be; those that do not stand here Lightning checks by itself.
 SWITCHES: Mapping[str, Limit] = {
@@ -157,7 +159,7 @@ class RunSettings(Settings):
         trusted: packages that a `_target_` may name beside the closed list; None where a person typed the config.
     """
 
-    seed: int = setting(0, whole(0), "of the network's first weights, batches, and all that is random")
+    seed: int = setting(0, SEED, "of the network's first weights, batches, and all that is random")
     resume: str | None = setting(None, or_null(text("a run's folder")), "a run's folder: it goes on where it stopped")
     trust: Sequence[str] | None = setting(
         None, read_packages, "packages of yours that the config of a run's or a sweep's folder may name"
@@ -182,6 +184,7 @@ class RunSettings(Settings):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.data.shape is not None:  # else nobody knows before the images are loaded
+            self.data.check_shift(self.data.shape)
             self.scenario.select(self.data.shape.height)
             self.corruption.rows.select(self.data.shape.height)
 
@@ -216,6 +219,16 @@ def read_saved_settings(config: DictConfig, trusted: Sequence[str]) -> RunSettin
     if not Path(root).is_dir():
         root = plain(OmegaConf.create({"root": DataSettings.defaults()["root"]}))["root"]
     return replace(settings, data=replace(settings.data, root=root, fallback=None), trusted=tuple(trusted))
+
+
+def notes_on_rows(settings: RunSettings, height: int) -> list[str]:
+    """What was typed of rows that are not all there, and what became of it."""
+    groups = {"scenario": settings.scenario, "corruption": settings.corruption}
+    return [
+        f"{name}.rows={text} was cut to {name_rows(group.rows.select(height))}: an image has {height} rows."
+        for name, group in groups.items()
+        for text in group.rows.cut(height)
+    ]
 
 
 GROUPS = (DataSettings, CorruptionSettings, ScenarioSettings, ModelSettings, OptimizerSettings, TrainerSettings)

@@ -11,6 +11,13 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.plugins.environments import (
+    KubeflowEnvironment,
+    LSFEnvironment,
+    MPIEnvironment,
+    SLURMEnvironment,
+    TorchElasticEnvironment,
+)
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
@@ -19,7 +26,7 @@ from rowgrad.training.build import make_target
 from rowgrad.training.checkpoints import AtomicCheckpointIO
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rowgrad.folders import RunFolder
     from rowgrad.training.settings import RunSettings
@@ -87,6 +94,7 @@ def make_trainer(
         ]
         for key, nodes in (("callbacks", settings.callbacks), ("logger", settings.logger))
     )
+    _check_machines(settings.trainer.num_nodes)
     arguments = {"profiler": Unprofiled(), **settings.trainer.arguments()}
     return lightning_trainer(
         settings,
@@ -99,6 +107,16 @@ def make_trainer(
         enable_progress_bar=any(isinstance(watcher, ProgressBar) for watcher in watchers),
         enable_checkpointing=any(isinstance(watcher, Checkpoint) for watcher in watchers),
     )
+
+
+def _check_machines(count: int) -> None:
+    """Several machines have to find each other: one alone would wait for the others without a word."""
+    environments = (SLURMEnvironment, TorchElasticEnvironment, LSFEnvironment, MPIEnvironment, KubeflowEnvironment)
+    if count > 1 and "MASTER_ADDR" not in os.environ and not any(found.detect() for found in environments):
+        raise UserError(
+            f"trainer.num_nodes={count} needs the same command on {count} machines, by torchrun or SLURM, or with"
+            " MASTER_ADDR, MASTER_PORT and NODE_RANK set."
+        )
 
 
 def lightning_trainer(settings: RunSettings, arguments: dict[str, Any], **ours: Any) -> pl.Trainer:
@@ -120,7 +138,20 @@ def lightning_trainer(settings: RunSettings, arguments: dict[str, Any], **ours: 
         raise UserError(f"{chosen} cannot be had here: {error}") from error
 
 
-def check_batches(trainer: pl.Trainer, batches: dict[str, int]) -> None:
+def notes_on_steps(trainer: pl.Trainer, batches: Mapping[str, int]) -> list[str]:
+    """A limit of steps that a limit of epochs ends earlier."""
+    limit, epochs = trainer.limit_train_batches, trainer.max_epochs
+    there = min(limit, batches["train"]) if isinstance(limit, int) else int(limit * batches["train"])
+    steps = -(-there // trainer.accumulate_grad_batches) * (epochs or -1)
+    if not 0 < steps < trainer.max_steps:
+        return []
+    words = (
+        f"trainer.max_epochs={epochs} ends the run after {steps} steps, before trainer.max_steps={trainer.max_steps}."
+    )
+    return [f"{words} trainer.max_epochs=-1 does not."]
+
+
+def check_batches(trainer: pl.Trainer, batches: Mapping[str, int]) -> None:
     """Sees whether a trainer's limits leave batches of each stage.
 
     Args:

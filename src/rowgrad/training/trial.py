@@ -1,0 +1,55 @@
+"""A model is tried on two black images before anything is trained or written: what cannot work is said in a line."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch.optim import Optimizer
+
+from rowgrad.errors import UserError, without_key
+from rowgrad.randomness import Draw
+
+if TYPE_CHECKING:
+    from rowgrad.data.settings import Shape
+    from rowgrad.model.classifier import RowClassifier
+
+COUNT = 2  # images: batch normalisation takes no single one
+
+
+def try_out(module: RowClassifier, shape: Shape) -> None:
+    """Puts images of a shape through scenario and network, and makes the optimizer. Nothing of the module is changed.
+
+    Raises:
+        UserError: names what does not work.
+    """
+    images = torch.zeros(COUNT, shape.channels, shape.height, shape.width, dtype=module.theta.dtype)
+    training = module.training
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        if not module.scenario.idle:
+            module.scenario.observed(images, Draw(module.seed, 0))
+        try:
+            logits = module.eval().network(images)
+        except UserError:
+            raise
+        except Exception as error:  # whatever a network does with images that it does not take
+            raise UserError(f"model.network does not take images {tuple(images.shape)}: {_words(error)}") from error
+        finally:
+            module.train(training)
+    shown = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+    if shown != (COUNT, shape.classes):
+        raise UserError(f"model.network gives {shown} for {COUNT} images. Accepted: {(COUNT, shape.classes)}.")
+    _try_optimizer(module)
+
+
+def _try_optimizer(module: RowClassifier) -> None:
+    try:
+        optimizer, _ = module.make_optimizer(module.network, module.theta, lambda: 1)
+    except Exception as error:
+        raise UserError(f"optimizer.algorithm: {_words(error)}") from error
+    if not isinstance(optimizer, Optimizer):
+        raise UserError(f"optimizer.algorithm makes a {type(optimizer).__name__}. Accepted: a torch.optim.Optimizer.")
+
+
+def _words(error: Exception) -> str:
+    return " ".join(without_key(error).split())[:200] or type(error).__name__

@@ -1,0 +1,57 @@
+"""The words of a command, before Hydra reads them. Nothing heavy is imported."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import rowgrad
+from rowgrad.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+OPTIONAL = ("sweep", "experiment")  # groups of which nothing is chosen by default
+NO_TEXT = re.compile(r"true|false|[+-]?(\d[\d_.]*(e[+-]?\d+)?|\.\d+|inf|nan)", re.IGNORECASE)
+
+
+def configs_folder() -> Path:
+    """Where the YAML files are: in the package where it was installed, beside `src` in a clone."""
+    package = Path(rowgrad.__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parents[1] / "configs"
+
+
+def readable(words: Iterable[str]) -> list[str]:
+    """Overrides as Hydra can read them: it has no answer to a choice that is null or a number.
+
+    Raises:
+        UserError: null for a group of which something must be chosen.
+    """
+    found = []
+    for word in words:
+        group, _, choice = word.partition("=")
+        folder = configs_folder() / group
+        if not (group.isidentifier() and folder.is_dir()):
+            found.append(word)
+        elif choice == "null":
+            choices = sorted(file.stem for file in folder.glob("*.yaml"))
+            if "none" in choices:
+                found.append(f"{group}=none")
+            elif group not in OPTIONAL:
+                raise UserError(f"{word} chooses nothing. Accepted: {', '.join(choices)}.")
+        else:
+            found.append(f"{group}='{choice}'" if NO_TEXT.fullmatch(choice) else word)
+    return found
+
+
+def check_sweep(words: Sequence[str]) -> None:
+    """Sees whether what is for a sweep stands in a sweep's command.
+
+    Raises:
+        UserError: `sweep=...` without `-m`.
+    """
+    chosen = [word for word in words if word.startswith("sweep=") and word != "sweep="]
+    if chosen and not {"-m", "--multirun"} & set(words):
+        raise UserError(f"{chosen[0]} says how a sweep is done, and goes with -m: write -m before it.")
