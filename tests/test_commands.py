@@ -156,7 +156,7 @@ def test_a_signal_stops_a_run_between_two_steps_with_everything_saved(tmp_path, 
         ("scenario.row=3", "Key 'row' is not in struct. Did you mean: 'rows'?"),
         ("scenario.rows=28", "scenario.rows=28 is out of range: an image has 28 rows, 0 to 27"),
         ("scenario.operation=shfit", "there is no operation 'shfit'. Accepted: none, shift"),
-        ("seed=-1", "seed=-1 is not a whole number of at least 0"),
+        ("seed=-1", "seed=-1 is not a whole number from 0 to 4294967295"),
     ],
 )
 def test_a_mistake_is_told_without_a_traceback(tmp_path, override, words):

@@ -387,7 +387,7 @@ def test_the_effect_of_detach_pairs_jobs_of_the_same_seed_only():
 def test_the_csv_holds_every_field_of_every_job():
     jobs = [job(0, 0.9, extra="a,b"), Job("killed", {"seed": "1"}, {}), job(2, 0.1, status="failed", error="x: y")]
     lines = list(csv.DictReader(as_csv(jobs).splitlines()))
-    assert [line["status"] for line in lines] == ["done", "unfinished", "failed"]
+    assert [line["status"] for line in lines] == ["done", "killed", "failed"]
     assert [line["error"] for line in lines] == ["", "", "x: y"]
     assert lines[0]["extra"] == "a,b"
     assert [line["seed"] for line in lines] == ["0", "1", "2"]
@@ -410,19 +410,22 @@ def test_jobs_are_listed_by_the_size_of_their_numbers(tmp_path):
 
 def test_joblib_trains_several_jobs_at_once_and_divides_the_cores(tmp_path):
     free = {name: value for name, value in os.environ.items() if not name.endswith("_NUM_THREADS")}
-    arguments = ["-m", *QUICK, "sweep=joblib", "hydra.launcher.n_jobs=2", "seed=0,1,-1", "hydra.sweep.dir=sweep"]
+    arguments = ["-m", *QUICK, "sweep=joblib", "hydra.launcher.n_jobs=2", "data.batch_size=64,128,1298"]
+    arguments.append("hydra.sweep.dir=sweep")
     result = subprocess.run(
         [sys.executable, TRAIN, *arguments], cwd=tmp_path, env=free, capture_output=True, text=True, check=False
     )
-    assert result.returncode == 1  # there is no seed -1
-    assert "failed         seed--1: UserError: seed=-1 is not a whole number of at least 0." in result.stdout
+    assert result.returncode == 1  # there are no 1,298 images
+    words = "data.batch_size=1298 is larger than the 1297 training images of digits."
+    assert f"failed         data.batch_size-1298: UserError: {words}" in result.stdout
     assert "sweep          sweep: 2 done, 1 failed\n" in result.stdout
     assert "go on          python scripts/train.py sweep.resume=sweep\n" in result.stdout
     assert "Traceback" not in result.stderr
     lines = table(tmp_path / "sweep")
-    assert {name: lines[name]["status"] for name in lines} == {"seed-0": "done", "seed-1": "done", "seed--1": "failed"}
+    ended = {name.partition("-")[2]: line["status"] for name, line in lines.items()}
+    assert ended == {"64": "done", "128": "done", "1298": "failed"}
     share = max(len(os.sched_getaffinity(0)) // 2, 1)
-    assert [lines[name]["threads"] for name in ("seed-0", "seed-1")] == [str(share)] * 2
+    assert [lines[name]["threads"] for name in ("data.batch_size-64", "data.batch_size-128")] == [str(share)] * 2
 
 
 def processes_in(folder, words):

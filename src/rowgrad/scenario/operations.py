@@ -8,6 +8,7 @@ given the data set's values of these pixels.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -220,9 +221,11 @@ def read_operation(spec: Any, key: str = "scenario.operation") -> Any:
         raise UserError(f"{key}={spec} is not an operation. Accepted: {ACCEPTED}.")
     name, *words = spec.split() or [""]
     try:
-        numbers = [FINITE(float(word), f"{key}={spec}: {word}") for word in words]
+        numbers = [float(word) for word in words]
     except ValueError:
         raise UserError(f"{key}={spec}: after the name come numbers. Accepted: {ACCEPTED}.") from None
+    if endless := [word for word, value in zip(words, numbers, strict=True) if not math.isfinite(value)]:
+        raise UserError(f"{key}={spec}: {endless[0]} is not a finite number.")
     if name not in OPERATIONS and not name[:1].isupper():
         raise UserError(f"{key}={spec}: there is no operation {name!r}. Accepted: {ACCEPTED}.")
     if name not in OPERATIONS:

@@ -183,6 +183,12 @@ class RunSettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        endless = self.trainer.max_epochs == self.trainer.max_steps == -1
+        if endless and self.optimizer.schedule == "one_cycle":
+            raise UserError(
+                "optimizer.schedule=one_cycle needs an end: trainer.max_epochs or trainer.max_steps."
+                " optimizer.schedule=constant goes on without."
+            )
         if self.data.shape is not None:  # else nobody knows before the images are loaded
             self.data.check_shift(self.data.shape)
             self.scenario.select(self.data.shape.height)

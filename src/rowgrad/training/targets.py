@@ -86,7 +86,7 @@ def _check_known(target: str, node: Mapping[str, Any], key: str, trusted: Sequen
         package = target.partition(".")[0]
         raise UserError(
             f"{key}: {target} stands in a run's folder, which may come from anybody, and could do anything."
-            f" Where you know that it does not: trust=[{package}]."
+            f" If it is yours: trust=[{package}]."
         )
     accepted = CLASSES.get(target)
     for argument, value in node.items():

@@ -12,7 +12,6 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar, RichProgressBar
 from lightning.pytorch.plugins.environments import (
-    KubeflowEnvironment,
     LSFEnvironment,
     MPIEnvironment,
     SLURMEnvironment,
@@ -111,7 +110,7 @@ def make_trainer(
 
 def _check_machines(count: int) -> None:
     """Several machines have to find each other: one alone would wait for the others without a word."""
-    environments = (SLURMEnvironment, TorchElasticEnvironment, LSFEnvironment, MPIEnvironment, KubeflowEnvironment)
+    environments = (SLURMEnvironment, TorchElasticEnvironment, LSFEnvironment, MPIEnvironment)
     if count > 1 and "MASTER_ADDR" not in os.environ and not any(found.detect() for found in environments):
         raise UserError(
             f"trainer.num_nodes={count} needs the same command on {count} machines, by torchrun or SLURM, or with"
