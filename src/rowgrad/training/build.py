@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 import torch
 from hydra.utils import instantiate
+from torchmetrics import Metric
 
 from rowgrad.data.datamodule import ImageData
 from rowgrad.errors import UserError, without_key
@@ -24,10 +26,11 @@ from rowgrad.training.targets import targets_of
 from rowgrad.training.trial import try_out
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Sequence
 
     from torch import nn
 
+    from rowgrad.data.settings import Shape
     from rowgrad.training.settings import RunSettings
 
 
@@ -48,7 +51,7 @@ def make_target(node: Any, key: str, trusted: Sequence[str] | None, offered: Map
     Raises:
         UserError: it may not be named, cannot be imported, or does not take these arguments.
     """
-    if "_target_" not in node:
+    if not isinstance(node, Mapping) or "_target_" not in node:
         raise UserError(f"{key}={node} names no _target_.")
     names = targets_of(node, key, trusted)
     try:
@@ -84,33 +87,27 @@ def build(settings: RunSettings, *, trained: bool = False) -> tuple[ImageData, R
     pl.seed_everything(settings.seed, verbose=False)
     network = _network(settings, data, trained=trained)
     algorithm = make_target(settings.optimizer.algorithm, "optimizer.algorithm", settings.trusted)
-    metrics = {
-        name: make_target(node, f"model.metrics.{name}", settings.trusted, {"num_classes": shape.classes})
-        for name, node in settings.model.metrics.items()
-    }
-    _check_eps(settings, algorithm)
+    metrics = {name: _metric(settings, name, shape) for name in settings.model.metrics}
     optimizer = partial(make_optimizer, settings.optimizer, algorithm)
     module = RowClassifier(
         network, corruption, scenario, optimizer,
         shape=shape, settings=settings.model, metrics=metrics, seed=settings.seed,
     )  # fmt: skip
     module = module.to(_numbers(settings))
-    try_out(module, shape)
+    try_out(module, shape, settings.trainer.precision)
     return data, module
-
-
-def _check_eps(settings: RunSettings, algorithm: Callable[..., Any]) -> None:
-    """Sees whether what keeps an optimizer from dividing by 0 is above 0 in the numbers that it reckons with."""
-    eps = inspect.signature(algorithm).parameters.get("eps")
-    if eps is not None and isinstance(eps.default, float) and not torch.tensor(eps.default, dtype=_numbers(settings)):
-        raise UserError(
-            f"trainer.precision={settings.trainer.precision}: optimizer.algorithm.eps={eps.default:g} is 0 in so few"
-            " bits, and would be divided by. +optimizer.algorithm.eps=1e-4 is accepted."
-        )
 
 
 def _numbers(settings: RunSettings) -> torch.dtype:
     return NUMBERS.get(settings.trainer.precision, torch.float32)
+
+
+def _metric(settings: RunSettings, name: str, shape: Shape) -> Metric:
+    key, offered = f"model.metrics.{name}", {"num_classes": shape.classes}
+    metric = make_target(settings.model.metrics[name], key, settings.trusted, offered)
+    if not isinstance(metric, Metric):
+        raise UserError(f"{key} is a {type(metric).__name__}. Accepted: a torchmetrics.Metric.")
+    return metric
 
 
 def _scenario(settings: RunSettings, data: ImageData) -> Scenario:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 COUNT = 2  # images: batch normalisation takes no single one
 
 
-def try_out(module: RowClassifier, shape: Shape) -> None:
+def try_out(module: RowClassifier, shape: Shape, precision: str) -> None:
     """Puts images of a shape through scenario and network, and makes the optimizer. Nothing of the module is changed.
 
     Raises:
@@ -39,16 +39,22 @@ def try_out(module: RowClassifier, shape: Shape) -> None:
     shown = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
     if shown != (COUNT, shape.classes):
         raise UserError(f"model.network gives {shown} for {COUNT} images. Accepted: {(COUNT, shape.classes)}.")
-    _try_optimizer(module)
+    _try_optimizer(module, precision)
 
 
-def _try_optimizer(module: RowClassifier) -> None:
+def _try_optimizer(module: RowClassifier, precision: str) -> None:
     try:
         optimizer, _ = module.make_optimizer(module.network, module.theta, lambda: 1)
     except Exception as error:
         raise UserError(f"optimizer.algorithm: {_words(error)}") from error
     if not isinstance(optimizer, Optimizer):
         raise UserError(f"optimizer.algorithm makes a {type(optimizer).__name__}. Accepted: a torch.optim.Optimizer.")
+    eps = optimizer.defaults.get("eps")
+    if isinstance(eps, float) and not torch.tensor(eps, dtype=module.theta.dtype):
+        raise UserError(
+            f"trainer.precision={precision}: optimizer.algorithm.eps={eps:g} is 0 in so few bits, and would be divided"
+            " by. +optimizer.algorithm.eps=1e-4 is accepted."
+        )
 
 
 def _words(error: Exception) -> str:

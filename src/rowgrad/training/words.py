@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 OPTIONAL = ("sweep", "experiment")  # groups of which nothing is chosen by default
-NO_TEXT = re.compile(r"true|false|[+-]?(\d[\d_.]*(e[+-]?\d+)?|\.\d+|inf|nan)", re.IGNORECASE)
+# A choice, or one of a list, that Hydra would take for a number or a truth value.
+NO_TEXT = re.compile(r"(?<![^\[, ])(true|false|[+-]?(\d[\d_.]*(e[+-]?\d+)?|\.\d+|inf|nan))(?![^\], ])", re.IGNORECASE)
 
 
 def configs_folder() -> Path:
@@ -42,8 +43,12 @@ def readable(words: Iterable[str]) -> list[str]:
             elif group not in OPTIONAL:
                 raise UserError(f"{word} chooses nothing. Accepted: {', '.join(choices)}.")
         else:
-            found.append(f"{group}='{choice}'" if NO_TEXT.fullmatch(choice) else word)
+            found.append(f"{group}={NO_TEXT.sub(_quoted, choice)}")
     return found
+
+
+def _quoted(found: re.Match[str]) -> str:
+    return f"'{found[0]}'"
 
 
 def check_sweep(words: Sequence[str]) -> None:
