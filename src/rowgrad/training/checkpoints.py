@@ -15,6 +15,8 @@ from rowgrad.files import whole_file
 from rowgrad.folders import RunFolder
 from rowgrad.results.run import read_checkpoint
 from rowgrad.training.settings import CheckpointsSettings
+from rowgrad.watch.norms import count_lines, heights_of
+from rowgrad.watch.recorder import RECORDED
 
 if TYPE_CHECKING:
     import os
@@ -147,25 +149,44 @@ def folder_of(trainer: pl.Trainer) -> RunFolder:
 
 
 class Found(NamedTuple):
-    """A checkpoint that can be read, its optimizer step, and the newer ones that cannot."""
+    """A checkpoint from which a run can go on, its optimizer step, and the newer ones with what is wrong with each."""
 
     path: Path
     step: int
-    damaged: list[Path]
+    unfit: dict[Path, str]
 
 
 def newest_good(run: RunFolder) -> Found | None:
-    """The newest checkpoint of a run that can be read; None where no checkpoint was written yet.
+    """The newest checkpoint that can be read and knows no more steps than the run's files; None where there is none.
 
     Raises:
-        UserError: there are checkpoints, and none can be read.
+        UserError: there are checkpoints, and from none of them the run can go on.
     """
-    damaged = []
+    unfit: dict[Path, str] = {}
+    lost = ""
     for path in run.checkpoints:
         try:
-            return Found(path, read_checkpoint(path)["global_step"], damaged)
-        except UserError:
-            damaged.append(path)
-    if damaged:
-        raise UserError(f"resume={run}: no checkpoint can be read: {', '.join(map(str, damaged))}.")
+            content = read_checkpoint(path)
+            step, missing = content["global_step"], _missing_steps(run, content)
+        except (UserError, AttributeError, KeyError, TypeError, ValueError):  # or it holds something else
+            unfit[path] = "is damaged"
+            continue
+        if not missing:
+            return Found(path, step, unfit)
+        unfit[path], lost = f"knows more steps than the files ({missing})", f"{missing} of {path.name}"
+    if lost:
+        raise UserError(f"resume={run}: {lost}. Put the file back, or train the run again in another folder.")
+    if unfit:
+        raise UserError(f"resume={run}: no checkpoint can be read: {', '.join(map(str, unfit))}.")
     return None
+
+
+def _missing_steps(run: RunFolder, checkpoint: dict[str, Any]) -> str:
+    """Words for recorded steps that a checkpoint knows and a file beside `row_gradients.csv` has not; else empty."""
+    for name, known in checkpoint.get(RECORDED, {}).items():
+        file = run.norms_file.with_name(Path(name).name)  # wherever a foreign checkpoint wants to look
+        same = sorted(heights_of(file)) == known["quantities"]
+        count = count_lines(file, checkpoint["global_step"]) if same else 0
+        if count < known["steps"]:
+            return f"{file.name} has the norms of {count} of the {known['steps']} recorded steps"
+    return ""

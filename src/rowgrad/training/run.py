@@ -117,7 +117,7 @@ class Training:
         if self.trainer.is_global_zero:
             self.folder.claim(self.config, resume=self.resume)
             if self.resume:
-                self._set_aside_damaged()
+                self._set_aside_unfit()
             self._announce()
         self.console.print(*fallback_notice(self.data), f"scenario       {escape(self.module.sentence())}", sep="\n")
 
@@ -175,14 +175,13 @@ class Training:
                 writer.close()
             close_loggers(trainer)
 
-    def _set_aside_damaged(self) -> None:
-        """Moves what cannot be read out of the way of new checkpoints; says where the run goes on."""
+    def _set_aside_unfit(self) -> None:
+        """Moves what the run cannot go on from out of the way of new checkpoints; says where it goes on."""
         self.folder.tidy()
-        for damaged in self.checkpoint.damaged if self.checkpoint else []:
-            damaged.replace(damaged.with_suffix(".damaged"))
-            self.console.print(
-                f"[bold red]{escape(str(damaged))} is damaged[/] and was set aside; going on from the one before."
-            )
+        for path, reason in self.checkpoint.unfit.items() if self.checkpoint else ():
+            path.replace(path.with_suffix(".damaged"))
+            words = f"[bold red]{escape(f'{path} {reason}')}[/]"
+            self.console.print(f"{words} and was set aside; going on from the one before.")
         begin = f"step {self.checkpoint.step}, {self.checkpoint.path.name}" if self.checkpoint else "the beginning"
         self.console.print(f"resuming from {begin}{'' if self.checkpoint else ': no checkpoint was written'}")
 
