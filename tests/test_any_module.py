@@ -190,6 +190,25 @@ def test_a_run_that_goes_on_has_every_step_once(tmp_path):
     assert (part / "row_gradients.csv").read_bytes() == (tmp_path / "whole" / "row_gradients.csv").read_bytes()
 
 
+def test_lines_that_somebodys_trainer_finds_missing_are_told(tmp_path):
+    class Save(pl.Callback):
+        def on_train_end(self, trainer, module):
+            trainer.save_checkpoint(tmp_path / "some.ckpt")
+
+    def go_on(folder, steps, checkpoint=None):
+        pl.Trainer(
+            accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+            enable_model_summary=False, callbacks=[RowGradientRecorder(folder=folder), Save()], max_steps=steps,
+        ).fit(Segmenter(), Segmenter.batches(), ckpt_path=checkpoint)  # fmt: skip
+
+    go_on(tmp_path, 4)
+    csv = tmp_path / "row_gradients.csv"
+    csv.write_text("".join(csv.read_text().splitlines(keepends=True)[:3]))
+    with pytest.warns(UserWarning, match=r"row_gradients.csv has the norms of 2 of the 4 steps that were recorded\."):
+        go_on(tmp_path, 6, tmp_path / "some.ckpt")
+    assert list(recorded(csv)) == [0, 1, 4, 5]
+
+
 def test_a_model_is_watched_from_outside_and_left_as_it_was(tmp_path):
     class Plain(Segmenter):
         def __init__(self):

@@ -6,12 +6,14 @@ import re
 import shutil
 import signal
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import PROJECT, command, configure, events, norms, recorded_steps, start, train, weights
 from omegaconf import OmegaConf
 
+from rowgrad.errors import UserError
 from rowgrad.watch.norms import cut_back
 
 TRAIN = PROJECT / "scripts" / "train.py"
@@ -83,6 +85,103 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(run22, tmp_path, caps
     assert (folder / "row_gradients.csv").read_bytes() == (run22 / "row_gradients.csv").read_bytes()
     assert all(weights(folder)[key].equal(value) for key, value in weights(run22).items())
     assert last.with_suffix(".damaged").read_bytes() == content
+
+
+def spoil_lines(folder, keep, then=""):
+    """Keeps the header and so many lines of `row_gradients.csv`."""
+    csv = folder / "row_gradients.csv"
+    csv.write_text("".join(csv.read_text().splitlines(keepends=True)[: keep + 1]) + then)
+
+
+@pytest.mark.parametrize("then", ["", "20,1.5", "garbage\n", "20,1,2\n", "x,1\n", "0\n", "19" + ",1" * 56 + "\n"])
+def test_a_checkpoint_that_knows_more_steps_than_the_csv_gives_way_to_the_one_before(run22, tmp_path, capsys, then):
+    folder = copy_of(run22, tmp_path / "run")
+    last = folder / "checkpoints" / "last.ckpt"
+    known = last.read_bytes()
+    spoil_lines(folder, 20, then)
+    train(saved(folder), folder, resume=True)
+    printed = capsys.readouterr().out
+    assert (
+        f"{last} knows more steps than the files (row_gradients.csv has the norms of 20 of the 22 recorded" in printed
+    )
+    assert "resuming from step 20, previous.ckpt" in printed
+    assert (folder / "row_gradients.csv").read_bytes() == (run22 / "row_gradients.csv").read_bytes()
+    assert all(weights(folder)[key].equal(value) for key, value in weights(run22).items())
+    assert last.with_suffix(".damaged").read_bytes() == known
+
+
+@pytest.mark.parametrize(
+    ("spoil", "count"),
+    [
+        (lambda folder: (folder / "row_gradients.csv").unlink(), 0),
+        (lambda folder: spoil_lines(folder, 3), 3),
+        (lambda folder: spoil_lines(folder, 19, "20,\0\n" * 9), 19),
+        (lambda folder: (folder / "row_gradients.csv").write_bytes(os.urandom(5000)), 0),
+        (lambda folder: (folder / "row_gradients.csv").write_text("step,x/row_00\n" + "0,1\n1,1\n" * 30), 0),
+    ],
+    ids=["deleted", "cut", "garbage", "noise", "other columns"],
+)
+def test_lines_that_no_checkpoint_can_do_without_are_missed_by_name(run22, tmp_path, spoil, count):
+    folder = copy_of(run22, tmp_path / "run")
+    spoil(folder)
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    result = command(TRAIN, f"resume={folder}", cwd=tmp_path)
+    assert result.returncode == 1
+    assert f"row_gradients.csv has the norms of {count} of the 20 recorded steps of previous.ckpt" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
+
+
+def rewritten(folder, change):
+    """Changes what the checkpoints of a run hold."""
+    for name in ("last.ckpt", "previous.ckpt"):
+        content = torch.load(folder / "checkpoints" / name, weights_only=True)
+        change(content)
+        torch.save(content, folder / "checkpoints" / name)
+
+
+def test_a_checkpoint_that_does_not_know_what_was_recorded_goes_on_as_ever(run22, tmp_path):
+    folder = copy_of(run22, tmp_path / "run")
+    rewritten(folder, lambda content: content.pop("recorded"))
+    spoil_lines(folder, 3)
+    train(saved(folder), folder, resume=True)
+    assert summary(folder)["test/acc"] == summary(run22)["test/acc"]
+
+
+@pytest.mark.parametrize("nonsense", [3, {"a": 3}, {3: {}}, {"a": {"steps": "b"}}])
+def test_a_checkpoint_that_knows_nonsense_is_damaged(run22, tmp_path, nonsense):
+    folder = copy_of(run22, tmp_path / "run")
+    rewritten(folder, lambda content: content.update(recorded=nonsense))
+    with pytest.raises(UserError, match="no checkpoint can be read"):
+        train(saved(folder), folder, resume=True)
+
+
+def test_a_run_that_records_some_steps_or_none_misses_nothing(tmp_path):
+    for name, recorder in {"some": "callbacks.recorder.every=4", "none": "callbacks.recorder=null"}.items():
+        folder = tmp_path / name
+        train(configure(*QUICK, "model=mlp", "callbacks.pictures=null", recorder, "trainer.max_steps=6"), folder)
+        config = saved(folder)
+        config.trainer.max_steps = 9
+        train(config, folder, resume=True)
+        assert summary(folder)["train/steps"] == 9
+    assert recorded_steps(tmp_path / "some") == [0, 4, 8]
+
+
+def test_the_csv_is_on_the_disk_before_a_checkpoint_is(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+
+    def keep(number):
+        path = Path(f"/proc/self/fd/{number}").readlink()
+        synced.append((path.name, os.fstat(number).st_size))
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", keep)
+    train(configure(*QUICK, "model=mlp", "trainer.max_steps=2", "callbacks.checkpoints.every=1"), tmp_path / "run")
+    names = [name for name, _ in synced]
+    first = names.index("last.ckpt.part")
+    assert names[first - 1] == "row_gradients.csv"
+    lines = (tmp_path / "run" / "row_gradients.csv").read_bytes().splitlines(keepends=True)
+    assert synced[first - 1][1] == len(b"".join(lines[:2]))
 
 
 def test_without_a_good_checkpoint_resume_says_which_files_it_tried(run22, tmp_path):
@@ -190,8 +289,6 @@ def test_ranks_stop_after_the_same_step_whichever_got_the_signal(tmp_path):
 
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path, model):
-    from rowgrad.errors import UserError
-
     run = tmp_path / "run"
     explode = ["optimizer.schedule=constant", "optimizer.lr=1e30", "callbacks.checkpoints.every=1", f"model={model}"]
     with pytest.raises(UserError, match=r"(loss is (nan|inf) at step \d|is not finite after step \d).*last good"):

@@ -5,12 +5,16 @@
 
 Every life is a process of its own that runs `scripts/train.py`; they are forked off one that has torch imported, which
 saves the seconds of the import and nothing else. Kills come at random moments: while things are set up, between any two
-steps, and while a checkpoint is being written.
+steps, and while a checkpoint is being written; now and then it is a SIGTERM, which interrupts in order. In the end come
+kills while it validates, draws, tests and reports.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+import importlib
+import itertools
 import json
 import os
 import random
@@ -18,18 +22,41 @@ import runpy
 import signal
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.utils.tensorboard
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 TRAIN = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
+HEATMAPS = "pictures/1_row_gradients"
 QUICK = ["callbacks.progress=null", "callbacks.recorder.flush_every=3", "callbacks.checkpoints.every=7"]
 
 
-def start(*arguments: str, log: Path) -> int:
-    """Forks a life of `scripts/train.py`; returns its process number."""
+# What a life does when it is killed near its end, in this order.
+MOMENTS = {
+    "validating": "rowgrad.model.classifier:RowClassifier.validation_step",
+    "drawing": "rowgrad.watch.pictures:Pictures._digits",
+    "after training": "rowgrad.training.run:Training._measure",
+    "testing": "rowgrad.model.classifier:RowClassifier.test_step",
+    "telling TensorBoard": "rowgrad.training.run:write_outcome",
+    "writing the summary": "rowgrad.folders:RunFolder.write_summary",
+}
+
+
+def die_at(moment: str) -> None:
+    """Has this process kill itself where it would call a function."""
+    module, _, name = moment.partition(":")
+    *owners, last = name.split(".")
+    owner = functools.reduce(getattr, owners, importlib.import_module(module))
+    setattr(owner, last, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))
+
+
+def start(*arguments: str, log: Path, moment: str | None = None) -> int:
+    """Forks a life of `scripts/train.py`, which dies at one of the moments; returns its process number."""
     pid = os.fork()
     if pid:
         return pid
@@ -39,6 +66,8 @@ def start(*arguments: str, log: Path) -> int:
     sys.argv = [str(TRAIN), *arguments]
     code = 1
     try:
+        if moment is not None:
+            die_at(MOMENTS[moment])
         runpy.run_path(sys.argv[0], run_name="__main__")
         code = 0
     except SystemExit as end:
@@ -66,26 +95,43 @@ def kill(pid: int, run: Path, mode: str, chance: random.Random) -> bool:
         if mode == "at once":
             time.sleep(chance.uniform(0, 0.8))
             break
-        if mode == "step" and csv.exists() and csv.stat().st_size >= wanted:
+        if mode in {"step", "interrupt"} and csv.exists() and csv.stat().st_size >= wanted:
             time.sleep(chance.uniform(0, 0.03))
             break
         if mode == "write" and csv.exists() and csv.stat().st_size > size and list(run.glob("checkpoints/*.part")):
             break
-    os.kill(pid, signal.SIGKILL)
-    return finish(pid) == -signal.SIGKILL
+    number, code = (signal.SIGTERM, 130) if mode == "interrupt" else (signal.SIGKILL, -signal.SIGKILL)
+    os.kill(pid, number)
+    return finish(pid) == code
 
 
-def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
-    """What TensorBoard shows: tag -> (step, value)."""
-    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"scalars": 0})
+def shown(run: Path) -> dict[str, list[Any]]:
+    """What TensorBoard shows, tag by tag, without times: scalars, images, histograms, texts, hyperparameters."""
+    kept = dict.fromkeys(("scalars", "images", "histograms", "tensors"), 0)
+    events = EventAccumulator(str(run / "tensorboard"), size_guidance=kept)
     events.Reload()
-    return {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    content: dict[str, list[Any]] = {}
+    for kind in kept:
+        for tag in events.Tags()[kind]:
+            content[tag] = [replace(event, wall_time=0) for event in getattr(events, kind.capitalize())(tag)]
+    for tag in ("outcome/text_summary",):  # which tells the seconds, and stays where a run was interrupted
+        content[tag] = [event.step for event in content.get(tag, [])][-1:]
+    for tag, about in events.summary_metadata.items():
+        if about.plugin_data.plugin_name == "hparams":
+            data = HParamsPluginData.FromString(about.plugin_data.content)
+            data.session_start_info.start_time_secs = data.session_end_info.end_time_secs = 0
+            content[tag] = [data]
+    if any(tag.startswith("row_update_norm/") for tag in content):
+        # Those of before a resume are in no file that the picture is drawn from.
+        content[HEATMAPS] = [event.step for event in content.get(HEATMAPS, [])]
+    return content
 
 
 def differences(alone: Path, killed: Path) -> list[str]:
     """Names of what is not bit-identical in two runs."""
     found = []
-    if (alone / "row_gradients.csv").read_bytes() != (killed / "row_gradients.csv").read_bytes():
+    lines = [run / "row_gradients.csv" for run in (alone, killed)]
+    if len({file.read_bytes() if file.exists() else None for file in lines}) > 1:
         found.append("row_gradients.csv")
     summaries = [json.loads((run / "summary.json").read_text()) for run in (alone, killed)]
     found += [
@@ -99,8 +145,8 @@ def differences(alone: Path, killed: Path) -> list[str]:
             state["callbacks"] = {k: v for k, v in state["callbacks"].items() if not k.startswith("Timer")}
         keys = ["state_dict", "optimizer_states", "lr_schedulers", "global_step", "epoch", "callbacks"]
         found += [f"{name}: {key}" for key in keys if not same(states[0][key], states[1][key])]
-    shown = [scalars(run) for run in (alone, killed)]
-    found += [f"tensorboard: {tag}" for tag in shown[0] if shown[0][tag] != shown[1].get(tag)]
+    tags, others = shown(alone), shown(killed)
+    found += [f"tensorboard: {tag}" for tag in sorted(tags.keys() | others.keys()) if tags.get(tag) != others.get(tag)]
     return found
 
 
@@ -128,9 +174,10 @@ def main() -> int:
     alone, killed = folder / "alone", folder / "killed"
     overrides = [*QUICK, *options.overrides]
     assert finish(start(*overrides, f"hydra.run.dir={alone}", log=log)) == 0, log.read_text()
-    kills = dict.fromkeys(("at once", "step", "write"), 0)
-    while sum(kills.values()) < options.kills:
-        mode = chance.choice(list(kills))
+    kills = dict.fromkeys(("at once", "step", "write", "interrupt"), 0)
+    modes = [mode for mode, _ in zip(itertools.cycle(kills), range(options.kills))]
+    chance.shuffle(modes)
+    for mode in modes:
         claimed = (killed / "config.yaml").exists()
         arguments = [f"resume={killed}"] if claimed else [*overrides, f"hydra.run.dir={killed}"]
         if not kill(start(*arguments, log=log), killed, mode, chance):
@@ -138,8 +185,10 @@ def main() -> int:
             print(f"the run ended after {sum(kills.values())} kills", file=sys.stderr)
             return 1
         kills[mode] += 1
+    for moment in MOMENTS:
+        assert finish(start(f"resume={killed}", log=log, moment=moment)) == -signal.SIGKILL, log.read_text()
     assert finish(start(f"resume={killed}", log=log)) == 0, log.read_text()
-    result = {"kills": kills, "differences": differences(alone, killed)}
+    result = {"kills": kills, "moments": list(MOMENTS), "differences": differences(alone, killed)}
     print(json.dumps(result))
     return 1 if result["differences"] else 0
 

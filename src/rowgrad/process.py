@@ -34,10 +34,12 @@ class Signals:
     Attributes:
         received: the name of the signal that came, or None.
         doing: what is said to whoever sends one.
+        stops: whether training stops because of it, and not by itself.
     """
 
     def __init__(self) -> None:
         self.received: str | None = None
+        self.stops = False
         self.doing = LEAVING
         self._before: dict[int, object] = {}
         self._raises = False
@@ -71,7 +73,7 @@ class Signals:
         finally:
             for number, handler in self._before.items():
                 signal.signal(number, handler)  # ty: ignore[invalid-argument-type]
-            self._before, self.received = {}, None
+            self._before, self.received, self.stops = {}, None, False
 
     @contextmanager
     def raising(self) -> Generator[None]:

@@ -13,8 +13,13 @@ from lightning.pytorch.callbacks import Checkpoint
 from rowgrad.errors import UserError
 from rowgrad.files import whole_file
 from rowgrad.folders import RunFolder
+from rowgrad.process import SIGNALS
 from rowgrad.results.run import read_checkpoint
 from rowgrad.training.settings import CheckpointsSettings
+from rowgrad.training.stops import validates_next
+from rowgrad.watch.norms import count_lines, heights_of
+from rowgrad.watch.outlets import save_loggers
+from rowgrad.watch.recorder import RECORDED
 
 if TYPE_CHECKING:
     import os
@@ -50,6 +55,8 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 class Checkpoints(Checkpoint):
     """Saves every so many optimizer steps, at the end of each epoch and where training stops.
 
+    Where a validation follows on a step it is saved later: a run goes on behind the validation, so it must be done.
+
     Files go to `checkpoints/` in the trainer's `default_root_dir`: `last.ckpt`, the one before it as `previous.ckpt`,
     and `best.ckpt`, the best by `val/acc`. They hold the state of torch's generators too, and load with
     `weights_only=True`.
@@ -71,11 +78,18 @@ class Checkpoints(Checkpoint):
         self.validation: dict[str, float] = {}
         self.validated_step: int | None = None
         self._generators: dict[str, torch.Tensor] = {}
-        self._step = 0
+        self._ended: list[int | None] | None = None
+        self._loop: dict[str, Any] | None = None
+        self._step, self._late = 0, False
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """A run that ended before its limits, and has the same ones now, is at its end."""
+        trainer.should_stop |= self._ended == limits_of(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Gives torch's generators the state that they had in the checkpoint."""
-        self._step = trainer.global_step
+        self._step, self._late, self._loop = trainer.global_step, False, None
+        begin_next_epoch(trainer)
         if "cpu" in self._generators:
             torch.set_rng_state(self._generators["cpu"])
         if "cuda" in self._generators and pl_module.device.type == "cuda":
@@ -88,14 +102,29 @@ class Checkpoints(Checkpoint):
         step = trainer.global_step
         if step == self._step or trainer.is_last_batch:
             return
-        self._step = step
-        if trainer.should_stop or step == trainer.max_steps or step % self.every == 0:
+        self._step, self._loop = step, None
+        self._late |= trainer.should_stop or step == trainer.max_steps or step % self.every == 0
+        if validates_next(trainer):
+            self._loop = trainer.fit_loop.state_dict()
+        elif self._late:
             self._save_last(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Saves `last.ckpt` when an epoch is complete."""
-        if trainer.is_last_batch and trainer.global_step:
+        """Saves `last.ckpt` when an epoch is complete, or when training stops after a validation within one."""
+        if trainer.is_last_batch:
+            self._loop = None
+        if (trainer.is_last_batch and trainer.global_step) or self._loop is not None:
             self._save_last(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """What was logged before is on its way to the disk; of an epoch that is not complete, training may go on."""
+        save_loggers(trainer)
+        if self._loop is not None and trainer.training:
+            checkpoint["loops"]["fit_loop"] = self._loop
+        if trainer.should_stop and not SIGNALS.stops:
+            checkpoint["callbacks"][self.state_key]["ended"] = limits_of(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keeps the metrics, and `best.ckpt` when `val/acc` is higher than ever."""
@@ -128,12 +157,31 @@ class Checkpoints(Checkpoint):
         """Takes all of it from a checkpoint."""
         self.best, self.validation = state_dict["best"], state_dict["validation"]
         self.validated_step, self._generators = state_dict["validated_step"], state_dict["generators"]
+        self._ended = state_dict.get("ended")
 
     def _save_last(self, trainer: pl.Trainer) -> None:
+        self._late = False
         if is_dry(trainer):  # a dry run leaves nothing that looks as if it were trained
             return
         folder = folder_of(trainer)
         trainer.save_checkpoint(folder.last, storage_options=folder.previous)
+
+
+def limits_of(trainer: pl.Trainer) -> list[int | None]:
+    """Where a run ends at the latest: epochs and optimizer steps."""
+    return [trainer.max_epochs, trainer.max_steps]
+
+
+def begin_next_epoch(trainer: pl.Trainer) -> None:
+    """Has a run that goes on at the end of an epoch begin the next one.
+
+    Lightning 2.6 does, but not where there are `max_steps`: there it ends the epoch once more, and counts it twice.
+    """
+    loop = trainer.fit_loop
+    if loop.restarted_on_epoch_end and trainer.is_last_batch:
+        loop.epoch_progress.increment_completed()
+        loop.reset_restart_stage()
+        loop._restarting = loop.epoch_loop.restarting = False  # noqa: SLF001  (its own setter keeps it with max_steps)
 
 
 def is_dry(trainer: pl.Trainer) -> bool:
@@ -147,25 +195,44 @@ def folder_of(trainer: pl.Trainer) -> RunFolder:
 
 
 class Found(NamedTuple):
-    """A checkpoint that can be read, its optimizer step, and the newer ones that cannot."""
+    """A checkpoint from which a run can go on, its optimizer step, and the newer ones with what is wrong with each."""
 
     path: Path
     step: int
-    damaged: list[Path]
+    unfit: dict[Path, str]
 
 
 def newest_good(run: RunFolder) -> Found | None:
-    """The newest checkpoint of a run that can be read; None where no checkpoint was written yet.
+    """The newest checkpoint that can be read and knows no more steps than the run's files; None where there is none.
 
     Raises:
-        UserError: there are checkpoints, and none can be read.
+        UserError: there are checkpoints, and from none of them the run can go on.
     """
-    damaged = []
+    unfit: dict[Path, str] = {}
+    lost = ""
     for path in run.checkpoints:
         try:
-            return Found(path, read_checkpoint(path)["global_step"], damaged)
-        except UserError:
-            damaged.append(path)
-    if damaged:
-        raise UserError(f"resume={run}: no checkpoint can be read: {', '.join(map(str, damaged))}.")
+            content = read_checkpoint(path)
+            step, missing = content["global_step"], _missing_steps(run, content)
+        except (UserError, AttributeError, KeyError, TypeError, ValueError):  # or it holds something else
+            unfit[path] = "is damaged"
+            continue
+        if not missing:
+            return Found(path, step, unfit)
+        unfit[path], lost = f"knows more steps than the files ({missing})", f"{missing} of {path.name}"
+    if lost:
+        raise UserError(f"resume={run}: {lost}. Put the file back, or train the run again in another folder.")
+    if unfit:
+        raise UserError(f"resume={run}: no checkpoint can be read: {', '.join(map(str, unfit))}.")
     return None
+
+
+def _missing_steps(run: RunFolder, checkpoint: dict[str, Any]) -> str:
+    """Words for recorded steps that a checkpoint knows and a file beside `row_gradients.csv` has not; else empty."""
+    for name, known in checkpoint.get(RECORDED, {}).items():
+        file = run.norms_file.with_name(Path(name).name)  # wherever a foreign checkpoint wants to look
+        same = sorted(heights_of(file)) == known["quantities"]
+        count = count_lines(file, checkpoint["global_step"]) if same else 0
+        if count < known["steps"]:
+            return f"{file.name} has the norms of {count} of the {known['steps']} recorded steps"
+    return ""

@@ -9,7 +9,6 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from rich.console import Console
@@ -24,7 +23,7 @@ from rowgrad.scenario.settings import ScenarioSettings
 from rowgrad.training.build import build
 from rowgrad.training.checkpoints import Checkpoints, newest_good
 from rowgrad.training.settings import notes_on_rows, read_saved_settings, read_settings
-from rowgrad.training.stops import FiniteLoss, GracefulStop
+from rowgrad.training.stops import FiniteLoss, GracefulStop, WholeSteps
 from rowgrad.training.trainer import (
     be_quiet,
     check_batches,
@@ -126,7 +125,7 @@ class Training:
         if self.trainer.is_global_zero:
             self.folder.claim(self.config, resume=self.resume)
             if self.resume:
-                self._set_aside_damaged()
+                self._set_aside_unfit()
             self._announce()
         notes = [f"note           {note}" for note in self.notes]
         scenario = f"scenario       {escape(self.module.sentence())}"
@@ -177,23 +176,27 @@ class Training:
     def _report(self) -> None:
         """Writes how the run ended, to its summary and to TensorBoard."""
         trainer, seconds = self.trainer, round(self.timer.time_elapsed("train"), 3)
-        self.summary |= {"train/steps": trainer.global_step, "train/seconds": seconds}
+        # Where it ended before the checkpoint was loaded, the trainer knows of no step.
+        steps = trainer.global_step or (self.checkpoint.step if self.checkpoint else 0)
+        self.summary |= {"train/steps": steps, "train/seconds": seconds}
         if trainer.is_global_zero:
             self.summary["cut_fraction"] = Run(self.folder).cut_fraction
-            self.folder.write_summary(self.summary)
             for writer in writers(trainer):
-                write_outcome(writer, self.summary, trainer.global_step)
+                write_outcome(writer, self.summary, steps)
                 writer.close()
             close_loggers(trainer)
+            self.folder.write_summary(self.summary)  # last: a run that says that it is done has all its files
 
-    def _set_aside_damaged(self) -> None:
-        """Moves what cannot be read out of the way of new checkpoints; says where the run goes on."""
+    def _set_aside_unfit(self) -> None:
+        """Moves what the run cannot go on from out of the way of new checkpoints; says where it goes on."""
         self.folder.tidy()
-        for damaged in self.checkpoint.damaged if self.checkpoint else []:
-            damaged.replace(damaged.with_suffix(".damaged"))
-            self.console.print(
-                f"[bold red]{escape(str(damaged))} is damaged[/] and was set aside; going on from the one before."
-            )
+        if self.checkpoint is None:  # it begins anew; TensorBoard would show texts of before beside the new ones
+            for file in self.folder.events.glob("events.out.tfevents.*"):
+                file.unlink()
+        for path, reason in self.checkpoint.unfit.items() if self.checkpoint else ():
+            path.replace(path.with_suffix(".damaged"))
+            words = f"[bold red]{escape(f'{path} {reason}')}[/]"
+            self.console.print(f"{words} and was set aside; going on from the one before.")
         begin = f"step {self.checkpoint.step}, {self.checkpoint.path.name}" if self.checkpoint else "the beginning"
         self.console.print(f"resuming from {begin}{'' if self.checkpoint else ': no checkpoint was written'}")
 
@@ -214,6 +217,8 @@ class Training:
     def _measure(self) -> Summary:
         """Validation and test metrics of the last weights."""
         trainer, checkpoints = self.trainer, self.trainer.checkpoint_callback
+        # By which Lightning logs. From a checkpoint within an epoch it is one too low, and is mended by training alone.
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step  # noqa: SLF001
         known = isinstance(checkpoints, Checkpoints) and checkpoints.validated_step == trainer.global_step
         if not known:  # training ended in mid-epoch, or nobody kept them
             trainer.validate(self.module, datamodule=self.data, verbose=False)
@@ -224,10 +229,10 @@ class Training:
         return validation | _metrics(trainer) | {"status": "done"}
 
 
-def make_timer(longest: Any) -> Timer:
+def make_timer(longest: Any) -> WholeSteps:
     """What measures training, and ends it where `trainer.max_time` is over."""
     try:
-        return Timer(longest)
+        return WholeSteps(longest)
     except (MisconfigurationException, AttributeError, TypeError) as error:
         raise UserError(f"trainer.max_time={longest} is not a time (DD:HH:MM:SS), or null.") from error
 

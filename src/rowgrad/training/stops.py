@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from rowgrad.errors import UserError
@@ -44,7 +45,7 @@ class GracefulStop(pl.Callback):
         """Stops after a whole optimizer step, never between two micro-batches."""
         if trainer.global_step != self._step:
             self._step = trainer.global_step
-            self._stop_if_received(trainer)
+            self._stop_if_received(trainer, within=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """What came after the last step counts too."""
@@ -72,16 +73,37 @@ class GracefulStop(pl.Callback):
         """Leaves a test: a run that goes on begins it again."""
         self.check(trainer)
 
-    def _stop_if_received(self, trainer: pl.Trainer) -> None:
+    def _stop_if_received(self, trainer: pl.Trainer, *, within: bool = False) -> None:
         received = SIGNALS.received is not None
         if trainer.world_size > 1:  # all ranks stop after the same step, whichever got the signal
             received = trainer.strategy.reduce_boolean_decision(received, all=False)
         if received:
             self._agreed = True
             SIGNALS.received = SIGNALS.received or "another rank's signal"
+            # A validation that is due is not made up for; Lightning would validate wherever training stops.
+            due = within and (trainer.should_stop or validates_next(trainer))
+            SIGNALS.stops = not trainer.should_stop
             trainer.should_stop = True
-            if not trainer.is_last_batch:
+            if not due:
                 trainer.limit_val_batches = 0  # a batch system waits only so long
+
+
+def validates_next(trainer: pl.Trainer) -> bool:
+    """Whether a validation follows on the batch that is just done."""
+    loop = trainer.fit_loop
+    fetcher = loop._data_fetcher  # noqa: SLF001
+    return fetcher is not None and loop.epoch_loop._should_check_val_fx(fetcher)  # noqa: SLF001
+
+
+class WholeSteps(Timer):
+    """Lightning's timer, which ends training after a whole optimizer step only."""
+
+    state_key = Timer.__qualname__  # as checkpoints of before have it
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Looks at the time."""
+        if not trainer.fit_loop._should_accumulate():  # noqa: SLF001
+            super().on_train_batch_end(trainer, *args, **kwargs)
 
 
 class FiniteLoss(pl.Callback):

@@ -42,15 +42,16 @@ def announce(
 
 
 def write_outcome(writer: SummaryWriter, summary: Mapping[str, Any], step: int) -> None:
-    """Writes how the run ended, its final metrics and, where it is done, its end for *HParams*."""
+    """Writes how the run ended and, where it is done, its final metrics and its end for *HParams*."""
     facts = {name: value for name, value in summary.items() if name == "status" or "/" in name}
     writer.add_text("outcome", "\n".join(f"- {name}: {value}" for name, value in facts.items()), step)
+    if summary["status"] != "done":
+        return
     for tag, name in FINAL.items():
         if tag != name and summary.get(name) is not None:
             writer.add_scalar(tag, summary[name], step)
-    if summary["status"] == "done":
-        *_, end = hparams({}, {})
-        add_record(writer, end, step)
+    *_, end = hparams({}, {})
+    add_record(writer, end, step)
 
 
 def hyperparameters(config: DictConfig) -> dict[str, str | float]:

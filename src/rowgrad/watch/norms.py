@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
@@ -13,12 +14,13 @@ from torch.nn.functional import pad
 from rowgrad.files import write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 # Decimal digits by which a number of 32 bits, and one of 64, is known from all others.
 SINGLE, DOUBLE = 9, 17
 Norms = dict[str, Tensor]  # norms (T, H) by the names of their quantities
+_LINE = re.compile(rb"(\d{1,18})((?:,-?(?:\d+(?:\.\d+)?(?:e[-+]\d+)?|inf|nan))*)\n")  # a step and its norms
 
 
 def row_tags(quantity: str, height: int) -> list[str]:
@@ -31,10 +33,14 @@ class NormsFile:
 
     Args:
         path: where it is; it is made with the first steps.
+        count: the lines of before.
+
+    Attributes:
+        count: the lines that it has, one for each recorded step.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, count: int = 0) -> None:
+        self.path, self.count = path, count
         self._file: TextIO | None = None
         self._heights: dict[str, int] = {}
         self._digits = SINGLE
@@ -49,10 +55,17 @@ class NormsFile:
             self._widen(heights)
         table = torch.cat([_padded(values, heights[quantity]) for quantity, values in norms.items()], 1)
         self._write(lines(steps, table, digits))
+        self.count += len(steps)
+
+    def sync(self) -> None:
+        """Waits until all lines are on the disk."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
 
     def close(self) -> None:
         """Nothing is written after this."""
         if self._file is not None:
+            self.sync()
             self._file.close()
             self._file = None
 
@@ -96,7 +109,7 @@ def heights_of(path: Path) -> dict[str, int]:
     """How many rows each quantity has in a file; empty where there is none."""
     heights: dict[str, int] = {}
     if path.is_file():
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8", errors="replace") as file:
             first = next(file, "")
         for name in first.strip().split(",")[1:] if first.endswith("\n") else ():
             quantity = name.rpartition("/row_")[0]
@@ -120,15 +133,31 @@ def read_norms(path: Path) -> tuple[Tensor, Norms]:
     return table[:, 0].long(), {quantity: table[:, places] for quantity, places in columns.items() if quantity}
 
 
-def cut_back(path: Path, step: int) -> None:
-    """Removes the lines of step `step` and later, and a line that was not written to its end."""
-    if not path.exists():
+def count_lines(path: Path, step: int) -> int:
+    """How many steps below `step` a file has, up to the first line that is none: cut off, out of order, garbage."""
+    return max(sum(1 for _ in _good_lines(path, step)) - 1, 0)
+
+
+def cut_back(path: Path, step: int) -> int:
+    """Removes the lines of step `step` and later, and all from the first on that is none; how many steps are left."""
+    sizes = list(_good_lines(path, step))
+    if path.is_file():
+        os.truncate(path, sum(sizes))
+    return max(len(sizes) - 1, 0)
+
+
+def _good_lines(path: Path, step: int) -> Iterator[int]:
+    """The lengths of a file's lines, in bytes: of the first, and of those of steps below `step`."""
+    if not path.is_file():
         return
-    keep = 0
     with path.open("rb") as file:
-        for number, line in enumerate(file):
-            first = line.partition(b",")[0]
-            if not line.endswith(b"\n") or (number > 0 and int(first) >= step):
-                break
-            keep += len(line)
-    os.truncate(path, keep)
+        first, before = next(file, b""), -1
+        if not first.startswith(b"step,") or not first.endswith(b"\n"):
+            return
+        yield len(first)
+        for line in file:
+            match = _LINE.fullmatch(line)
+            if match is None or match[2].count(b",") != first.count(b",") or not before < int(match[1]) < step:
+                return
+            before = int(match[1])
+            yield len(line)

@@ -121,7 +121,7 @@ def open_norms_file(trainer: pl.Trainer, folder: Path | None, name: str, quantit
         if not file.exists() or (same and (folder is not None or trainer.global_step > 0)):
             break
         file = file.with_name(f"{stem}-{number}{file.suffix}")
-    if trainer.is_global_zero:
-        own.mkdir(parents=True, exist_ok=True)
-        cut_back(file, trainer.global_step)
-    return NormsFile(file)
+    if not trainer.is_global_zero:
+        return NormsFile(file)
+    own.mkdir(parents=True, exist_ok=True)
+    return NormsFile(file, cut_back(file, trainer.global_step))

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 
 from rowgrad.model.classifier import RowClassifier
+from rowgrad.process import SIGNALS
 from rowgrad.watch.events import add_pictures
 from rowgrad.watch.outlets import writers, writes_events
 from rowgrad.watch.quantities import ARRIVES, REACHES
@@ -60,9 +61,17 @@ class Pictures(pl.Callback):
         if trainer.global_step % self.every == 0:
             self._draw(trainer, pl_module)
 
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Draws the whole run before its last checkpoint is there: whoever goes on from that trains no more."""
+        if trainer.training and is_at_its_end(trainer):
+            self._draw(trainer, pl_module)
+
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draws the whole run."""
-        self._draw(trainer, pl_module)
+        """Draws the whole run where there are no checkpoints; a run that was interrupted is not whole."""
+        if not SIGNALS.stops:
+            self._draw(trainer, pl_module)
 
     def _draw(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         assert isinstance(module, RowClassifier), "these are pictures of its rows"
@@ -106,3 +115,11 @@ class Pictures(pl.Callback):
         beside = {"original": ("‖∂L/∂θᵣ‖", REACHES), "network saw": ("‖∂L/∂τᵣ‖", ARRIVES)}
         bars = {view: (f"mean {words}", means[q]) for view, (words, q) in beside.items() if q in means}
         return figures.digits({name: view.cpu() for name, view in views.items()}, bars, scenario.selected.tolist())
+
+
+def is_at_its_end(trainer: pl.Trainer) -> bool:
+    """Whether training ends by itself with the step, or the epoch, that is just done."""
+    steps, epochs, loop = trainer.max_steps, trainer.max_epochs or -1, trainer.fit_loop
+    all_steps, all_epochs = 0 <= steps <= trainer.global_step, 0 <= epochs <= trainer.current_epoch + 1
+    stops = trainer.should_stop and not SIGNALS.stops and loop._can_stop_early  # noqa: SLF001
+    return all_steps or (all_epochs and trainer.is_last_batch) or stops

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from rowgrad.watch.events import add_layout
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from torch.optim import Optimizer
+
+RECORDED = "recorded"  # of a checkpoint: what the files beside it have, by their names
 
 
 class RowGradientRecorder(pl.Callback):
@@ -77,6 +80,7 @@ class RowGradientRecorder(pl.Callback):
         self._counts: list[int] = []
         self._pending: tuple[Stream, int, list[Tensor | None]] | None = None
         self._outputs: list[Sequence[Tensor]] = []
+        self._recorded: dict[str, Any] = {}
         self._scale = 1.0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -91,12 +95,13 @@ class RowGradientRecorder(pl.Callback):
         counts = self._counts if len(self._counts) == count else [trainer.global_step] * count
         files = [open_norms_file(trainer, self.folder, name, tapped.quantities) for name in names]
         self._streams = [
-            Stream(name, done, file, tapped, keeps_history=self.keeps_history)
+            Stream(name, done, file, tapped, keeps_history=self.keeps_history and trainer.is_global_zero)
             for name, done, file in zip(names, counts, files, strict=True)
         ]
         self._ranks, self._step = Ranks(trainer), trainer.global_step
         self._scaler: torch.amp.GradScaler | None = getattr(trainer.precision_plugin, "scaler", None)
         self._counts, self._pending, self._outputs = [], None, []
+        self._warn_of_lost_steps()
         if trainer.global_step == 0:
             for writer in writers(trainer):
                 add_layout(writer, {title: tags for stream in self._streams for title, tags in stream.charts().items()})
@@ -138,9 +143,16 @@ class RowGradientRecorder(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """A checkpoint never knows more steps than the files."""
+        """A checkpoint never knows more steps than the files on the disk."""
         self.flush(trainer)
+        checkpoint[RECORDED] = {stream.file.path.name: stream.in_file() for stream in self._streams}
         save_loggers(trainer)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Keeps what the files had."""
+        self._recorded = checkpoint.get(RECORDED, {})
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes what is left."""
@@ -200,6 +212,14 @@ class RowGradientRecorder(pl.Callback):
     def _tapped(self) -> Tapped:
         assert self.tapped is not None, "while it is trained"
         return self.tapped
+
+    def _warn_of_lost_steps(self) -> None:
+        """Says which files have fewer steps than the checkpoint knows; a file that is begun anew lacks none."""
+        known, self._recorded = self._recorded, {}
+        for file in (stream.file for stream in self._streams if stream.file.path.exists()):
+            steps = known.get(file.path.name, {}).get("steps", 0)
+            if file.count < steps:
+                rank_zero_warn(f"{file.path} has the norms of {file.count} of the {steps} steps that were recorded.")
 
     def _take(self, quantity: Quantity, module: pl.LightningModule, optimizer: Optimizer) -> Tensor | None:
         """What a quantity keeps of the step that is due: unscaled, of all ranks, and nobody else's."""

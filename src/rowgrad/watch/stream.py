@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -76,6 +76,12 @@ class Stream:
         columns |= derived(norms, self.pairs, self.watched.selected)
         tags, table = table_of(norms, columns)
         write_to_loggers(trainer, steps, [self.prefix + tag for tag in tags], table)
+
+    def in_file(self) -> dict[str, Any]:
+        """What the file has on the disk: how many steps, and of which quantities."""
+        self.file.sync()
+        names = sorted(quantity.name for quantity in self.quantities if quantity.in_csv)
+        return {"steps": self.file.count, "quantities": names}
 
     def charts(self) -> dict[str, str]:
         """The charts of *Custom Scalars*: regular expressions of tags by their titles."""
