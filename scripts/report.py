@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from rich.console import Console
@@ -32,7 +33,10 @@ def main() -> None:
         common = Path(os.path.commonpath([path.absolute() for path in arguments.runs]))
         out = arguments.out or RunFolder(common).report
         page = write_report(runs, out, lambda what: status.update(f"drawing {what}"))
-    print(f"{len(runs)} runs: {page}")
+    for run in runs:
+        if run.theta is None and run.folder.checkpoints:
+            print(f"{run.folder}: no checkpoint can be read, so its θ is not shown.", file=sys.stderr)
+    print(f"{len(runs)} run{'s' if len(runs) > 1 else ''}: {page}")
 
 
 if __name__ == "__main__":

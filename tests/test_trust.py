@@ -381,3 +381,23 @@ def test_a_checkpoint_that_would_run_code_when_unpickled_does_not(hostile, tmp_p
             opened(folder)
     assert not (tmp_path / "called").exists()
     assert Run(RunFolder(folder)).summary["status"] == "done"
+
+
+def test_nothing_is_downloaded_to_where_somebodys_config_says(hostile, tmp_path):
+    (tmp_path / "mine").mkdir()
+    folder = hostile(data__name="mnist", data__root=str(tmp_path / "mine"))
+    for opened in (load_run, resumed):
+        with pytest.raises(UserError, match="does not hold MNIST, and nothing is downloaded there"):
+            opened(folder)
+    assert Run(RunFolder(folder)).mean_image() is None
+    assert not list((tmp_path / "mine").iterdir())
+
+
+def test_a_damaged_checkpoint_among_the_runs_of_a_report_is_told_and_the_others_are_shown(hostile, honest, tmp_path):
+    folder = hostile()
+    for file in (folder / "checkpoints").iterdir():
+        file.write_bytes(b"garbage")
+    result = command(REPORT, honest, folder, "--out", tmp_path / "out", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert f"{folder}: no checkpoint can be read, so its θ is not shown." in result.stderr
+    assert (tmp_path / "out" / "report.html").is_file()

@@ -45,12 +45,12 @@ class ImageData(pl.LightningDataModule):
         self._position: dict[str, int] | None = None
         self.name, self.missing, root = settings.name, None, Path(settings.root)
         try:
-            self.dataset = SOURCES[self.name](root) if source is None else source()
+            self.dataset = SOURCES[self.name](root, download=settings.download) if source is None else source()
         except MissingError as error:
             if settings.fallback in {None, self.name}:
                 raise
             self.name, self.missing = str(settings.fallback), str(error)
-            self.dataset = SOURCES[self.name](root)
+            self.dataset = SOURCES[self.name](root, download=settings.download)
         if not isinstance(self.dataset, DataSet):
             raise UserError(f"data.source gives a {type(self.dataset).__name__}, not a rowgrad.data.sources.DataSet.")
         settings.check_shift(self.dataset.shape)

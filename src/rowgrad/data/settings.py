@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rowgrad.config import GROUP, Settings, one_of, or_null, setting, text, whole
+from rowgrad.config import BOOLEAN, GROUP, Settings, one_of, or_null, setting, text, whole
 from rowgrad.errors import UserError
 
 
@@ -40,6 +40,7 @@ class DataSettings(Settings, key="data"):
     fallback: str | None = setting(
         None, or_null(one_of(*DATA_SETS)), "where the data set cannot be had; null makes that an error"
     )
+    download: bool = setting(True, BOOLEAN, "whether files that are missing are downloaded")
     batch_size: int = setting(128, whole(1), "images of one micro-batch on one process")
     eval_batch_size: int = setting(500, whole(1), "images of one batch in validation and test")
     shift: int = setting(1, whole(0), "training images are shifted by up to so many pixels in each direction")

@@ -101,7 +101,7 @@ class DataSet:
         return (1 - mean) / std
 
 
-Load = Callable[[Path], DataSet]
+Load = Callable[..., DataSet]  # of a folder; `download=False` where nothing may be written there
 _SHAPE = DATA_SETS["mnist"]  # the same in all data sets of MNIST's format
 _BYTES = 8  # the type of unsigned bytes in an IDX file
 # MD5 of the four files after unpacking, where they are known.
@@ -113,7 +113,7 @@ _CHECKSUMS = {
 }
 
 
-def _torchvision(name: str, mean: float, std: float, root: Path) -> DataSet:
+def _torchvision(name: str, mean: float, std: float, root: Path, *, download: bool = True) -> DataSet:
     """A torchvision data set in MNIST's format; missing files are downloaded and their checksums compared.
 
     One process downloads, the others wait for it. Files that are there are checked before they are believed.
@@ -127,6 +127,8 @@ def _torchvision(name: str, mean: float, std: float, root: Path) -> DataSet:
         raise UserError(f"data.root={root} is not a folder.")
     try:
         if not all(file.exists() for file in files):
+            if not download:
+                raise MissingError(f"data.root={root} does not hold {name}, and nothing is downloaded there.")
             root.mkdir(parents=True, exist_ok=True)
             with SIGNALS.raising(), FileLock(root / f".{name}.lock"):
                 _download(kind, root, files)
@@ -211,7 +213,7 @@ def _anew(*files: Path) -> str:
 
 
 @lru_cache(maxsize=1)
-def _digits(_root: Path) -> DataSet:
+def _digits(_root: Path, *, download: bool = True) -> DataSet:  # noqa: ARG001  (they come with scikit-learn)
     """scikit-learn's 1,797 real handwritten digits of 8x8, resized to 28x28: 1,297, 200 and 300 in a fixed order."""
     from sklearn.datasets import load_digits  # takes a second to import
 

@@ -117,8 +117,13 @@ class Run:
 
     @cached_property
     def theta(self) -> Tensor | None:
-        """θ after the last checkpoint, (C, H, W); None where there is none."""
-        return self.weights()["theta"] if self.folder.last.is_file() else None
+        """θ after the newest checkpoint that can be read, (C, H, W); None where there is none."""
+        for file in self.folder.checkpoints:
+            try:
+                return self.weights(file)["theta"]
+            except (UserError, KeyError):
+                continue
+        return None
 
     @property
     def damage(self) -> Tensor | None:
@@ -132,7 +137,7 @@ class Run:
         if name not in DATA_SETS or (name != "digits" and not root.is_dir()):
             return None
         try:
-            return SOURCES[name](root).test.pixels.double().mean(0) / 255
+            return SOURCES[name](root, download=False).test.pixels.double().mean(0) / 255
         except UserError:
             return None
 

@@ -210,8 +210,8 @@ def read_settings(config: DictConfig) -> RunSettings:
 def read_saved_settings(config: DictConfig, trusted: Sequence[str]) -> RunSettings:
     """The config of a run's folder, which may come from anybody and from another machine, read and checked.
 
-    Data are what the run had, or an error: never the fallback. They are looked for where they were, else where this
-    machine has them.
+    Data are what the run had, or an error: never the fallback. They are looked for where they were, but not written
+    there; else where this machine has them.
 
     Args:
         config: that of the folder.
@@ -221,10 +221,10 @@ def read_saved_settings(config: DictConfig, trusted: Sequence[str]) -> RunSettin
         UserError: the first value that is not accepted.
     """
     settings = RunSettings.read(plain(config))
-    root = settings.data.root
-    if not Path(root).is_dir():
-        root = plain(OmegaConf.create({"root": DataSettings.defaults()["root"]}))["root"]
-    return replace(settings, data=replace(settings.data, root=root, fallback=None), trusted=tuple(trusted))
+    root, here = settings.data.root, plain(OmegaConf.create({"root": DataSettings.defaults()["root"]}))["root"]
+    root = root if Path(root).is_dir() else here
+    data = replace(settings.data, root=root, fallback=None, download=settings.data.download and root == here)
+    return replace(settings, data=data, trusted=tuple(trusted))
 
 
 def notes_on_rows(settings: RunSettings, height: int) -> list[str]:
