@@ -148,6 +148,8 @@ def test_a_limit_of_training_batches_holds_in_each_epoch_and_for_the_schedule(tm
         ["+trainer.val_check_interval=4", "+trainer.check_val_every_n_epoch=null", "trainer.max_epochs=2"],
         ["+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3"],
         ["+trainer.limit_val_batches=0", "trainer.max_epochs=2"],
+        ["+trainer.limit_train_batches=10", "trainer.max_epochs=2", "trainer.accumulate_grad_batches=7"],
+        ["+trainer.reload_dataloaders_every_n_epochs=1", "trainer.max_epochs=2"],
     ],
     ids=" ".join,
 )

@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import sys
+import threading
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -135,6 +136,14 @@ def tell_mistakes_plainly(action: str) -> None:
             usual(kind, error, trace)
 
     sys.excepthook = tell
+    elsewhere = threading.excepthook
+
+    def tell_of_thread(hook: threading.ExceptHookArgs) -> None:
+        # Threads are those that write; whoever gives them something to write meets the same mistake.
+        if os.environ.get(PLAIN) is None or words_for(hook.exc_value) is None:
+            elsewhere(hook)
+
+    threading.excepthook = tell_of_thread
 
 
 def end_on_mistake(error: BaseException, leave: Callable[[str], Any] = sys.exit) -> bool:

@@ -79,8 +79,10 @@ class ImageData(pl.LightningDataModule):
             limit=trainer.limit_train_batches,
             same=getattr(trainer, "overfit_batches", 0) > 0,  # set where no type checker sees it
         )
-        if self._position is not None:
-            self._loader.load_state_dict(self._position)
+        # Lightning asks again at each epoch with reload_dataloaders_every_n_epochs: the order is that of the epoch.
+        begins = {"epoch": trainer.current_epoch, "position": 0}
+        position, self._position = self._position or begins, None
+        self._loader.load_state_dict(position)
         return self._loader
 
     def val_dataloader(self) -> EvalLoader:

@@ -100,9 +100,12 @@ class Checkpoints(Checkpoint):
     ) -> None:
         """Saves `last.ckpt` when it is due; at the end of an epoch, validation comes first."""
         step = trainer.global_step
-        if step == self._step or trainer.is_last_batch:
+        if step == self._step:
             return
-        self._step, self._loop = step, None
+        self._step = step
+        if trainer.is_last_batch:
+            return
+        self._loop = None
         self._late |= trainer.should_stop or step == trainer.max_steps or step % self.every == 0
         if validates_next(trainer):
             self._loop = trainer.fit_loop.state_dict()
