@@ -1,0 +1,127 @@
+"""What people type wrong, once a traceback or accepted in silence: each is one plain line, or a note that says so."""
+
+import json
+
+import pytest
+from conftest import PROJECT, command
+
+import rowgrad
+from rowgrad.errors import words_for
+
+TRAIN = PROJECT / "scripts" / "train.py"
+TINY = ["data=digits", "model=mlp", "trainer.accelerator=cpu", "callbacks.progress=null", "callbacks.pictures=null"]
+
+WRONG = {
+    "model=null": "model=null chooses nothing. Accepted: cnn, mlp.",
+    "callbacks=null": "callbacks=null chooses nothing. Accepted: default, economy, silent.",
+    "corruption=3": "corruption=3 is unknown. Accepted: none, row_noise, row_shift.",
+    "trainer=0.5": "trainer=0.5 is unknown. Accepted: ddp, default.",
+    "scenario=true": "scenario=true is unknown",
+    "scenario=[1,2]": "is unknown. Accepted: augment, baseline, modify, visualize.",
+    "callbacks.histograms=none": "callbacks.histograms=none is not a _target_ with its arguments, or null.",
+    "+scenario.nonsense=1": "scenario.nonsense is unknown. Accepted: name, rows, operation,",
+    "+model.nonsense=1": "model.nonsense is unknown. Accepted: network,",
+    "+nonsense=1": "nonsense is unknown. Accepted: seed,",
+    "+trainer.logger=false": "trainer.logger is decided by another key: write logger=csv or logger=none.",
+    "seed=4294967296": "seed=4294967296 is not a whole number from 0 to 4294967295.",
+    "scenario.operation='blur 0'": "scenario.operation=blur: sigma=0.0 is not a number above 0.",
+    "scenario.operation='blur -1'": "scenario.operation=blur: sigma=-1.0 is not a number above 0.",
+    "scenario.operation='noise nan'": "scenario.operation=noise nan: nan is not a finite number.",
+    "scenario.operation='shift inf'": "scenario.operation=shift inf: inf is not a finite number.",
+    "scenario.operation='RandomRotation inf'": "scenario.operation=RandomRotation inf: inf is not a finite number.",
+    "scenario.operation='noise -1'": "scenario.operation=noise: std=-1.0 is not a number of at least 0.",
+    "scenario.operation='static -1'": "scenario.operation=static: std=-1.0 is not a number of at least 0.",
+    "scenario.operation=ToPILImage": "scenario.operation: ToPILImage() does not take images: pic should be 2/3 dim",
+    "scenario.operation=MixUp": "scenario.operation: MixUp(",
+    "scenario.operation='Lambda 3'": "scenario.operation: Lambda(",
+    "model.network.hidden=[-1]": "model.network: hidden=[-1] is not a list of whole numbers of at least 1.",
+    "model.network.hidden=[0]": "model.network: hidden=[0] is not a list of whole numbers of at least 1.",
+    "model.network.hidden=3": "model.network: hidden=3 is not a list of whole numbers of at least 1.",
+    "model.network.dropout=nan": "model.network: dropout=nan is not a number from 0 to below 1.",
+    "optimizer.algorithm.betas=[0.9]": "optimizer.algorithm: list index out of range",
+    "optimizer.algorithm.betas=[0.9,2]": "optimizer.algorithm: Invalid beta parameter at index 1: 2",
+    "optimizer.algorithm={_target_:torch.nn.Identity}": "optimizer.algorithm",
+    "model.network={_target_:torch.nn.Identity}": "model.network gives (2, 1, 28, 28) for 2 images. Accepted: (2, 10).",
+    "+model.metrics.m={_target_:torch.nn.Identity}": "model.metrics.m is a Identity. Accepted: a torchmetrics.Metric.",
+    "+model.metrics.m=3": "model.metrics.m=3 names no _target_.",
+    "data.shift=5000": "data.shift=5000 leaves nothing of images of 28×28. Accepted: 0 to 27.",
+    "scenario=augment,baseline": "scenario=augment,baseline has several values: -m before it sweeps over them",
+    "seed=1,2": "seed=1,2 has several values: -m before it sweeps over them",
+    "trainer.num_nodes=2": "trainer.num_nodes=2 needs the same command on 2 machines",
+    "hydra.run.dir='{0}/file'": "File exists",
+    "hydra.run.dir='{0}/file/x'": "Not a directory",
+    "hydra.run.dir='{0}/" + "x" * 300 + "'": "File name too long",
+    "trainer={max_epochs:-1}": "optimizer.schedule=one_cycle needs an end: trainer.max_epochs or trainer.max_steps.",
+}
+
+
+def told(*typed):
+    """The words for what was typed wrong."""
+    try:
+        rowgrad.train(*TINY, *typed)
+    except Exception as error:
+        words = words_for(error)
+        if words is None:
+            raise
+        return words
+    return "nothing: it was trained"
+
+
+@pytest.mark.parametrize("typed", WRONG, ids=lambda typed: typed[:60])
+def test_a_mistake_is_told_in_a_plain_line_before_anything_is_written(tmp_path, monkeypatch, typed):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    words = told(typed.replace("{0}", str(tmp_path)))
+    assert WRONG[typed] in words
+    assert len(words.splitlines()) == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"file"}
+
+
+def test_a_network_without_channels_is_told_in_a_plain_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = "model.network: channels=[] is not a list of one or more whole numbers of at least 1."
+    assert told("model=cnn", "model.network.channels=[]") == words
+
+
+def test_null_and_none_switch_a_group_off(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = rowgrad.train(*TINY, "corruption=null", "logger=null", "sweep=null", "experiment=null", "trainer.max_steps=1")
+    assert run.config.corruption.name == "none"
+    assert not run.folder.events.exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        (["sweep=joblib"], "sweep=joblib says how a sweep is done, and goes with -m: write -m before it."),
+        (["hydra.run.dir="], "hydra.run.dir= is empty. Without it, a run gets a folder below logs."),
+        (["hydra.run.dir=/dev/null"], "File exists: "),
+        (["-m", "seed=0,1", "scenario.rows=3,99"], "scenario.rows=99 is out of range"),
+        (["-m", "seed=0,4294967296"], "seed=4294967296 is not a whole number"),
+        (["-m", "scenario.operation=none,blur 0"], "scenario.operation=blur: sigma=0.0 is not a number above 0."),
+    ],
+    ids=str,
+)
+def test_a_command_that_cannot_be_meant_trains_nothing(tmp_path, typed, words):
+    result = command(TRAIN, *TINY, *typed, cwd=tmp_path)
+    assert result.returncode == 1
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert not list(tmp_path.rglob("*.*"))
+
+
+NOTED = {
+    "scenario.rows='0:99'": "note scenario.rows=0:99 was cut to all rows: an image has 28 rows.",
+    "scenario.rows='20:99'": "note scenario.rows=20:99 was cut to rows 20–27: an image has 28 rows.",
+    "trainer.max_steps=1000": "note trainer.max_epochs=1 ends the run after 3 steps, before trainer.max_steps=1000.",
+    "experiment=smoke": "note experiment=smoke is a sweep over scenario, scenario.detach, corruption: this is one run",
+}
+
+
+@pytest.mark.parametrize("typed", NOTED)
+def test_what_is_overruled_or_cut_is_said(tmp_path, typed):
+    result = command(TRAIN, *TINY, "data.batch_size=500", "hydra.run.dir=run", typed, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert NOTED[typed] in " ".join(result.stdout.split())
+    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "done"
