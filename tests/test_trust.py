@@ -401,3 +401,15 @@ def test_a_damaged_checkpoint_among_the_runs_of_a_report_is_told_and_the_others_
     assert result.returncode == 0, result.stderr
     assert f"{folder}: no checkpoint can be read, so its θ is not shown." in result.stderr
     assert (tmp_path / "out" / "report.html").is_file()
+
+
+def test_repeating_somebodys_run_calls_what_is_known_or_trusted(hostile, tmp_path):
+    (tmp_path / "evil.py").write_text(calling("call", tmp_path / "called"))
+    folder = hostile(callbacks__x={"_target_": "evil.call"}, trust=["evil"])
+    arguments = [TRAIN, f"--config-path={folder}", "--config-name=config", "hydra.run.dir=again"]
+    result = command(*arguments, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "callbacks.x: evil.call stands in a run's folder" in result.stderr
+    assert not (tmp_path / "called").exists()
+    command(*arguments, "trust=[evil]", cwd=tmp_path)
+    assert (tmp_path / "called").exists()

@@ -74,6 +74,8 @@ def _job(config: DictConfig) -> float | None:
         return run_job(config, job)
     try:
         _check_folder(job)
+        if _repeats_a_run(job) and not any(word.startswith("trust=") for word in job.overrides.task):
+            config.trust = []
         if params := job.sweeper.get("params"):
             print(
                 f"note           {chosen(job)} is a sweep over {', '.join(params)}: this is one run of it. -m sweeps."
@@ -91,6 +93,12 @@ def _job(config: DictConfig) -> float | None:
 def _check_folder(job: HydraConf) -> None:
     if not str(job.run.dir):
         raise UserError("hydra.run.dir= is empty. Without it, a run gets a folder below logs.")
+
+
+def _repeats_a_run(job: HydraConf) -> bool:
+    """Whether the config is a run's own, as with `--config-path=RUN --config-name=config`."""
+    mains = [Path(source.path) for source in job.runtime.config_sources if source.provider == "main"]
+    return any(RunFolder(path).holds_a_run for path in mains)
 
 
 def chosen(job: HydraConf) -> str:
