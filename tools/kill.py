@@ -177,17 +177,20 @@ def main() -> int:
     kills = dict.fromkeys(("at once", "step", "write", "interrupt"), 0)
     modes = [mode for mode, _ in zip(itertools.cycle(kills), range(options.kills))]
     chance.shuffle(modes)
-    for mode in modes:
+
+    def going_on() -> list[str]:
         claimed = (killed / "config.yaml").exists()
-        arguments = [f"resume={killed}"] if claimed else [*overrides, f"hydra.run.dir={killed}"]
-        if not kill(start(*arguments, log=log), killed, mode, chance):
+        return [f"resume={killed}"] if claimed else [*overrides, f"hydra.run.dir={killed}"]
+
+    for mode in modes:
+        if not kill(start(*going_on(), log=log), killed, mode, chance):
             print(log.read_text()[-3000:], file=sys.stderr)
             print(f"the run ended after {sum(kills.values())} kills", file=sys.stderr)
             return 1
         kills[mode] += 1
     for moment in MOMENTS:
-        assert finish(start(f"resume={killed}", log=log, moment=moment)) == -signal.SIGKILL, log.read_text()
-    assert finish(start(f"resume={killed}", log=log)) == 0, log.read_text()
+        assert finish(start(*going_on(), log=log, moment=moment)) == -signal.SIGKILL, log.read_text()
+    assert finish(start(*going_on(), log=log)) == 0, log.read_text()
     result = {"kills": kills, "moments": list(MOMENTS), "differences": differences(alone, killed)}
     print(json.dumps(result))
     return 1 if result["differences"] else 0
