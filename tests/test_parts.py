@@ -82,14 +82,38 @@ def test_one_cycle_rises_to_the_peak_and_falls_to_nothing():
     assert rates[-1] < 1e-5
 
 
-@pytest.mark.parametrize("warmup", [0.1, 0.3, 0.5])
-def test_one_cycle_is_torchs_one_cycle(warmup):
+def torchs_one_cycle(steps, warmup):
+    """The factors of `torch.optim.lr_scheduler.OneCycleLR`."""
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, 200, pct_start=warmup, cycle_momentum=False)
-    for step in range(200):
-        assert one_cycle(step, 200, warmup) == pytest.approx(optimizer.param_groups[0]["lr"], rel=1e-12)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, steps, pct_start=warmup, cycle_momentum=False)
+    factors = []
+    for step in range(steps):
+        factors.append(optimizer.param_groups[0]["lr"])
         optimizer.step()
-        schedule.step() if step < 199 else None
+        schedule.step() if step < steps - 1 else None
+    return factors
+
+
+@pytest.mark.parametrize("warmup", [0.05, 0.1, 0.3, 0.5, 0.9])
+def test_one_cycle_is_torchs_one_cycle_for_few_steps_too(warmup):
+    for steps in [*range(1, 41), 200]:
+        if warmup * steps != 1:
+            factors = [one_cycle(step, steps, warmup) for step in range(steps)]
+            assert factors == pytest.approx(torchs_one_cycle(steps, warmup), rel=1e-12)
+
+
+def test_one_cycle_begins_at_the_peak_where_torch_divides_by_zero():
+    with pytest.raises(ZeroDivisionError):
+        torchs_one_cycle(20, 0.05)
+    rates = [one_cycle(step, 20, 0.05) for step in range(20)]
+    assert rates[0] == 1
+    assert rates == sorted(rates, reverse=True)
+    assert rates[-1] == pytest.approx(4e-6)
+
+
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0.3), (430, 0.3), (10, math.nextafter(1, 0))])
+def test_after_its_last_step_one_cycle_stays_at_its_end(steps, warmup):
+    assert one_cycle(steps, steps, warmup) == one_cycle(2 * steps, steps, warmup) == 1 / 25e4
 
 
 def test_a_constant_schedule_stays():

@@ -12,6 +12,7 @@ import pytest
 import torch
 from conftest import PROJECT, command, configure, events, norms, recorded_steps, start, train, weights
 from omegaconf import OmegaConf
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from rowgrad.errors import UserError
 from rowgrad.watch.norms import cut_back
@@ -234,6 +235,27 @@ def test_max_epochs_beside_resume_extends_a_run(run22, tmp_path):
     assert saved(folder).trainer.max_epochs == 3
     again = command(TRAIN, f"resume={folder}", cwd=tmp_path)
     assert "is finished" in again.stdout
+
+
+def test_an_extended_run_has_the_longer_runs_learning_rates_from_its_first_new_step_on(run22, tmp_path):
+    folder, rates = tmp_path / "run", []
+    shutil.copytree(run22, folder)
+    longer = saved(folder)
+    longer.trainer.max_epochs = 3
+    handle = register_optimizer_step_pre_hook(
+        lambda optimizer, *_: rates.append(optimizer.param_groups[0]["lr"] / longer.optimizer.lr)
+    )
+    train(longer, folder, resume=True)
+    handle.remove()
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+    torchs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, 33, pct_start=0.3, cycle_momentum=False)
+    expected = []
+    for _ in range(32):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        torchs.step()
+    expected.append(optimizer.param_groups[0]["lr"])
+    assert rates == pytest.approx(expected[22:], rel=1e-12)
 
 
 def test_an_interrupted_run_resumes_to_the_last_bit(tmp_path):

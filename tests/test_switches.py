@@ -212,6 +212,20 @@ def test_batches_are_validated_before_training_and_change_nothing(tmp_path):
     assert all(weights(tmp_path / "checked")[name].equal(value) for name, value in weights(tmp_path / "run").items())
 
 
+@pytest.mark.parametrize(("steps", "warmup"), [(1, 0.3), (3, 0.3), (3, 0.05), (5, 0.9)])
+def test_a_run_of_few_steps_learns_at_the_rates_of_torchs_one_cycle(tmp_path, steps, warmup):
+    typed = [f"trainer.max_steps={steps}", f"optimizer.warmup={warmup}", "optimizer.lr=0.01"]
+    seen = watched(tmp_path / "run", *typed)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
+    torchs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, steps, pct_start=warmup, cycle_momentum=False)
+    expected = []
+    for step in range(steps):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        torchs.step() if step < steps - 1 else None
+    assert seen.learning_rates == pytest.approx(expected, rel=1e-12)
+
+
 def test_time_that_is_over_ends_training_and_the_run_is_tested(tmp_path):
     switches = ["trainer.max_epochs=-1", "+trainer.max_time=00:00:00:01", "optimizer.schedule=constant"]
     train(configure(*QUICK, "model=mlp", *switches), tmp_path / "run")

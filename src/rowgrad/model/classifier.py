@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchmetrics.classification import MulticlassAccuracy
 
+from rowgrad.model.optimizers import set_rates
 from rowgrad.model.settings import ModelSettings
 from rowgrad.randomness import Draw
 from rowgrad.tap import RowTap, Watched
@@ -153,13 +154,20 @@ class RowClassifier(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """θ and the network's weights."""
-        # Asked for after the first step only: Lightning would make the loader now, before a checkpoint gives it its
-        # position, and would then never give it.
         clips = self.trainer.gradient_clip_val and self.trainer.precision in {"16-mixed", "bf16-mixed"}
         optimizer, schedule = self.make_optimizer(
             self.network,
             self.theta,
-            lambda: int(self.trainer.estimated_stepping_batches),
+            self._steps,
             fused=not clips,  # Lightning 2.6 refuses that together
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def _steps(self) -> int | None:
+        # Not asked for too early: Lightning would make the loader, before a checkpoint gives it its position, and would
+        # then never give it.
+        return None if self.trainer.train_dataloader is None else int(self.trainer.estimated_stepping_batches)
+
+    def on_train_start(self) -> None:
+        """The learning rates of the first step: how many there will be is known only now."""
+        set_rates(cast("LambdaLR", self.lr_schedulers()))

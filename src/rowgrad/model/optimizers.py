@@ -21,7 +21,7 @@ def make_optimizer(
     algorithm: Callable[..., Optimizer],
     network: nn.Module,
     theta: nn.Parameter,
-    steps: Callable[[], int],
+    steps: Callable[[], int | None],
     *,
     fused: bool = True,
 ) -> tuple[Optimizer, LambdaLR]:
@@ -32,7 +32,7 @@ def make_optimizer(
         algorithm: makes an optimizer of parameter groups, as in `functools.partial(torch.optim.AdamW)`.
         network: its matrices and kernels decay, its vectors (biases, normalisation) do not.
         theta: θ, the row parameter.
-        steps: tells the optimizer steps of the whole run; called after the first step, not before.
+        steps: tells the optimizer steps of the whole run; None where nobody knows yet: see `set_rates`.
         fused: whether `algorithm` may be one that is fused.
     """
     weights = [p for p in network.parameters() if p.requires_grad]
@@ -45,14 +45,24 @@ def make_optimizer(
     optimizer = algorithm([group for group in groups if group["params"]], **unfused)
 
     def factor(step: int) -> float:
-        return 1.0 if settings.schedule == "constant" else one_cycle(step, steps() if step else 1, settings.warmup)
+        if settings.schedule == "constant" or (known := steps()) is None:
+            return 1.0
+        return one_cycle(step, known, settings.warmup)
 
     return optimizer, LambdaLR(optimizer, factor)
+
+
+def set_rates(schedule: LambdaLR) -> None:
+    """Sets the rates of the step that is due by the steps of the whole run, which are known, or others, only now."""
+    groups = schedule.optimizer.param_groups
+    for group, peak, factor in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+        group["lr"] = peak * factor(schedule.last_epoch)
 
 
 def one_cycle(step: int, steps: int, warmup: float) -> float:
     """The one-cycle schedule as a function of the step: factor of the peak rate, from 1/25 up to 1 and down to 4e-6.
 
+    It is `torch.optim.lr_scheduler.OneCycleLR` for any number of steps, one included, which has the last rate, 4e-6.
     A function, not a state: a run that is extended follows the longer run's schedule from there on.
 
     Args:
@@ -60,8 +70,12 @@ def one_cycle(step: int, steps: int, warmup: float) -> float:
         steps: optimizer steps of the whole run.
         warmup: share of the steps in which it rises.
     """
-    start, end, top = 1 / 25, 1 / 25e4, max(warmup * steps - 1, 1)
-    if step <= top:
+    start, end, top = 1 / 25, 1 / 25e4, warmup * steps - 1
+    if step >= steps:
+        return end
+    if step == top:  # torch divides by zero where that is the first step
+        return 1.0
+    if step < top:
         return start + (1 - start) * (1 - math.cos(math.pi * step / top)) / 2
-    progress = min((step - top) / max(steps - 1 - top, 1), 1)
+    progress = (step - top) / (steps - 1 - top)
     return end + (1 - end) * (1 + math.cos(math.pi * progress)) / 2
