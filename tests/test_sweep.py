@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from pathlib import Path
 from types import SimpleNamespace
 
 import optuna
@@ -426,6 +427,62 @@ def test_joblib_trains_several_jobs_at_once_and_divides_the_cores(tmp_path):
     assert ended == {"64": "done", "128": "done", "1298": "failed"}
     share = max(len(os.sched_getaffinity(0)) // 2, 1)
     assert [lines[name]["threads"] for name in ("data.batch_size-64", "data.batch_size-128")] == [str(share)] * 2
+
+
+def workers_of(process):
+    """The processes in which joblib trains."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        try:
+            parent = (folder / "stat").read_text().rpartition(")")[2].split()[1] if folder.name.isdigit() else ""
+            if parent == str(process.pid) and b"popen_loky" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:  # it has just ended
+            continue
+    return found
+
+
+def joblib_sweep(folder, *overrides):
+    arguments = ["-m", *QUICK[:-1], "trainer.max_epochs=6", "callbacks.checkpoints.every=5", "seed=0,1,2"]
+    arguments += [
+        "callbacks.recorder.flush_every=5",
+        "sweep=joblib",
+        "hydra.launcher.n_jobs=2",
+        "hydra.sweep.dir=sweep",
+    ]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen([sys.executable, TRAIN, *arguments, *overrides], cwd=folder, **pipes)
+
+
+def test_a_killed_worker_costs_no_job_anything(tmp_path):
+    process = joblib_sweep(tmp_path)
+    while not list(tmp_path.glob("sweep/*/checkpoints/last.ckpt")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.kill(workers_of(process)[0], signal.SIGKILL)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, output + errors
+    assert "A process was killed from outside; what is left is started again.\n" in errors
+    assert "Traceback" not in errors
+    assert "sweep          sweep: 3 done\n" in output
+    alone = command(TRAIN, *QUICK[:-1], "trainer.max_epochs=6", "seed=1", "hydra.run.dir=alone", cwd=tmp_path)
+    assert alone.returncode == 0
+    assert (tmp_path / "alone" / "row_gradients.csv").read_bytes() == (
+        tmp_path / "sweep" / "seed-1" / "row_gradients.csv"
+    ).read_bytes()
+
+
+def test_a_sweep_whose_workers_are_always_killed_ends_with_its_tables_and_a_plain_line(tmp_path):
+    (tmp_path / "deadly.py").write_text(
+        "import os\nimport lightning.pytorch as pl\nclass Deadly(pl.Callback):\n"
+        "    def on_train_start(self, *_):\n        os.kill(os.getpid(), 9)\n"
+    )
+    process = joblib_sweep(tmp_path, "+callbacks.deadly={_target_:deadly.Deadly}")
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "killed         seed-0: " in output
+    assert "Cannot train: processes are killed again and again" in errors
+    assert "Traceback" not in errors
 
 
 def processes_in(folder, words):

@@ -32,6 +32,7 @@ from rowgrad.training.settings import read_saved_settings, read_settings
 from rowgrad.training.start import find_checkpoint
 from rowgrad.training.study import go_on_with_study
 from rowgrad.training.targets import targets_of
+from rowgrad.training.workers import outlive_killed_workers
 from rowgrad.trust import check_words
 
 if TYPE_CHECKING:
@@ -127,6 +128,7 @@ class Sweep(Callback):
             elif config.hydra.sweeper.get("storage"):
                 go_on_with_study(config)
             self.folder = folder
+            outlive_killed_workers(config)
             # Where else a job's config is at hand before the first one starts, it would be composed once more.
             setattr(BasicSweeper, "validate_batch_is_legal", _read_before_all)  # noqa: B010
 
