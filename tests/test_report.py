@@ -1,6 +1,7 @@
 """`report.py`: runs -> table, figures, page."""
 
 import json
+import math
 import re
 import shutil
 from xml.etree import ElementTree as ET
@@ -244,6 +245,57 @@ def test_a_row_atlas_of_two_networks_shows_one_and_names_the_other(folder, tmp_p
     assert words.endswith(" Shown: augment, data.batch_size=128. Not shown: augment, data.batch_size=64.")
 
 
+@pytest.fixture
+def atlas(folder, tmp_path):
+    """The runs of an atlas with one seed: without row r, 0.01 · r is lost."""
+
+    def atlas_(base=0.9, name="atlas", rows=("none", *range(28)), **config):
+        source = folder / "sweep" / "a"
+        lost = {row: 0 if row == "none" else 0.01 * row for row in rows}
+        return [
+            altered(source, tmp_path / f"{name}_{row}", {"test/acc": base - lost[row]}, scenario__rows=row, **config)
+            for row in rows
+        ]
+
+    return atlas_
+
+
+def lost_points(figure):
+    return [bar.get_width() for bar in figure.axes[1].patches]
+
+
+def test_an_accuracy_of_zero_is_an_accuracy(atlas):
+    _, figure = draw(atlas(base=0.27))["row_atlas"]  # without row 27, no image is read well
+    assert lost_points(figure) == pytest.approx(list(range(28)), abs=1e-5)
+
+
+def test_an_atlas_is_not_hidden_by_a_second_one_that_is_not_complete(atlas):
+    other = atlas(base=0.5, name="other", rows=("none", 3, 5), data__batch_size=64)
+    words, figure = draw([*other, *atlas()])["row_atlas"]
+    assert lost_points(figure) == pytest.approx(list(range(28)))
+    assert "Not shown" not in words
+    assert "Left aside" not in words
+
+
+def test_an_atlas_says_that_runs_are_there_twice_and_shows_the_first(atlas):
+    words, figure = draw([*atlas(), *atlas(base=0.5, name="again", rows=("none", 4))])["row_atlas"]
+    assert lost_points(figure) == pytest.approx(list(range(28)))
+    assert words.endswith(" Left aside, because a run with the same row and seed came before: 2.")
+
+
+@pytest.mark.parametrize(("value", "words"), [(math.nan, "not a number"), (math.inf, "not a number"), (None, "")])
+def test_what_is_no_number_is_no_number_in_the_table(folder, tmp_path, value, words):
+    measured = ("test/acc", "test/acc_operated", "test/loss", "train/seconds")
+    run = altered(folder / "sweep" / "a", tmp_path / "run", dict.fromkeys(measured, value))
+    table = compare_runs([run])
+    cells = dict(zip(table.header, table.body[0], strict=True))
+    columns = ("test accuracy", "rows changed in every image", "test loss", "seconds")
+    assert [cells[column] for column in columns] == [words] * 4
+    page = write_report([run], tmp_path / "report").read_text()
+    assert "nan%" not in page
+    assert "None" not in page
+
+
 def test_a_repair_shows_damage_and_what_is_left_of_it(tmp_path):
     train(configure(*QUICK, "corruption=row_shift", "scenario=augment"), tmp_path / "run")
     run = open_run(tmp_path / "run")
@@ -253,6 +305,9 @@ def test_a_repair_shows_damage_and_what_is_left_of_it(tmp_path):
     assert [bar.get_width() for bar in panel.patches] == [1.0] * 14 + [0.0] * 14
     torch.testing.assert_close(torch.tensor(learnt), run.theta[0].mean(1))
     torch.testing.assert_close(torch.tensor(left), run.theta[0].mean(1) + torch.tensor([1.0] * 14 + [0.0] * 14))
+    untested = altered(run.folder, tmp_path / "untested", {"test/acc": None})
+    untested.theta = run.theta
+    assert draw([untested])["repair"][1].axes[0].get_title().endswith("\nno test accuracy")
     assert "repair" not in draw(
         [altered(run.folder, tmp_path / "whole", {}, corruption={"name": "none", "rows": "none"})]
     )

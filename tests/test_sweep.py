@@ -356,8 +356,17 @@ def test_equal_differences_do_not_vary_where_accuracies_are_float32(more):
 def test_an_accuracy_that_is_no_number_is_left_out():
     jobs = [job(0, 0.5), job(1, math.nan), job(2, 0.7), job(3, math.inf), job(4, None)]
     jobs += [job(s, 0.4 + s / 100, detach="False") for s in range(5)]
-    assert seeds_table(jobs).body[0] == ["scenario.detach=True", "5", "60.00 ± 14.14 %"]
+    assert seeds_table(jobs).body[0] == ["scenario.detach=True", "2", "60.00 ± 14.14 %"]  # n is of what was averaged
     assert detach_table(jobs).body[0][:4] == ["all jobs", "test/acc", "2", "+19.00 pp"]
+
+
+def test_a_mean_over_fewer_jobs_than_the_others_says_so():
+    jobs = [job(s, 0.5 + s / 10, **{"test/loss": loss}) for s, loss in enumerate((0.1, math.nan, 0.3))]
+    jobs += [job(9, math.nan, scenario="modify")]
+    assert seeds_table(jobs).body == [
+        ["scenario=augment", "3", "60.00 ± 10.00 %", "0.2000 ± 0.1414 (n = 2)"],
+        ["scenario=modify", "0", "–", "–"],
+    ]
 
 
 def job(seed, accuracy, *, scenario="augment", detach="True", status="done", **more):
@@ -383,6 +392,17 @@ def test_the_effect_of_detach_pairs_jobs_of_the_same_seed_only():
     # Differences 0.02, 0.03, 0.01: mean 0.02, error 0.01 / sqrt(3), t = 3.4641 with 2 degrees, quantile 4.302653.
     assert effects.body == [["scenario=augment", "test/acc", "3", "+2.00 pp", "-0.48 … +4.48 pp", "0.074"]]
     assert detach_table(jobs[:4]) is None
+
+
+def test_two_jobs_that_are_alike_are_not_paired_and_the_table_says_so():
+    sides = [(name, detach) for name in ("a", "b") for detach in ("True", "False")]
+    jobs = [job(seed, 0.9, scenario=name, detach=detach) for name, detach in sides for seed in (0, 1)]
+    jobs += [job(0, 0.1, scenario="a", detach="true")]
+    jobs += [job(7, 0.1, scenario="b"), job(7, 0.2, scenario="b")]  # have no partner, so nothing is in doubt
+    assert detach_table(jobs).body == [
+        ["scenario=a", "–", "0", "not paired: two jobs have one seed and are alike", "–", "–"],
+        ["scenario=b", "test/acc", "2", "0 in every pair", "–", "–"],
+    ]
 
 
 def test_the_csv_holds_every_field_of_every_job():

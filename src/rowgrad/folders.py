@@ -111,14 +111,15 @@ class RunFolder(Folder):
         return config
 
     def read_summary(self) -> dict[str, Any]:
-        """What the run has reported; empty where it did not come to that.
+        """What the run has reported, without metrics that are null; empty where it did not come to that.
 
         Raises:
             UserError: the file cannot be read.
         """
         if not self.summary_file.is_file():
             return {}
-        summary = read_json(self.summary_file)
+        reported = read_json(self.summary_file)
+        summary = {name: value for name, value in reported.items() if value is not None or "/" not in name}
         measured = [
             value for name, value in summary.items() if "/" in name or (name == "cut_fraction" and value is not None)
         ]

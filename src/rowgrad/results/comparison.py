@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from rowgrad.results.names import run_names, word_of
@@ -14,12 +15,11 @@ if TYPE_CHECKING:
     from rowgrad.results.run import Run
 
 
-def _percent(value: float | None, digits: int) -> str:
-    return "" if value is None else f"{value:.{digits}%}"
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4f}"
+def _shown(value: float | None, form: str) -> str:
+    """A number as it is printed; nothing for what was not measured."""
+    if value is None:
+        return ""
+    return format(value, form) if math.isfinite(value) else "not a number"
 
 
 def _cut(run: Run) -> str:
@@ -39,13 +39,13 @@ COLUMNS: dict[str, Callable[[Run], str]] = {
     "seed": lambda run: str(run.seed),
     "data": lambda run: str(run.summary.get("data", run.config.data.name)),
     "status": lambda run: run.status,
-    "test accuracy": lambda run: _percent(run.summary.get("test/acc"), 2),
-    "rows changed in every image": lambda run: _percent(run.summary.get("test/acc_operated"), 2),
-    "test loss": lambda run: _number(run.summary.get("test/loss")),
+    "test accuracy": lambda run: _shown(run.summary.get("test/acc"), ".2%"),
+    "rows changed in every image": lambda run: _shown(run.summary.get("test/acc_operated"), ".2%"),
+    "test loss": lambda run: _shown(run.summary.get("test/loss"), ".4f"),
     "rows cut at every step": _cut,
-    "cut fraction": lambda run: _percent(run.cut_fraction, 1),
+    "cut fraction": lambda run: _shown(run.cut_fraction, ".1%"),
     "steps": lambda run: str(run.summary.get("train/steps", "")),
-    "seconds": lambda run: f"{run.summary['train/seconds']:.1f}" if "train/seconds" in run.summary else "",
+    "seconds": lambda run: _shown(run.summary.get("train/seconds"), ".1f"),
 }
 
 

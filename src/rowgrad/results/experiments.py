@@ -42,12 +42,13 @@ def repair_figure(runs: Mapping[str, Run]) -> tuple[str, Figure] | None:
 def atlas_figure(runs: Sequence[Run]) -> tuple[str, Figure] | None:
     """What each row carries, where every row was cut alone, beside runs in which none was, with the same seeds.
 
-    Of runs that differ in something else too, as the network or the camera, those of the first kind that is complete.
+    Of runs that differ in something else too, as the network or the camera, those of the first kind that is complete;
+    of runs that are alike in everything, the first.
     """
-    atlases = {name: atlas for name, found in _kinds(runs).items() if (atlas := _atlas(found, len(runs[0].selected)))}
+    atlases = {name: atlas for name, found in _kinds(runs).items() if (atlas := _atlas(found))}
     if not atlases:
         return None
-    name, (whole, alone) = next(iter(atlases.items()))
+    name, (whole, alone, more) = next(iter(atlases.items()))
     lost = [[run.summary["test/acc"] - cut.summary["test/acc"] for cut in alone[seed]] for seed, run in whole.items()]
     shares = [[cut.cut_fraction or 0.0 for cut in alone[seed]] for seed in whole]
     words = (
@@ -55,31 +56,33 @@ def atlas_figure(runs: Sequence[Run]) -> tuple[str, Figure] | None:
         f" which share of the gradient it stopped. Bars end at the mean of {len(whole)} seeds, whiskers are a standard"
         f" deviation. {describe_atlas(lost, shares)}"
     )
+    if more:
+        words += f" Left aside, because a run with the same row and seed came before: {more}."
     if others := [other for other in atlases if other != name]:
         words += f" Shown: {name}. Not shown: {'; '.join(others)}."
     return words, figures.row_atlas(torch.tensor(lost), torch.tensor(shares), next(iter(whole.values())).mean_image())
 
 
 def _kinds(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """Runs with a test accuracy, by what they differ in beside their rows and their seed."""
-    by_rows: dict[tuple[bool, ...], list[Run]] = {}
-    for run in runs:
-        if math.isfinite(run.summary.get("test/acc") or math.nan):
-            by_rows.setdefault(tuple(run.selected), []).append(run)
+    """Runs with a test accuracy and at most one row, by what they differ in beside that row and their seed."""
+    fit = [run for run in runs if math.isfinite(run.summary.get("test/acc", math.nan)) and sum(run.selected) <= 1]
     kinds: dict[str, list[Run]] = {}
-    for some in by_rows.values():
-        for name, run in zip(group_names(some), some, strict=True):
-            kinds.setdefault(name, []).append(run)
+    for name, run in zip(group_names(fit, "scenario.rows"), fit, strict=True):
+        kinds.setdefault(name, []).append(run)
     return kinds
 
 
-def _atlas(runs: Sequence[Run], height: int) -> tuple[dict[int, Run], dict[int, list[Run]]] | None:
-    """Runs with all rows by their seed, and those without row 0, 1, …; None where one is missing."""
-    whole = {run.seed: run for run in runs if not any(run.selected)}
-    alone = {(run.selected.index(True), run.seed): run for run in runs if sum(run.selected) == 1}
-    if not whole or alone.keys() != {(row, seed) for row in range(height) for seed in whole}:
+def _atlas(runs: Sequence[Run]) -> tuple[dict[int, Run], dict[int, list[Run]], int] | None:
+    """Runs with all rows by their seed, those without row 0, 1, …, how many more; None where one is missing."""
+    found: dict[tuple[int | None, int], Run] = {}
+    for run in runs:
+        found.setdefault((run.selected.index(True) if any(run.selected) else None, run.seed), run)
+    whole = {seed: run for (row, seed), run in found.items() if row is None}
+    height = len(runs[0].selected)
+    if not whole or found.keys() != {(row, seed) for row in (None, *range(height)) for seed in whole}:
         return None
-    return whole, {seed: [alone[row, seed] for row in range(height)] for seed in whole}
+    alone = {seed: [found[row, seed] for row in range(height)] for seed in whole}
+    return whole, alone, len(runs) - len(found)
 
 
 def describe_atlas(lost: Sequence[Sequence[float]], shares: Sequence[Sequence[float]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -177,7 +178,8 @@ def repairs(cameras: Mapping[str, tuple[Tensor, Tensor, Sequence[bool], float]])
         panel.plot((damage + learnt).numpy(), rows, color=SELECTED, lw=1.5, ls="--")
         panel.axvline(0, color=INK, lw=0.6)
         mark_selected(panel, selected)
-        panel.set_title(name.replace(", ", "\n") + f"\n{accuracy:.2%}", fontsize=8)
+        words = f"{accuracy:.2%}" if math.isfinite(accuracy) else "no test accuracy"
+        panel.set_title(name.replace(", ", "\n") + f"\n{words}", fontsize=8)
     for panel in panels[:, 0]:
         panel.set_ylabel("image row")
     for panel in panels[-1]:

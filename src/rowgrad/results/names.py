@@ -30,10 +30,14 @@ def _flat(config: Any) -> dict[str, Any]:
     return pairs
 
 
-def group_names(runs: Sequence[Run]) -> list[str]:
+def group_names(runs: Sequence[Run], *apart: str) -> list[str]:
     """A name for each run: its scenario, and what else tells it from other runs of that scenario; never its seed.
 
     What a scenario or a camera is made of is told only where others of the same name differ in it.
+
+    Args:
+        runs: that stand side by side.
+        apart: keys that are not told either.
     """
     configs = [_flat(run.config) for run in runs]
     names = []
@@ -43,7 +47,7 @@ def group_names(runs: Sequence[Run]) -> list[str]:
         telling = [
             f"{key.removeprefix('scenario.').removesuffix('.name')}={word_of(value)}"
             for key, value in config.items()
-            if not key.startswith(APART)
+            if not key.startswith((*APART, *apart))
             and any(
                 other.get(key) != value
                 for other in (cameras if key.startswith("corruption.") and key != "corruption.name" else alike)

@@ -145,11 +145,19 @@ def spread(numbers: Sequence[float], show: Callable[..., str]) -> str:
 def seeds_table(jobs: Sequence[Job]) -> Table:
     """Every setting, over its seeds."""
     metrics = [metric for metric in [*METRICS, *_further_metrics(jobs)] if values(jobs, metric)]
-    body = [
-        [setting, str(len(group)), *(spread(values(group, m), METRICS.get(m, decimals)) for m in metrics)]
-        for setting, group in grouped(jobs, SEED).items()
-    ]
-    caption = "Mean ± sample standard deviation over n seeds; finished jobs only."
+    body = []
+    for setting, group in grouped(jobs, SEED).items():
+        found = {metric: values(group, metric) for metric in metrics}
+        count = max(map(len, found.values()), default=0)
+        cells = (
+            spread(numbers, METRICS.get(metric, decimals)) + f" (n = {len(numbers)})" * (0 < len(numbers) < count)
+            for metric, numbers in found.items()
+        )
+        body.append([setting, str(count), *cells])
+    caption = (
+        "Mean ± sample standard deviation over the n finished jobs of a setting, one a seed, that have a number; where"
+        " a metric has fewer than the others, its cell says so."
+    )
     return Table("Over seeds", ["setting", "n", *metrics], body, caption)
 
 
@@ -178,15 +186,20 @@ def compare(treated: Sequence[float], control: Sequence[float]) -> Paired:
 
 
 def pairs(jobs: Sequence[Job]) -> dict[str, list[tuple[Job, Job]]]:
-    """Jobs with and without detach that agree in everything else, the seed included; by what they agree in."""
+    """Jobs with and without detach that agree in everything else, the seed included; by what they agree in.
+
+    No pair of a setting where two jobs agree in detach as well: nobody could say which of them belongs to a pair.
+    """
     found = {}
     for setting, group in grouped(jobs, SEED, DETACH).items():
-        sides: dict[str, dict[Any, Job]] = {"true": {}, "false": {}}
+        sides: dict[str, dict[Any, list[Job]]] = {"true": {}, "false": {}}
         for job in group:
-            sides.get(job.overrides.get(DETACH, "").lower(), {})[job.overrides.get(SEED)] = job
-        both = [(job, sides["false"][seed]) for seed, job in sides["true"].items() if seed in sides["false"]]
+            side = sides.get(job.overrides.get(DETACH, "").lower(), {})
+            side.setdefault(job.overrides.get(SEED), []).append(job)
+        both = [(some, sides["false"][seed]) for seed, some in sides["true"].items() if seed in sides["false"]]
         if both:
-            found[setting] = both
+            alone = all(len(treated) == len(control) == 1 for treated, control in both)
+            found[setting] = [(treated[0], control[0]) for treated, control in both] if alone else []
     return found
 
 
@@ -194,6 +207,8 @@ def detach_table(jobs: Sequence[Job]) -> Table | None:
     """The effect of detach in every setting that was trained with it and without; None where there is none."""
     body = []
     for setting, both in pairs(jobs).items():
+        if not both:
+            body.append([setting, "–", "0", "not paired: two jobs have one seed and are alike", "–", "–"])
         for metric in COMPARED:
             have = [(a, b) for a, b in both if values([a, b], metric)[1:]]
             treated, control = (values([pair[side] for pair in have], metric) for side in (0, 1))
