@@ -48,8 +48,9 @@ def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=400, help="optimizer steps")
     parser.add_argument("--out", default="logs/tokens", help="where the event file and the CSV go")
+    parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
-    pl.seed_everything(0)
+    pl.seed_everything(options.seed)
     recorder = RowGradientRecorder(at="encoder")  # <- the only line: what goes into the encoder, (B, 16, 32), is tapped
     trainer = pl.Trainer(
         max_steps=options.steps, default_root_dir=options.out, callbacks=[recorder], enable_checkpointing=False

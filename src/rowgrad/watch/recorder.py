@@ -30,8 +30,9 @@ class RowGradientRecorder(pl.Callback):
     """Keeps each step's gradients on the device and writes many steps at a time, for any LightningModule with taps.
 
     Norms are of the gradient of the mean loss over the whole optimizer step (all micro-batches and ranks), without the
-    loss scale of mixed precision, and from before clipping. A step that the scaler skips is not recorded. With several
-    optimizers (manual optimization), each has its own record: what came back since the last step of any of them.
+    loss scale of mixed precision, and from before clipping. Zeros are exact; other norms are of the gradient that
+    training used, in its own precision. A step that the scaler skips is not recorded. With several optimizers (manual
+    optimization), each has its own record: what came back since the last step of any of them.
 
     Logs, one event a step, to TensorBoard, to any other logger, and to `row_gradients.csv`:
         * `<tap>_grad_norm/row_00` ... of each tap, by its attribute's name: ‖∂L/∂x_r‖₂, in loss units per unit of x
