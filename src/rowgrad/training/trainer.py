@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import (
     LSFEnvironment,
     MPIEnvironment,
     SLURMEnvironment,
     TorchElasticEnvironment,
 )
-from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.profilers import PassThroughProfiler, Profiler
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from rowgrad.errors import UserError
@@ -87,11 +88,14 @@ def make_trainer(
     offered = {"folder": folder.path, "save_dir": str(folder), "purge_step": purge_step}
     watchers, loggers = (
         [
-            make_target(node, f"{key}.{name}", settings.trusted, offered)
+            _of_kind(make_target(node, f"{key}.{name}", settings.trusted, offered), kind, f"{key}.{name}")
             for name, node in nodes.items()
             if node is not None
         ]
-        for key, nodes in (("callbacks", settings.callbacks), ("logger", settings.logger))
+        for key, nodes, kind in (
+            ("callbacks", settings.callbacks, pl.Callback),
+            ("logger", settings.logger, Logger),
+        )
     )
     _check_machines(settings.trainer.num_nodes)
     arguments = {"profiler": Unprofiled(), **settings.trainer.arguments()}
@@ -106,6 +110,12 @@ def make_trainer(
         enable_progress_bar=any(isinstance(watcher, ProgressBar) for watcher in watchers),
         enable_checkpointing=any(isinstance(watcher, Checkpoint) for watcher in watchers),
     )
+
+
+def _of_kind(made: Any, kind: type, key: str) -> Any:
+    if not isinstance(made, kind):
+        raise UserError(f"{key} is a {type(made).__name__}. Accepted: a {kind.__module__}.{kind.__name__}.")
+    return made
 
 
 def _check_machines(count: int) -> None:
@@ -126,6 +136,8 @@ def lightning_trainer(settings: RunSettings, arguments: dict[str, Any], **ours: 
         else value
         for name, value in arguments.items()
     }
+    if not isinstance(arguments.get("profiler"), str | None):
+        _of_kind(made["profiler"], Profiler, "trainer.profiler")
     try:
         return pl.Trainer(**{**made, **ours})
     except (TypeError, ValueError) as error:
