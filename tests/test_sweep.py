@@ -492,6 +492,26 @@ def test_a_killed_worker_costs_no_job_anything(tmp_path):
     ).read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("number", "to_all"), [(signal.SIGINT, True), (signal.SIGTERM, False)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_a_signal_to_a_sweep_reaches_the_workers_and_their_jobs_are_saved(tmp_path, number, to_all):
+    process = joblib_sweep(tmp_path, "trainer.max_epochs=1000")
+    while len(list(tmp_path.glob("sweep/*/row_gradients.csv"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    for pid in [process.pid, *(workers_of(process) if to_all else [])]:
+        os.kill(pid, number)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, output + errors
+    assert "Traceback" not in errors
+    assert "sweep          sweep: 2 interrupted\n" in output
+    assert not (tmp_path / "sweep" / "seed-2").exists()
+    for name in ("seed-0", "seed-1"):
+        folder = tmp_path / "sweep" / name
+        assert len(recorded_steps(folder)) == summary(folder)["train/steps"] > 0
+
+
 def test_a_sweep_whose_workers_are_always_killed_ends_with_its_tables_and_a_plain_line(tmp_path):
     (tmp_path / "deadly.py").write_text(
         "import os\nimport lightning.pytorch as pl\nclass Deadly(pl.Callback):\n"

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 INTERRUPTED = 130
 # Ctrl-C, what batch systems send before they take the machine away (SIGUSR2 is submitit's), and a closed terminal.
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP)
-WARNINGS = {"SIGUSR1", "SIGUSR2", "SIGHUP"}  # after which SIGTERM means the same
+TOLD = signal.SIGURG  # how a sweep tells its workers: who does not listen yet is not ended by it
+WARNINGS = {"SIGUSR1", "SIGUSR2", "SIGHUP", TOLD.name}  # after which SIGTERM means the same
 LEAVING = "ending as soon as nothing is lost"
 
 
@@ -93,7 +94,7 @@ class Signals:
     def _receive(self, number: int, _frame: FrameType | None) -> None:
         if self.received is not None:
             # A closed terminal sends SIGHUP twice. A batch system warns first, and then means the same.
-            if number in {signal.SIGHUP, signal.SIGURG} or (number == signal.SIGTERM and self.received in WARNINGS):
+            if number in {signal.SIGHUP, TOLD} or (number == signal.SIGTERM and self.received in WARNINGS):
                 return
             os._exit(128 + number)  # files are whole at any moment, so there is nothing to tidy up
         self.received = signal.Signals(number).name

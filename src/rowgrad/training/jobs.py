@@ -32,7 +32,7 @@ from rowgrad.training.settings import read_saved_settings, read_settings
 from rowgrad.training.start import find_checkpoint
 from rowgrad.training.study import go_on_with_study
 from rowgrad.training.targets import targets_of
-from rowgrad.training.workers import outlive_killed_workers
+from rowgrad.training.workers import is_worker, outlive_killed_workers
 from rowgrad.trust import check_words
 
 if TYPE_CHECKING:
@@ -214,6 +214,10 @@ def run_job(config: DictConfig, job: HydraConf) -> float | None:
     except BusyError:
         print(f"{folder.path.name} is being trained by another process.", file=sys.stderr)
         return None
+    except (KeyboardInterrupt, Interrupted, SystemExit):
+        if not is_worker():
+            raise
+        return None  # Hydra would take minutes to hand the exception over to the sweep, which knows of the signal
     finally:
         gc.collect()  # a run's objects hold each other, images on the device among them
         gc.unfreeze()
