@@ -1,4 +1,4 @@
-"""The processes of `sweep=joblib`: one that is killed costs the others nothing but a new start."""
+"""The processes of `sweep=joblib`: one that is killed costs no job anything, and a signal to the sweep reaches them."""
 
 from __future__ import annotations
 
