@@ -19,6 +19,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from rowgrad.model.optimizers import set_rates
 from rowgrad.model.settings import ModelSettings
 from rowgrad.randomness import Draw
+from rowgrad.scenario.settings import STATE
 from rowgrad.tap import RowTap, Watched
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ class RowClassifier(pl.LightningModule):
     scenario as in training, with probability 1), and the same of each further metric.
 
     Args:
-        network: images (B, C, H, W) -> logits (B, classes).
+        network: images (B, C, H, W) -> logits (B, classes), or (B, H, classes): a prediction after each row.
         corruption: what the camera does to every image.
         scenario: what happens to the rows.
         optimizer: makes optimizer and schedule: `make_optimizer` with its settings.
@@ -83,7 +84,8 @@ class RowClassifier(pl.LightningModule):
         self.trained = 0
         self.theta = nn.Parameter(torch.zeros(shape.channels, shape.height, shape.width))
         self.row, self.input = RowTap().requires_grad_(False), RowTap().requires_grad_(False)
-        self.watched = Watched(("row", "input"), scenario.selected.tolist(), ("loss", "acc"))
+        selected = () if scenario.route == STATE else scenario.chosen  # it acts on edges, and on no row
+        self.watched = Watched(("row", "input"), selected, ("loss", "acc"))
         measured = {"acc": MulticlassAccuracy(shape.classes, average="micro"), **(metrics or {})}
         self.metrics = nn.ModuleDict(
             {
@@ -101,16 +103,18 @@ class RowClassifier(pl.LightningModule):
         return self
 
     def forward(self, images: Tensor, draw: Draw) -> Tensor:
-        """Normalised images x (B, C, H, W) -> logits (B, classes)."""
+        """Normalised images x (B, C, H, W) -> logits (B, classes), or (B, H, classes): a prediction after each row."""
         step = draw.step if self.training else max(self.trained, self.global_step, 1) - 1
         rows = self.row(self.corruption(images) + self.theta)
-        return self.network(self.input(self.scenario(rows, draw, step)))
+        seen = self.input(self.scenario(rows, draw, step))
+        edges = self.scenario.edges(len(images), draw, step)
+        return self.network(seen, edges) if edges else self.network(seen)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The micro-batch's share of the loss and the accuracy of one optimizer step."""
         logits = self(batch.images, self.training_draw(batch))
-        loss = cross_entropy(logits, batch.labels, label_smoothing=self.label_smoothing)
-        accuracy = (logits.detach().argmax(1) == batch.labels).float().mean()
+        loss = mean_loss(logits, batch.labels, self.label_smoothing)
+        accuracy = (final(logits.detach()).argmax(1) == batch.labels).float().mean()
         if batch.weight != 1:
             loss, accuracy = loss * batch.weight, accuracy * batch.weight
         return {"loss": loss, "acc": accuracy}
@@ -131,14 +135,14 @@ class RowClassifier(pl.LightningModule):
 
     def _evaluate(self, stage: str, batch: Batch) -> None:
         logits = self(batch.images, self._evaluation_draw(batch))
-        loss = cross_entropy(logits, batch.labels)
+        loss = mean_loss(logits, batch.labels)
         self.log(f"{stage}/loss", loss, on_epoch=True, batch_size=len(batch.labels), sync_dist=True)
         self._log_metrics(stage, "", logits, batch)
 
     def _log_metrics(self, stage: str, views: str, logits: Tensor, batch: Batch) -> None:
         for name, metric in cast("nn.ModuleDict", self.metrics[stage + views]).items():
             tag = f"{stage}/{name}{views}"
-            cast("Metric", metric).update(logits, batch.labels)
+            cast("Metric", metric).update(final(logits), batch.labels)
             self.log(
                 tag, cast("Metric", metric), on_epoch=True, batch_size=len(batch.labels), prog_bar=tag == "val/acc"
             )
@@ -171,3 +175,21 @@ class RowClassifier(pl.LightningModule):
     def on_train_start(self) -> None:
         """The learning rates of the first step: how many there will be is known only now."""
         set_rates(cast("LambdaLR", self.lr_schedulers()))
+
+
+def mean_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """L: the mean cross-entropy over images, and over the predictions of each.
+
+    Args:
+        logits: (B, classes), or (B, H, classes).
+        labels: (B,).
+        smoothing: of the labels.
+    """
+    if logits.ndim > 2:  # noqa: PLR2004
+        labels = labels.repeat_interleave(logits.shape[1])
+    return cross_entropy(logits.reshape(-1, logits.shape[-1]), labels, label_smoothing=smoothing)
+
+
+def final(logits: Tensor) -> Tensor:
+    """The prediction (B, classes) that counts: the last of (B, H, classes)."""
+    return logits if logits.ndim == 2 else logits[:, -1]  # noqa: PLR2004

@@ -54,6 +54,19 @@ class StridedConvNet(nn.Module):
         return self.layers(images)
 
 
+def check_share(name: str, value: float) -> None:
+    """Refuses with a ValueError what is no number from 0 to below 1."""
+    if not isinstance(value, int | float) or not 0 <= value < 1:  # which is no number is neither
+        raise ValueError(f"{name}={value} is not a number from 0 to below 1.")
+
+
+def check_whole(**values: int) -> None:
+    """Refuses with a ValueError what is no whole number of at least 1."""
+    for name, value in values.items():
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"{name}={value} is not a whole number of at least 1.")
+
+
 def _check_widths(name: str, widths: Sequence[int], least: int) -> None:
     fits = isinstance(widths, list | tuple) and len(widths) >= least
     if not (fits and all(isinstance(width, int) and not isinstance(width, bool) and width > 0 for width in widths)):
@@ -85,8 +98,7 @@ class MLP(nn.Module):
     ) -> None:
         super().__init__()
         _check_widths("hidden", hidden, least=0)
-        if not 0 <= dropout < 1:  # which is no number is neither
-            raise ValueError(f"dropout={dropout} is not a number from 0 to below 1.")
+        check_share("dropout", dropout)
         layers: list[nn.Module] = [nn.Flatten()]
         widths = [in_channels * height * width, *hidden]
         for into, out in pairwise(widths):

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rowgrad.config import BOOLEAN, GROUP, NOT_NEGATIVE, Settings, number, one_of, or_null, setting, text
+from rowgrad.config import A_NAME, BOOLEAN, GROUP, NOT_NEGATIVE, Settings, number, one_of, or_null, setting, text
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings(Settings, key="model"):
     """The network, and what is learnt of it."""
 
+    name: str = setting("custom", A_NAME, "what the network is called")
     network: Any = setting({}, GROUP, "a _target_ and its arguments: images (B, C, H, W) -> logits (B, classes)")
     label_smoothing: float = setting(
         0.05,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rowgrad.results.names import run_names, word_of
 from rowgrad.results.tables import Table
 from rowgrad.scenario.rows import name_rows
+from rowgrad.watch.quantities import COSINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -35,6 +36,7 @@ def _cut(run: Run) -> str:
 COLUMNS: dict[str, Callable[[Run], str]] = {
     "scenario": lambda run: str(run.scenario.name),
     "selected": lambda run: name_rows(run.selected).removeprefix("rows ").removeprefix("row "),
+    "model": lambda run: str(run.config.model.get("name", "")),
     "detach": lambda run: word_of(run.scenario.detach) if any(run.selected) else "–",
     "seed": lambda run: str(run.seed),
     "data": lambda run: str(run.summary.get("data", run.config.data.name)),
@@ -44,6 +46,7 @@ COLUMNS: dict[str, Callable[[Run], str]] = {
     "test loss": lambda run: _shown(run.summary.get("test/loss"), ".4f"),
     "rows cut at every step": _cut,
     "cut fraction": lambda run: _shown(run.cut_fraction, ".1%"),
+    "gradient's cosine": lambda run: _shown(run.summary.get(COSINE), ".4f"),
     "steps": lambda run: str(run.summary.get("train/steps", "")),
     "seconds": lambda run: _shown(run.summary.get("train/seconds"), ".1f"),
 }

@@ -13,6 +13,9 @@ from rich.panel import Panel
 from rowgrad.files import command_typed, shown
 from rowgrad.folders import DRY
 from rowgrad.scenario.rows import name_rows
+from rowgrad.scenario.settings import STATE
+from rowgrad.watch.quantities import COSINE, RATIO
+from rowgrad.watch.vanishing import arrived, describe_vanishing
 
 if TYPE_CHECKING:
     from rowgrad.data.datamodule import ImageData
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     from rowgrad.scenario.scenario import Scenario
 
 
-def _describe_cut(run: Run) -> str:
+def _describe_cut(run: Run, exactly: str = "row gradient exactly 0.0") -> str:
     counts, steps = run.cut_counts, len(run.steps)
     if counts is None:
         return "not recorded"
@@ -28,35 +31,58 @@ def _describe_cut(run: Run) -> str:
     if not counts.any():
         return "no row: gradient reached every row"
     if not always.any():
-        return f"{name_rows(sometimes.tolist())}: row gradient exactly 0.0 at some of {steps} steps"
-    words = f"{name_rows(always.tolist())}: row gradient exactly 0.0 at each of {steps} steps"
+        return f"{name_rows(sometimes.tolist())}: {exactly} at some of {steps} steps"
+    words = f"{name_rows(always.tolist())}: {exactly} at each of {steps} steps"
     return words + (f"; {name_rows(sometimes.tolist())} at some of them" if sometimes.any() else "")
 
 
 def describe_run(run: Run, scenario: Scenario) -> str:
     """What people want to know at the end of a run: accuracy, cut rows, folder, and how to watch it."""
-    lines, summary, folder = {}, run.summary, run.folder.path
+    lines, summary, folder = [], run.summary, run.folder.path
     if summary["status"] == DRY:
         count = f"{summary['batches']} batch{'es' * (summary['batches'] > 1)}"
-        lines["status"] = f"[bold]dry run[/]: {count} each of training, validation and test; no logs, no checkpoint"
+        lines.append(
+            ("status", f"[bold]dry run[/]: {count} each of training, validation and test; no logs, no checkpoint")
+        )
     elif "test/acc" in summary:
         operated = (
             f"; {summary['test/acc_operated']:.2%} with the rows {escape(scenario.operation.phrase)} in every image"
         )
         changed = scenario.route == "replace" and not scenario.idle
-        lines["test accuracy"] = f"[bold]{summary['test/acc']:.2%}[/]" + (operated if changed else "")
+        lines.append(("test accuracy", f"[bold]{summary['test/acc']:.2%}[/]" + (operated if changed else "")))
     else:
-        lines["status"] = f"[bold]{summary['status']}[/] after step {summary['train/steps']}; not tested"
-    lines["cut"] = _describe_cut(run)
-    if summary["cut_fraction"]:
-        lines[""] = f"they carried {summary['cut_fraction']:.1%} of the squared gradient at the network's input"
+        lines.append(("status", f"[bold]{summary['status']}[/] after step {summary['train/steps']}; not tested"))
+    lines += _lines_on_gradients(run, scenario)
     place = escape(str(shown(folder)))
-    lines["run's folder"] = place
+    lines.append(("run's folder", place))
     if summary["status"] == "interrupted":
-        lines["go on"] = f"{command_typed()} resume={place}"
+        lines.append(("go on", f"{command_typed()} resume={place}"))
     if run.folder.events.is_dir():
-        lines["watch it"] = f"{tensorboard_command()} --logdir {place}"
-    return "\n".join(f"{name:15}{words}" for name, words in lines.items())
+        lines.append(("watch it", f"{tensorboard_command()} --logdir {place}"))
+    return "\n".join(f"{name:15}{words}" for name, words in lines)
+
+
+def _lines_on_gradients(run: Run, scenario: Scenario) -> list[tuple[str, str]]:
+    """Which edges or rows were cut, what that did to the weights' gradient, and whether gradient vanishes."""
+    summary, lines = run.summary, []
+    if scenario.route == STATE and scenario.detach and not scenario.idle:
+        lines.append(("cut", scenario.cut_edges()))
+        lines.append(("", _describe_cut(run, "gradient exactly 0.0, in both norms,")))
+    else:
+        lines.append(("cut", _describe_cut(run)))
+    if summary["cut_fraction"]:
+        lines.append(("", f"they carried {summary['cut_fraction']:.1%} of the squared gradient at the network's input"))
+    if COSINE in summary:
+        lines.append(("weights", _describe_bias(summary[COSINE], summary[RATIO])))
+    if words := describe_vanishing(arrived(run.norms)):
+        lines.append(("vanishing", words))
+    return lines
+
+
+def _describe_bias(cosine: float, ratio: float) -> str:
+    if cosine == ratio == 1:
+        return "their gradient is exactly what it would be without detach"
+    return f"their gradient beside the one without detach: cosine {cosine:.3f}, {ratio:.3f} of its norm (means)"
 
 
 def tensorboard_command() -> str:

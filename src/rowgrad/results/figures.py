@@ -75,7 +75,7 @@ def learning_curves(curves: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figu
     figure = Figure(figsize=(9.2, 3.6), layout="constrained")
     panels = figure.subplots(1, 2)
     for panel, (metric, label) in zip(panels, {"loss": "loss", "acc": "accuracy, %"}.items(), strict=True):
-        for group, style in zip(curves, _styles(len(curves)), strict=True):
+        for group, style in zip(curves, styles(len(curves)), strict=True):
             for number, (steps, values) in enumerate(curves[group].get(f"train/{metric}", [])):
                 centres, means = _smoothed(steps, values)
                 shown = means * 100 if metric == "acc" else means
@@ -87,7 +87,7 @@ def learning_curves(curves: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figu
     panels[0].set_yscale("log")
     panels[0].set_title("Loss of training batches (lines) and validation (dots)", fontsize=10)
     panels[1].set_title("Accuracy of training batches and validation", fontsize=10)
-    _name_groups(figure, curves)
+    name_groups(figure, curves)
     return figure
 
 
@@ -102,7 +102,7 @@ def row_profiles(profiles: Mapping[str, Mapping[str, Tensor]]) -> Figure:
     panels = figure.subplots(1, 2, sharey=True)
     height = next(norms.shape[1] for group in profiles.values() for norms in group.values())
     for panel, quantity in zip(panels, (REACHES, ARRIVES), strict=True):
-        for (group, norms), style in zip(profiles.items(), _styles(len(profiles)), strict=True):
+        for (group, norms), style in zip(profiles.items(), styles(len(profiles)), strict=True):
             if quantity not in norms:
                 continue
             mean = norms[quantity].mean(0).numpy()
@@ -116,7 +116,7 @@ def row_profiles(profiles: Mapping[str, Mapping[str, Tensor]]) -> Figure:
         panel.set_xticks(range(0, height, 7))
         panel.grid(alpha=0.25)
     panels[0].set_ylabel(f"mean over steps,\n{Quantity.unit}")
-    _name_groups(figure, profiles)
+    name_groups(figure, profiles)
     return figure
 
 
@@ -145,13 +145,14 @@ def _grid(
     return figure, panels, list(panels.flat[:count])
 
 
-def _styles(count: int) -> list[dict[str, Any]]:
+def styles(count: int) -> list[dict[str, Any]]:
     """Colours and dashes that can be told apart, for so many groups."""
     return [{"color": PALETTE[i % len(PALETTE)], "ls": DASHES[i // len(PALETTE) % len(DASHES)]} for i in range(count)]
 
 
-def _name_groups(figure: Figure, groups: Mapping[str, Any]) -> None:
-    handles = [Line2D([], [], lw=2, label=g, **style) for g, style in zip(groups, _styles(len(groups)), strict=True)]
+def name_groups(figure: Figure, groups: Mapping[str, Any]) -> None:
+    """A legend of groups below a figure."""
+    handles = [Line2D([], [], lw=2, label=g, **style) for g, style in zip(groups, styles(len(groups)), strict=True)]
     columns = 3 if max(map(len, groups), default=0) < LONG else 2
     figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
 

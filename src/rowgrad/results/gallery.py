@@ -8,7 +8,9 @@ import torch
 
 from rowgrad.results import figures
 from rowgrad.results.experiments import atlas_figure, repair_figure
-from rowgrad.results.names import group_names, run_names
+from rowgrad.results.names import by_group, group_names, run_names
+from rowgrad.results.truncation import truncation_figure
+from rowgrad.results.vanishing import vanishing_figure
 from rowgrad.watch.quantities import ARRIVES, REACHES
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ def draw(runs: Sequence[Run], progress: Callable[[str], None] = lambda _: None) 
     drawn: Drawn = {}
     drawings = {
         "heatmaps": _heatmaps,
+        "vanishing": vanishing_figure,
+        "truncation": truncation_figure,
         "row_profiles": _row_profiles,
         "learning_curves": _learning_curves,
         "repair": lambda runs: repair_figure(dict(list(zip(run_names(runs), runs, strict=True))[:MOST])),
@@ -63,16 +67,13 @@ def _heatmaps(runs: Sequence[Run]) -> tuple[str, Figure] | None:
 
 
 def _row_profiles(runs: Sequence[Run]) -> tuple[str, Figure] | None:
-    members: dict[str, list[Run]] = {}
-    for group, run in zip(group_names(runs), runs, strict=True):
-        members.setdefault(group, []).append(run)
     profiles = {
         group: {
             quantity: torch.stack([run.norms[quantity].mean(0) for run in some])
             for quantity in (REACHES, ARRIVES)
             if all(quantity in run.norms for run in some)
         }
-        for group, some in members.items()
+        for group, some in by_group(runs).items()
     }
     if not any(profiles.values()):
         return None

@@ -14,6 +14,12 @@ if TYPE_CHECKING:
 # Keys that may differ between runs of one group: they do not change what is trained.
 APART = ("seed", "resume", "data.root", "callbacks", "hydra", "model.checkpoint")
 
+# What a group's keys are parts of: the key of its name.
+NAMED = {
+    "corruption": "corruption.name",
+    **dict.fromkeys(("model", "optimizer", "trainer"), "model.name"),
+}
+
 
 def _flat(config: Any) -> dict[str, Any]:
     """A config's values by their full keys."""
@@ -33,7 +39,8 @@ def _flat(config: Any) -> dict[str, Any]:
 def group_names(runs: Sequence[Run], *apart: str) -> list[str]:
     """A name for each run: its scenario, and what else tells it from other runs of that scenario; never its seed.
 
-    What a scenario or a camera is made of is told only where others of the same name differ in it.
+    What a scenario, a camera or a network is made of is told only where others of the same name differ in it, and so is
+    how it is trained: networks have rates of their own.
 
     Args:
         runs: that stand side by side.
@@ -43,18 +50,28 @@ def group_names(runs: Sequence[Run], *apart: str) -> list[str]:
     names = []
     for config in configs:
         alike = [other for other in configs if other.get("scenario.name") == config.get("scenario.name")]
-        cameras = [other for other in alike if other.get("corruption.name") == config.get("corruption.name")]
         telling = [
             f"{key.removeprefix('scenario.').removesuffix('.name')}={word_of(value)}"
             for key, value in config.items()
             if not key.startswith((*APART, *apart))
-            and any(
-                other.get(key) != value
-                for other in (cameras if key.startswith("corruption.") and key != "corruption.name" else alike)
-            )
+            and any(other.get(key) != value for other in _peers(key, config, alike))
         ]
         names.append(", ".join([str(config.get("scenario.name")), *telling]))
     return names
+
+
+def _peers(key: str, config: dict[str, Any], others: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The configs beside which a key tells something: of a thing that has a name, those with the same one."""
+    name = NAMED.get(key.partition(".")[0])
+    return [other for other in others if name in {None, key} or other.get(name) == config.get(name)]
+
+
+def by_group(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs by the names of their groups."""
+    members: dict[str, list[Run]] = {}
+    for group, run in zip(group_names(runs), runs, strict=True):
+        members.setdefault(group, []).append(run)
+    return members
 
 
 def run_names(runs: Sequence[Run]) -> list[str]:

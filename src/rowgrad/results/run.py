@@ -20,10 +20,11 @@ from rowgrad.data.sources import SOURCES
 from rowgrad.errors import UserError
 from rowgrad.folders import RunFolder
 from rowgrad.scenario.corruption import Corruption
-from rowgrad.scenario.settings import CorruptionSettings, ScenarioSettings
+from rowgrad.scenario.settings import STATE, CorruptionSettings, ScenarioSettings
 from rowgrad.watch.gradients import cut_fraction, cut_rows
 from rowgrad.watch.norms import read_norms
 from rowgrad.watch.quantities import ARRIVES, REACHES
+from rowgrad.watch.vanishing import arrived, describe_vanishing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,8 +97,14 @@ class Run:
 
     @property
     def cut_counts(self) -> Tensor | None:
-        """At how many recorded steps each row was cut, (H,); None where not both norms were recorded."""
-        return cut_rows(self.norms[REACHES], self.norms[ARRIVES]).sum(0) if self.knows_cuts else None
+        """At how many recorded steps each row was cut, (H,); None where not both norms were recorded.
+
+        Where a network's state is cut between rows, nothing arrives at the rows above, nor reaches them.
+        """
+        if not self.knows_cuts:
+            return None
+        reaches, arrives = self.norms[REACHES], self.norms[ARRIVES]
+        return (reaches == 0 if self.scenario.route == STATE else cut_rows(reaches, arrives)).sum(0)
 
     @property
     def cut_fraction(self) -> float | None:
@@ -160,7 +167,8 @@ class Run:
         drawn = {}
         if len(self.steps):
             of_image = {name: norms for name, norms in self.norms.items() if norms.shape[1] == self.height}
-            drawn["row_gradients"] = figures.heatmaps(self.steps, of_image, self.selected)
+            words = describe_vanishing(arrived(of_image))
+            drawn["row_gradients"] = figures.heatmaps(self.steps, of_image, self.selected, words)
         if self.theta is not None:
             drawn["learnt_rows"] = figures.learnt_rows(self.theta, self.selected)
         return drawn

@@ -15,11 +15,13 @@ from rowgrad.errors import UserError
 from rowgrad.files import command_typed, read_json, shown, write_whole
 from rowgrad.folders import DRY
 from rowgrad.results.tables import Table
+from rowgrad.watch.quantities import COSINE, RATIO
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rowgrad.folders import SweepFolder
+    from rowgrad.results.run import Run
 
 SEED, DETACH = "seed", "scenario.detach"
 CONFIDENCE = 0.95
@@ -84,6 +86,8 @@ METRICS: dict[str, Callable[..., str]] = {
     "test/acc_operated": percent,
     "test/loss": decimals,
     "cut_fraction": percent,
+    COSINE: decimals,
+    RATIO: decimals,
 }
 COMPARED = ("test/acc", "test/loss", "cut_fraction")
 
@@ -256,7 +260,15 @@ def answer_sweep(folder: SweepFolder) -> bool:
         Whether all jobs that were started are done.
     """
     jobs = read_jobs(folder)
-    tables = [table for table in (seeds_table(jobs), detach_table(jobs)) if table is not None and table.body]
+    # The page shows what was trained: a job that failed before its first step has nothing to show.
+    by_name = {job.path.name: job for job in folder.jobs()}
+    trained = [by_name[job.name] for job in jobs if by_name[job.name].holds_a_run]
+    runs: list[Run] = []
+    if trained:  # late: a sweep of typing mistakes need not wait for it
+        from rowgrad.results.run import Run
+
+        runs = [Run(run) for run in trained]
+    tables = [table for table in (seeds_table(jobs), detach_table(jobs), *_answers(runs)) if table and table.body]
     command = shlex.join(folder.read()["command"])
     lines = describe_sweep(folder, jobs)
     head = f"# {folder.path.name}\n\n    {command_typed()} {command}\n\n```text\n{lines}\n```\n"
@@ -265,11 +277,18 @@ def answer_sweep(folder: SweepFolder) -> bool:
     for table in tables:
         table.print()
     print(lines)
-    # The page shows what was trained: a job that failed before its first step has nothing to show.
-    by_name = {job.path.name: job for job in folder.jobs()}
-    if trained := [by_name[job.name] for job in jobs if by_name[job.name].holds_a_run]:
-        from rowgrad.results.report import write_report  # late: a sweep of typing mistakes need not wait for it
-        from rowgrad.results.run import Run
+    if runs:
+        from rowgrad.results.report import write_report
 
-        print(f"{'report':15}{shown(write_report([Run(run) for run in trained], folder.report, answers=tables))}")
+        print(f"{'report':15}{shown(write_report(runs, folder.report, answers=tables))}")
     return all(job.status in COMPLETE for job in jobs)
+
+
+def _answers(runs: Sequence[Run]) -> list[Table | None]:
+    """Tables of single experiments."""
+    if not runs:
+        return []
+    from rowgrad.results.truncation import truncation_table
+    from rowgrad.results.vanishing import vanishing_table
+
+    return [vanishing_table(runs), truncation_table(runs)]

@@ -51,6 +51,10 @@ class Rows:
         chosen = {row for part in self.parts for row in self._one(*part, height)}
         return tuple(row in chosen for row in range(height))
 
+    def names(self, row: int, height: int) -> bool:
+        """Whether one of `height` rows is meant by its own index, and not as one of a slice."""
+        return any(isinstance(part, int) and part % height == row for _, part in self.parts)
+
     def cut(self, height: int) -> list[str]:
         """Slices that reach beyond `height` rows, as they were typed: Python cuts them."""
         inside = range(-height, height + 1)

@@ -1,8 +1,12 @@
-"""Rows, operation, detach, route -> the network's input. The cut is one `detach()`, in `Scenario._operated`."""
+"""Rows, operation, detach, route -> the network's input, and what becomes of its state between rows.
+
+The cut is one `detach()`: of images in `Scenario._operated`, of a state in `Scenario._carried`.
+"""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -11,10 +15,14 @@ from torch import Tensor, nn
 from rowgrad.errors import UserError
 from rowgrad.scenario.operations import with_greys
 from rowgrad.scenario.rows import name_rows
-from rowgrad.scenario.settings import ScenarioSettings
+from rowgrad.scenario.settings import STATE, ScenarioSettings
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rowgrad.randomness import Draw
+
+    State = dict[str, Tensor]
 
 
 class Scenario(nn.Module):
@@ -31,7 +39,7 @@ class Scenario(nn.Module):
         white: the value of a white one.
 
     Attributes:
-        selected: (H,), which rows the scenario selects.
+        selected: (H,), which rows the scenario selects; `chosen` are the same, as plain booleans.
         idle: whether it never changes, detaches or shows anything.
 
     Raises:
@@ -51,13 +59,14 @@ class Scenario(nn.Module):
     ) -> None:
         super().__init__()
         selected = settings.select(height)
-        self.name, self.rows = settings.name, name_rows(selected)
+        self.name, self.rows, self.chosen = settings.name, name_rows(selected), tuple(selected)
         self.operation = with_greys(settings.operation, black, white)
         self.probability = settings.probability
         self.detach, self.route, self.when = settings.detach, settings.route, settings.when
         self.from_step, self.to_step = settings.from_step, settings.to_step
         self.random_rows = settings.random_rows
         self.straight_through = settings.straight_through
+        self.state = settings.state
         if isinstance(black, Tensor):
             self.register_buffer("black", black, persistent=False)
         else:
@@ -82,10 +91,45 @@ class Scenario(nn.Module):
             draw: the randomness.
             step: the optimizer step that the schedule goes by; without it, that of `draw`.
         """
+        return self.routed(images, draw, self.probability) if self._is_due(draw, step) else images
+
+    def edges(self, count: int, draw: Draw, step: int | None = None) -> dict[int, Callable[[State], State]]:
+        """What is done, on route `state`, with the state that a network carries into rows of `count` images.
+
+        A function of that state, tensors (..., B, units) by their names, for each row that has a cut above it. Values
+        stay as they are, so there is none where no gradient is asked for. Each image draws at each edge for itself.
+
+        Args:
+            count: B.
+            draw: the randomness.
+            step: as in `forward`.
+        """
+        cuts = self.route == STATE and self.detach and not self.idle
+        if not (cuts and torch.is_grad_enabled() and self._is_due(draw, step)):
+            return {}
+        selected = torch.tensor(self.chosen)  # on the CPU: a network is run in pieces from edge to edge
+        selected = selected if self.random_rows is None else self._drawn(replace(draw, first=0), 1, selected)[0]
+        if self.probability == 1:
+            hits: list[Tensor | None] = [None] * len(selected)
+        else:
+            device = self.selected.device
+            hits = [*(draw.uniform("probability", (count, len(selected)), device) < self.probability).unbind(1)]
+        return {row: partial(self._carried, hits[row]) for row, chosen in enumerate(selected.tolist()) if chosen}
+
+    def _carried(self, hit: Tensor | None, state: State) -> State:
+        """A state, detached for the images that are hit."""
+        return {
+            name: value
+            if self.state not in {"all", name}
+            else value.detach()
+            if hit is None
+            else torch.where(hit[:, None], value.detach(), value)
+            for name, value in state.items()
+        }
+
+    def _is_due(self, draw: Draw, step: int | None) -> bool:
         in_phase = self.training or self.when == "train and eval"
-        if in_phase and self.at_work(draw.step if step is None else step):
-            return self.routed(images, draw, self.probability)
-        return images
+        return in_phase and self.at_work(draw.step if step is None else step)
 
     def at_work(self, step: int) -> bool:
         """Whether the schedule has the scenario at work at an optimizer step."""
@@ -96,13 +140,17 @@ class Scenario(nn.Module):
         if self.random_rows is None:
             return self.selected[:, None]
         draw, count = (replace(draw, first=0), 1) if self.training else (draw, len(images))
-        lots = draw.uniform("random rows", (count, len(self.selected)), images.device).masked_fill(~self.selected, 1)
+        return self._drawn(draw, count, self.selected)[:, None, :, None]
+
+    def _drawn(self, draw: Draw, count: int, selected: Tensor) -> Tensor:
+        """Random ones of the selected rows (H,) as booleans (count, H)."""
+        lots = draw.uniform("random rows", (count, len(selected)), selected.device).masked_fill(~selected, 1)
         places = lots.argsort(dim=1, stable=True).argsort(dim=1)
-        return (places < self.random_rows)[:, None, :, None]
+        return places < (self.random_rows or 0)
 
     def routed(self, images: Tensor, draw: Draw, probability: float) -> Tensor:
         """What the network sees while the scenario is at work, with the given probability of the operation."""
-        if self.idle or self.route == "observe":
+        if self.idle or self.route in {"observe", STATE}:
             return images
         if self.route == "exclude":
             return torch.where(self.mask(images, draw), self.black, images)
@@ -135,10 +183,16 @@ class Scenario(nn.Module):
         """The scenario in one plain sentence."""
         if self.idle:
             return "No row is selected: the network sees the images as they are."
-        rows = self.rows[0].upper() + self.rows[1:]
+        if self.route == STATE:
+            state, verb = self.cut_edges(), "detached" if self.detach else "left as it is"
+            pause = "," * (", " in state)
+            words = f"{state[0].upper()}{state[1:]}{pause} is {verb}{self._schedule()}"
+            return f"{words}. The network sees the images as they are."
+        rows = self.rows
         verb = "is" if self.rows.startswith("row ") or self.random_rows == 1 else "are"
         if self.random_rows is not None:
             rows = f"{self.random_rows} of {self.rows}, drawn anew at each step,"
+        rows = rows[0].upper() + rows[1:]
         chance = "" if self.probability == 1 else f" with probability {self.probability:g}"
         done = f"{'detached, ' if self.detach else ''}{self.operation.phrase}{chance}"
         passes = self.straight_through and not self.detach and self.route == "replace"
@@ -149,6 +203,13 @@ class Scenario(nn.Module):
             "exclude": "for observers only; the network sees black in their place",
         }[self.route]
         return f"{rows} {verb} {done}{through} {end}{self._schedule()}."
+
+    def cut_edges(self) -> str:
+        """On route `state`, what is detached: "the state that is carried into row 14"."""
+        part = "state" if self.state == "all" else f"{self.state} state alone"
+        rows = self.rows if self.random_rows is None else f"{self.random_rows} of {self.rows}, drawn anew at each step"
+        chance = "" if self.probability == 1 else f", for each image and row with probability {self.probability:g}"
+        return f"the {part} that is carried into {rows}{chance}"
 
     def _schedule(self) -> str:
         """The schedule as a sentence's end; empty where the scenario is always at work."""

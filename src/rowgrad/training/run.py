@@ -33,6 +33,7 @@ from rowgrad.training.trainer import (
     skip_driver_checks,
 )
 from rowgrad.watch.about import announce, hyperparameters, write_outcome
+from rowgrad.watch.bias import measured_bias
 from rowgrad.watch.events import add_layout, layout
 from rowgrad.watch.outlets import close_loggers, other_loggers, writers
 from rowgrad.watch.recorder import recorder_of
@@ -181,6 +182,7 @@ class Training:
         self.summary |= {"train/steps": steps, "train/seconds": seconds}
         if trainer.is_global_zero:
             self.summary["cut_fraction"] = Run(self.folder).cut_fraction
+            self.summary |= measured_bias(trainer)
             for writer in writers(trainer):
                 write_outcome(writer, self.summary, steps)
                 writer.close()

@@ -31,7 +31,7 @@ from rowgrad.model.settings import ModelSettings, OptimizerSettings
 from rowgrad.scenario.rows import name_rows
 from rowgrad.scenario.settings import CorruptionSettings, ScenarioSettings
 from rowgrad.training.targets import read_packages
-from rowgrad.watch.settings import HistogramsSettings, PicturesSettings, RecorderSettings
+from rowgrad.watch.settings import BiasSettings, HistogramsSettings, PicturesSettings, RecorderSettings
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
@@ -131,7 +131,7 @@ class CheckpointsSettings(Settings, key="callbacks.checkpoints"):
     every: int = setting(100, whole(1), "optimizer steps from one checkpoint to the next")
 
 
-CALLBACKS = (RecorderSettings, PicturesSettings, HistogramsSettings, CheckpointsSettings)
+CALLBACKS = (RecorderSettings, PicturesSettings, HistogramsSettings, BiasSettings, CheckpointsSettings)
 
 
 def read_parts(value: Any, key: str) -> dict[str, Mapping[str, Any] | None]:

@@ -16,6 +16,7 @@ from rowgrad.watch.settings import RecorderSettings
 # Modules, and what a class must be to be named in them.
 KINDS: Mapping[str, tuple[str, str]] = {
     "rowgrad.model.networks": ("torch.nn", "Module"),
+    "rowgrad.model.sequences": ("torch.nn", "Module"),
     "rowgrad.scenario.operations": ("rowgrad.scenario.operations", "Operation"),
     "torch.nn": ("torch.nn", "Module"),
     "torch.optim": ("torch.optim", "Optimizer"),
@@ -27,6 +28,7 @@ CLASSES: Mapping[str, Sequence[str] | None] = {
     "rowgrad.watch.recorder.RowGradientRecorder": tuple(RecorderSettings.parts()),
     "rowgrad.watch.pictures.Pictures": None,
     "rowgrad.watch.histograms.PerImageHistograms": None,
+    "rowgrad.watch.bias.GradientBias": None,
     "rowgrad.watch.events.Logger": (),
     "rowgrad.training.checkpoints.Checkpoints": None,
     "rowgrad.training.trainer.Progress": None,

@@ -8,7 +8,9 @@ import torch
 from torch.optim import Optimizer
 
 from rowgrad.errors import UserError, without_key
+from rowgrad.model.sequences import CELLS
 from rowgrad.randomness import Draw
+from rowgrad.scenario.settings import STATE
 
 if TYPE_CHECKING:
     from rowgrad.data.settings import Shape
@@ -37,9 +39,24 @@ def try_out(module: RowClassifier, shape: Shape, precision: str) -> None:
         finally:
             module.train(training)
     shown = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
-    if shown != (COUNT, shape.classes):
+    if shown not in {(COUNT, shape.classes), (COUNT, shape.height, shape.classes)}:
         raise UserError(f"model.network gives {shown} for {COUNT} images. Accepted: {(COUNT, shape.classes)}.")
+    _check_state(module)
     _try_optimizer(module, precision)
+
+
+def _check_state(module: RowClassifier) -> None:
+    """Sees whether the network carries what the scenario detaches."""
+    scenario, states = module.scenario, getattr(module.network, "states", ())
+    if scenario.route != STATE or scenario.idle:
+        return
+    if not states:
+        raise UserError(
+            f"scenario.route={STATE}: {type(module.network).__name__} carries no state from row to row."
+            f" These do: {', '.join(f'model={name}' for name in CELLS)}."
+        )
+    if scenario.state not in {"all", *states}:
+        raise UserError(f"scenario.state={scenario.state}: model.network carries {', '.join(states)}. Accepted: all.")
 
 
 def _try_optimizer(module: RowClassifier, precision: str) -> None:

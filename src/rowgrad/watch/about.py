@@ -74,7 +74,7 @@ def hyperparameters(config: DictConfig) -> dict[str, str | float]:
         "with max_epochs": config.trainer.max_epochs,
         "with data": config.data.name,
         "with corruption": config.get("corruption", {}).get("name", "none"),
-        "with network": str(config.model.network.get("_target_", "")).rpartition(".")[2],
+        "with model": config.model.get("name") or str(config.model.network.get("_target_", "")).rpartition(".")[2],
         **scenario,
     }
 

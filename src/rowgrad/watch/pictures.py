@@ -8,11 +8,13 @@ import lightning.pytorch as pl
 
 from rowgrad.model.classifier import RowClassifier
 from rowgrad.process import SIGNALS
+from rowgrad.scenario.settings import STATE
 from rowgrad.watch.events import add_pictures
 from rowgrad.watch.outlets import writers, writes_events
 from rowgrad.watch.quantities import ARRIVES, REACHES
 from rowgrad.watch.recorder import recorder_of
 from rowgrad.watch.settings import PicturesSettings
+from rowgrad.watch.vanishing import arrived, describe_vanishing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,7 +92,8 @@ class Pictures(pl.Callback):
         norms = {name: values for name, values in norms.items() if values.shape[1] == len(selected)}  # of the image
         pictures = {"3_learnt_rows": figures.learnt_rows(module.theta.detach().cpu(), selected)}
         if steps is not None and len(steps):
-            pictures["1_row_gradients"] = figures.heatmaps(steps, norms, selected)
+            words = describe_vanishing(arrived(norms))
+            pictures["1_row_gradients"] = figures.heatmaps(steps, norms, selected, words)
         pictures["2_digits"] = self._digits(module, self._batch, {q: n.nanmean(0) for q, n in norms.items()})
         pages = {f"pictures/{name}": drawing.png(figure) for name, figure in sorted(pictures.items())}
         for writer in writers(trainer):
@@ -110,7 +113,7 @@ class Pictures(pl.Callback):
         }
         if module.corruption.idle:
             del views["camera gave"]
-        if not scenario.idle:
+        if not scenario.idle and scenario.route != STATE:
             views["observer saw"] = scenario.observed(damaged + module.theta.detach(), draw)
         beside = {"original": ("‖∂L/∂θᵣ‖", REACHES), "network saw": ("‖∂L/∂τᵣ‖", ARRIVES)}
         bars = {view: (f"mean {words}", means[q]) for view, (words, q) in beside.items() if q in means}

@@ -105,7 +105,7 @@ class RowGradientRecorder(pl.Callback):
         self._warn_of_lost_steps()
         if trainer.global_step == 0:
             for writer in writers(trainer):
-                add_layout(writer, {title: tags for stream in self._streams for title, tags in stream.charts().items()})
+                add_layout(writer, self._charts(trainer))
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -208,6 +208,12 @@ class RowGradientRecorder(pl.Callback):
             UserError: it is not.
         """
         Tapped(module, self.at, self.chosen, self.pairs).leave()
+
+    def _charts(self, trainer: pl.Trainer) -> dict[str, str]:
+        """The charts of *Custom Scalars*, those of other callbacks that have a dict `charts` too."""
+        others = [getattr(callback, "charts", None) for callback in trainer.callbacks]  # ty: ignore[missing-attribute]
+        every = [*(stream.charts() for stream in self._streams), *(one for one in others if isinstance(one, dict))]
+        return {title: tags for charts in every for title, tags in charts.items()}
 
     @property
     def _tapped(self) -> Tapped:

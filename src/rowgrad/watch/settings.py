@@ -70,6 +70,13 @@ class PicturesSettings(Settings, key="callbacks.pictures"):
 
 
 @dataclass(frozen=True, kw_only=True)
+class BiasSettings(Settings, key="callbacks.bias"):
+    """When the gradient is compared with the one without detach."""
+
+    every: int = setting(100, whole(1), "optimizer steps from one pass without detach to the next")
+
+
+@dataclass(frozen=True, kw_only=True)
 class HistogramsSettings(Settings, key="callbacks.histograms"):
     """When single images are looked at."""
 

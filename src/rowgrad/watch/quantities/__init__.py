@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 GRAD_NORM = "_grad_norm"  # what stands behind a tap's name
+COSINE, RATIO = "grad_bias/cosine", "grad_bias/norm_ratio"  # of the weights' gradient and the one without detach
 REACHES, ARRIVES = f"row{GRAD_NORM}", f"input{GRAD_NORM}"  # the two that tell a cut
 
 

@@ -1,0 +1,106 @@
+"""Where gradient vanishes on its way to the first row, in which networks, and for how long: a table and a figure."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from rowgrad.results.figures import PALETTE, name_groups, styles
+from rowgrad.results.names import by_group
+from rowgrad.results.tables import Table
+from rowgrad.watch.vanishing import (
+    FIRST,
+    LAST,
+    arrived,
+    describe_vanishing,
+    first_and_last,
+    reached_a_tenth,
+    share_of_rows,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+
+    from rowgrad.results.run import Run
+
+ENDS = (f"first {FIRST} steps", f"last {LAST} steps")
+LEAST = 1e-12  # a share that is drawn; smaller ones are at the edge
+
+
+def vanishing_table(runs: Sequence[Run]) -> Table | None:
+    """Row 0 beside the last row, in each group of runs that differ in their seed alone; None where none vanishes."""
+    groups = _groups(runs)
+    if groups is None:
+        return None
+    body = []
+    for name, some in groups.items():
+        ratios = [[float(share[0] / share[-1]) for share in map(share_of_rows, first_and_last(n))] for _, n in some]
+        waits = [reached_a_tenth(*one) for one in some]
+        known = [step for step in waits if step is not None]
+        wait = f"{np.median(known):g} ({min(known)} … {max(known)})" if known else "never"
+        wait += f", {len(known)} of {len(waits)} runs" if 0 < len(known) < len(waits) else ""
+        body.append([name, str(len(some)), *map(_range, zip(*ratios, strict=True)), wait])
+    height = next(iter(groups.values()))[0][1].shape[1]
+    caption = (
+        f"What row 0 gets of row {height - 1}, by mean norms: geometric mean over seeds, with the least and the most."
+        f" The step from which on, for {FIRST} steps on average, it gets a tenth: median, with the first and the last."
+    )
+    header = ["setting", "n", *(f"row 0 ÷ row {height - 1}, {end}" for end in ENDS), "row 0 has a tenth from step"]
+    return Table("Vanishing gradient", header, body, caption)
+
+
+def vanishing_figure(runs: Sequence[Run]) -> tuple[str, Figure] | None:
+    """Each row's share of the gradient at the first and the last steps, all networks on one logarithmic axis."""
+    groups = _groups(runs)
+    if groups is None:
+        return None
+    figure = Figure(figsize=(9.2, 4.0), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    rows = np.arange(max(norms.shape[1] for some in groups.values() for _, norms in some))
+    for some, style in zip(groups.values(), styles(len(groups)), strict=True):
+        for panel, parts in zip(panels, zip(*(first_and_last(n) for _, n in some), strict=True), strict=True):
+            shares = torch.stack([share_of_rows(part) for part in parts]).clamp_min(LEAST).numpy()
+            panel.plot(rows, np.exp(np.log(shares).mean(0)), marker="o", ms=3, lw=1.2, **style)
+            if len(shares) > 1:
+                panel.fill_between(rows, shares.min(0), shares.max(0), color=style["color"], alpha=0.2, lw=0)
+    for panel, end in zip(panels, ENDS, strict=True):
+        panel.set(yscale="log", xlabel="image row (0 = top, read first)", title=end)
+        panel.set_xticks(rows[::7])
+        panel.axhline(1 / len(rows), color=PALETTE[-1], lw=0.8, ls=":")
+        panel.grid(alpha=0.25)
+    panels[0].set_ylabel("share of the gradient")
+    name_groups(figure, groups)
+    words = (
+        "Each row's share of the gradient at the network's input, on a logarithmic axis; dotted, where all rows have"
+        " alike. Lines are geometric means over seeds, bands reach from the least to the most. A line that falls to the"
+        " left is a gradient that vanishes on its way up."
+    )
+    return words, figure
+
+
+def _groups(runs: Sequence[Run]) -> dict[str, list[tuple[Tensor, Tensor]]] | None:
+    """Steps (T,) and norms (T, H) of runs that nothing cuts, by their group; None where none of them vanishes."""
+    known = [run for run in runs if arrived(run.norms) is not None and len(run.steps) and not _is_cut(run)]
+    if not any(describe_vanishing(arrived(run.norms)) for run in known):
+        return None
+    return {
+        name: [(run.steps, norms) for run in some if (norms := arrived(run.norms)) is not None]
+        for name, some in by_group(known).items()
+    }
+
+
+def _is_cut(run: Run) -> bool:
+    counts = run.cut_counts
+    return counts is not None and bool(counts.any())
+
+
+def _range(numbers: Sequence[float]) -> str:
+    """Geometric mean, least and most."""
+    positive = np.maximum(numbers, LEAST)
+    mean = float(np.exp(np.log(positive).mean()))
+    return f"{mean:.2g} ({min(positive):.1g} … {max(positive):.1g})" if len(positive) > 1 else f"{mean:.2g}"
