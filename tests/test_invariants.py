@@ -83,15 +83,15 @@ class Tape(pl.Callback):
             self.steps[-1][key].append(value.clone())
 
 
-def fit(folder, device, *overrides, recorder=None, **trainer):
+def fit(folder, device, *overrides, recorder=None, tape=None, watching=(), **trainer):
     """Trains with the package's recorder and a tape beside it."""
     config = configure("data=digits", *overrides)
     data, module = build(config)
-    tape = Tape()
+    tape = tape or Tape()
     settings = {"max_steps": 4, "accelerator": device, "devices": 1, "deterministic": True, "gradient_clip_val": None}
     pl.Trainer(
         **settings | trainer,
-        callbacks=[recorder or RowGradientRecorder(flush_every=3, folder=folder), tape],
+        callbacks=[recorder or RowGradientRecorder(flush_every=3, folder=folder), tape, *watching],
         logger=TensorBoardLogger(folder, name="tensorboard", version=""),
         default_root_dir=str(folder),
         enable_checkpointing=False,
