@@ -1,8 +1,8 @@
 """The oracles: gradients of one step by plain `torch.autograd.grad`, row by row, of an image and of a sequence of rows.
 
 They share no code with the package. In the first, each row has its own leaf before the cut and its own leaf after it,
-images are put together from their rows, and the cross-entropy is written out. It works in the network's own precision: in
-a higher one, a ReLU whose input is within rounding of zero would switch, which changes a gradient by far more than
+images are put together from their rows, and the cross-entropy is written out. It works in the network's own precision:
+in a higher one, a ReLU whose input is within rounding of zero would switch, which changes a gradient by far more than
 rounding. In the second, a recurrent network's cells are written out by their equations, for one image and row after the
 other; these are smooth, so it works in 64 bits.
 """
@@ -80,7 +80,9 @@ def cell_by_its_equations(kind, layer, x, h, c):
     return torch.sigmoid(o) * torch.tanh(c), c
 
 
-def gradients_in_sequence(network, kind, images, labels, cuts, *, readout="last", parts=("hidden", "cell"), smoothing=0.0):
+def gradients_in_sequence(
+    network, kind, images, labels, cuts, *, readout="last", parts=("hidden", "cell"), smoothing=0.0
+):
     """One step of a recurrent network, image by image and row by row, in 64 bits.
 
     Args:

@@ -1,4 +1,4 @@
-"""How wrong a cut gradient is: cosine, ratio of norms and what is stopped, against an oracle; training is left alone."""
+"""How wrong a cut gradient is: cosine, ratio of norms, what is stopped, against an oracle; training is left alone."""
 
 import json
 
@@ -73,7 +73,9 @@ def test_detaching_an_image_leaves_the_weights_gradient_exactly_as_it_is(run, sc
 )
 def test_training_is_left_as_it_is_to_the_last_bit(run, typed):
     often = ["callbacks.bias.every=1", "callbacks.histograms.every=1", "trainer.max_steps=4"]
-    with_it, without = (run(*typed, *often, *more, name=n) for n, more in {"a": [], "b": ["callbacks.bias=null"]}.items())
+    with_it, without = (
+        run(*typed, *often, *more, name=n) for n, more in {"a": [], "b": ["callbacks.bias=null"]}.items()
+    )
     assert (with_it / "row_gradients.csv").read_bytes() == (without / "row_gradients.csv").read_bytes()
     tensors = [weights(folder) for folder in (with_it, without)]
     assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
@@ -92,7 +94,7 @@ def test_only_steps_of_the_schedule_are_looked_at(run):
     assert [step for step, _ in events(run(*typed))["grad_bias/cosine"]] == [2, 3]
 
 
-def test_a_frozen_network_has_no_gradient_of_weights_but_its_rows_have(run, tmp_path):
+def test_a_frozen_network_has_no_gradient_of_weights_but_its_rows_have(run):
     trained = run("model=gru", "scenario=baseline", "trainer.max_steps=2", name="trained")
     typed = [f"model.checkpoint={trained}", "model.freeze=true", "trainer.max_steps=2", "callbacks.bias.every=1"]
     folder = run("model=gru", "scenario=truncate", *typed, name="frozen")

@@ -21,7 +21,8 @@ def digits_for_every_name(monkeypatch):
 
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
 def test_every_choice_of_every_group_can_be_built(choice, tmp_path):
-    config = configure(f"{choice.parent}={choice.name}", "model.checkpoint=null")
+    reader = ["model=gru"] * (choice.name == "truncate" and choice.parent.name == "scenario")  # it cuts a state
+    config = configure(f"{choice.parent}={choice.name}", "model.checkpoint=null", *reader)
     data, module = build(config)
     if choice.parent.name in ("data", "scenario", "corruption"):
         named = {"data": data, "scenario": module.scenario, "corruption": module.corruption}
@@ -43,7 +44,8 @@ def test_every_question_stands_above_its_command_and_what_to_see(choice):
     assert not experiment or lines.pop(0) == "# @package _global_"
     assert lines[0].startswith("# ")
     assert "?" in lines[0]
-    assert f"#   python scripts/train.py {'-m ' if experiment else ''}{choice.parent}={choice.name}" in lines
+    reader = "model=gru " if choice.name == "truncate" else ""
+    assert f"#   python scripts/train.py {'-m ' if experiment else reader}{choice.parent}={choice.name}" in lines
     assert any(line.startswith("# See: ") for line in lines)
     assert not experiment or any(line.startswith("# Time: about ") for line in lines)
 
@@ -55,10 +57,11 @@ def test_every_question_stands_above_its_command_and_what_to_see(choice):
         ("modify", "rows 14–27", "scaled by 2", 1, True, "exclude", "train and eval"),
         ("visualize", "rows 0–13", "scaled by 0.5", 1, True, "observe", "train"),
         ("augment", "rows 0–13", "shifted by +1", 0.5, True, "replace", "train"),
+        ("truncate", "row 14", "left as they are", 1, True, "state", "train"),
     ],
 )
 def test_the_scenarios_are_those_of_the_table(scenario, rows, operation, probability, detach, route, when):
-    module = build(configure("data=digits", f"scenario={scenario}"))[1].scenario
+    module = build(configure("data=digits", "model=gru", f"scenario={scenario}"))[1].scenario
     assert (module.rows, module.operation.phrase, module.probability) == (rows, operation, probability)
     assert (module.detach, module.route, module.when) == (detach, route, when)
 

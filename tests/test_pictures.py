@@ -55,7 +55,7 @@ def test_pictures_come_every_so_many_steps_and_at_the_end(run):
 def test_a_picture_shows_what_the_recorder_wrote_from_before_a_resume_too(tmp_path, monkeypatch):
     drawn = []
 
-    def keep(steps, values, selected):
+    def keep(steps, values, selected, words):
         drawn.append((steps.tolist(), values, selected))
         return Figure()
 
@@ -267,7 +267,7 @@ def test_hyperparameters_are_logged_with_the_final_metrics(run):
         "scenario": "augment", "rows": "0:14", "detach": "true", "seed": 3, "lr": 0.01, "with rows_lr": 0.01,
     }  # fmt: skip
     metrics = {info.name.tag for info in found["experiment"].experiment.metric_infos}
-    assert metrics == {"test/acc", "test/loss", "grad_flow/mean_cut_fraction"}
+    assert metrics == {"test/acc", "test/loss", "grad_flow/mean_cut_fraction", "grad_bias/mean_cosine"}
     assert "session_end_info" in found
     scalars = watched(folder)
     facts = json.loads((folder / "summary.json").read_text())
@@ -275,6 +275,7 @@ def test_hyperparameters_are_logged_with_the_final_metrics(run):
         "test/acc": "test/acc",
         "test/loss": "test/loss",
         "grad_flow/mean_cut_fraction": "cut_fraction",
+        "grad_bias/mean_cosine": "grad_bias/cosine",
     }.items():
         assert scalars.Scalars(tag)[-1].value == pytest.approx(facts[name])
     assert not {"hp_metric", "epoch"} & set(scalars.Tags()["scalars"])
@@ -296,6 +297,8 @@ def test_custom_charts_are_those_that_the_recorder_feeds(run):
         "Accuracy",
         "How far each row moves",
         "Loss",
+        "Weights' gradient beside the one without detach",
+        "Share of each row's whole gradient that detach stops",
     ]
     assert [title for title in titles("economy") if "input" in title.lower() or "Cut" in title] == []
     assert titles("silent") == [

@@ -92,7 +92,7 @@ def test_the_markdown_table_goes_to_a_readme(folder):
     head, rule, *rows = result.stdout.splitlines()
     assert len(rows) == 4
     assert {line.count("|") for line in (head, rule, *rows)} == {len(COLUMNS) + 2}
-    assert rows[0].startswith("| augment, detach=true, seed 0 | augment | 0–13 | true | 0 | digits | done |")
+    assert rows[0].startswith("| augment, detach=true, seed 0 | augment | 0–13 | mlp | true | 0 | digits | done |")
 
 
 def test_profiles_are_means_over_steps_and_seeds(monkeypatch, runs, folder):

@@ -60,7 +60,7 @@ def compared_heatmaps(runs: Mapping[str, tuple[Tensor, Mapping[str, Tensor], Seq
         panel.set_title(title_of(quantity), fontsize=10)
     for panel in panels[-1]:
         panel.set_xlabel("optimizer step")
-    figure.colorbar(image, ax=panels, label=Quantity.unit, aspect=30, pad=0.01)
+    figure.colorbar(image, ax=panels, label=Quantity.unit, aspect=30, pad=0.01, format="%.0e")
     key = [Patch(color=ZERO, label="exactly 0"), Line2D([], [], color=SELECTED, lw=4, label="selected rows")]
     figure.legend(handles=key, loc="outside lower center", ncols=2, fontsize=9, frameon=False)
     return figure

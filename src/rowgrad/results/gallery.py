@@ -55,13 +55,17 @@ def _heatmaps(runs: Sequence[Run]) -> tuple[str, Figure] | None:
     recorded = {name: run for name, run in zip(run_names(runs), runs, strict=True) if len(run.steps)}
     if not recorded:
         return None
-    shown = dict(list(recorded.items())[:MOST])
+    shown = recorded
+    if len(recorded) > MOST:  # one run of each group first
+        groups = by_group(list(recorded.values())).values()
+        order = [run for place in range(max(map(len, groups))) for some in groups for run in some[place : place + 1]]
+        shown = {name: run for name, run in recorded.items() if run in order[:MOST]}
     words = (
         "Every row at every step, all runs on one colour scale. Grey is exactly zero: no gradient reaches the row."
         " On the right, what arrives at the network's input all the same."
     )
     if len(shown) < len(recorded):
-        words += f" The first {len(shown)} of {len(recorded)} runs."
+        words += f" {len(shown)} of {len(recorded)} runs."
     wall = {name: (run.steps, run.norms, run.selected) for name, run in shown.items()}
     return words, figures.compared_heatmaps(wall)
 

@@ -89,6 +89,8 @@ METRICS: dict[str, Callable[..., str]] = {
     COSINE: decimals,
     RATIO: decimals,
 }
+# What goes without saying: detaching images leaves the weights' gradient as it is.
+PLAIN: dict[str, set[float]] = {COSINE: {1.0}, RATIO: {1.0}}
 COMPARED = ("test/acc", "test/loss", "cut_fraction")
 
 
@@ -148,7 +150,9 @@ def spread(numbers: Sequence[float], show: Callable[..., str]) -> str:
 
 def seeds_table(jobs: Sequence[Job]) -> Table:
     """Every setting, over its seeds."""
-    metrics = [metric for metric in [*METRICS, *_further_metrics(jobs)] if values(jobs, metric)]
+    metrics = [
+        metric for metric in [*METRICS, *_further_metrics(jobs)] if set(values(jobs, metric)) - PLAIN.get(metric, set())
+    ]
     body = []
     for setting, group in grouped(jobs, SEED).items():
         found = {metric: values(group, metric) for metric in metrics}

@@ -72,6 +72,7 @@ def vanishing_figure(runs: Sequence[Run]) -> tuple[str, Figure] | None:
         panel.set(yscale="log", xlabel="image row (0 = top, read first)", title=end)
         panel.set_xticks(rows[::7])
         panel.axhline(1 / len(rows), color=PALETTE[-1], lw=0.8, ls=":")
+        panel.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")  # powers would be set as mathematics
         panel.grid(alpha=0.25)
     panels[0].set_ylabel("share of the gradient")
     name_groups(figure, groups)

@@ -33,7 +33,7 @@ from rowgrad.training.trainer import (
     skip_driver_checks,
 )
 from rowgrad.watch.about import announce, hyperparameters, write_outcome
-from rowgrad.watch.bias import measured_bias
+from rowgrad.watch.bias import compares_gradients, measured_bias
 from rowgrad.watch.events import add_layout, layout
 from rowgrad.watch.outlets import close_loggers, other_loggers, writers
 from rowgrad.watch.recorder import recorder_of
@@ -137,7 +137,9 @@ class Training:
         missing = [self.data.missing] if self.data.missing else []
         sentences = [self.module.sentence(), *missing, f"Data set: {self.data.name}."]
         for writer in writers(self.trainer) if self.checkpoint is None else ():
-            announce(writer, self.config, sentences, _versions())
+            announce(
+                writer, self.config, sentences, _versions(), compares=compares_gradients(self.trainer, self.module)
+            )
             if recorder_of(self.trainer) is None:  # which writes its own
                 add_layout(writer, layout([], cut=False, selected=False, curves=True))
         for logger in other_loggers(self.trainer):

@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard.summary import hparams
 
 from rowgrad.watch.events import add_record
+from rowgrad.watch.quantities import COSINE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,7 +16,12 @@ if TYPE_CHECKING:
     from torch.utils.tensorboard.writer import SummaryWriter
 
 # Final metrics in the HParams tab -> where summary.json has them.
-FINAL = {"test/acc": "test/acc", "test/loss": "test/loss", "grad_flow/mean_cut_fraction": "cut_fraction"}
+FINAL = {
+    "test/acc": "test/acc",
+    "test/loss": "test/loss",
+    "grad_flow/mean_cut_fraction": "cut_fraction",
+    "grad_bias/mean_cosine": COSINE,
+}
 
 
 def announce(
@@ -23,6 +29,8 @@ def announce(
     config: DictConfig,
     sentences: Sequence[str],
     versions: dict[str, str],
+    *,
+    compares: bool,
 ) -> None:
     """Writes what the run is, and its hyperparameters.
 
@@ -31,12 +39,15 @@ def announce(
         config: the run's config, as `config.yaml` has it.
         sentences: scenario and data, in plain words.
         versions: of packages, by their names.
+        compares: whether the gradient is compared with the one without detach.
     """
     table = ["| package | version |", "| --- | --- |", *(f"| {n} | {v} |" for n, v in versions.items())]
     writer.add_text("about", "\n\n".join([*sentences, "\n".join(table)]))
     resolved = OmegaConf.to_yaml(config, resolve=True)
     writer.add_text("config", "\n".join("    " + line for line in resolved.splitlines()))  # four spaces: code
-    experiment, start, _ = hparams(hyperparameters(config), dict.fromkeys(FINAL, 0.0))
+    experiment, start, _ = hparams(
+        hyperparameters(config), {tag: 0.0 for tag, name in FINAL.items() if compares or name != COSINE}
+    )
     for record in (experiment, start):
         add_record(writer, record)
 

@@ -133,6 +133,11 @@ class GradientBias(pl.Callback):
                     buffer.copy_(before)
 
 
+def compares_gradients(trainer: pl.Trainer, module: pl.LightningModule) -> bool:
+    """Whether a trainer has the callback, and the module's scenario detaches something."""
+    return _detaches(module) and any(isinstance(c, GradientBias) for c in getattr(trainer, "callbacks", []))
+
+
 def measured_bias(trainer: pl.Trainer) -> dict[str, float]:
     """What a trainer's callback has measured, on average."""
     watchers = [c for c in getattr(trainer, "callbacks", []) if isinstance(c, GradientBias)]
