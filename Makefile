@@ -25,7 +25,7 @@ results: .venv/browser
 	$(BIN)/python tools/results.py logs/results
 
 # The tables of docs/performance.md: three quarters of an hour that wants the machine for itself.
-BENCHMARKS := answers start memory recorder pipeline tap loading recipe example
+BENCHMARKS := answers start memory recorder pipeline sequences tap loading recipe example
 bench: .venv/ready
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py $(ARGS) || exit 1; done
 	$(BIN)/python benchmarks/tables.py

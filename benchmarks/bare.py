@@ -20,7 +20,14 @@ def now() -> float:
     return time.perf_counter()
 
 
-def bare_loop(images: Tensor, labels: Tensor, network: nn.Module, batch_size: int, steps: Iterable[int]) -> None:
+def bare_loop(
+    images: Tensor,
+    labels: Tensor,
+    network: nn.Module,
+    batch_size: int,
+    steps: Iterable[int],
+    clip: float | None = None,
+) -> None:
     """Trains.
 
     Args:
@@ -29,6 +36,7 @@ def bare_loop(images: Tensor, labels: Tensor, network: nn.Module, batch_size: in
         network: to be trained.
         batch_size: B.
         steps: 0, 1, 2, ...; asked before each step, which is how a step is timed.
+        clip: what the gradient's norm is clipped to.
     """
     device = images.device
     network = network.to(device).train()
@@ -42,7 +50,23 @@ def bare_loop(images: Tensor, labels: Tensor, network: nn.Module, batch_size: in
         loss = cross_entropy(network(x + rows), labels[index], label_smoothing=0.05)
         optimizer.zero_grad()
         loss.backward()
+        if clip is not None:
+            nn.utils.clip_grad_norm_([*network.parameters(), rows], clip)
         optimizer.step()
+
+
+class PlainGRU(nn.Module):
+    """The network of `model=gru`, as one writes it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(28, 128, batch_first=True)
+        self.linear = nn.Linear(128, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (B, 1, 28, 28) -> logits (B, 10)."""
+        outputs, _ = self.gru(images.squeeze(1))
+        return self.linear(outputs[:, -1])
 
 
 def default_network() -> nn.Module:

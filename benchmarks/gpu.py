@@ -21,13 +21,15 @@ import memory
 import pipeline
 import recipe
 import recorder
+import sequences
 import tap
 from measure import PROJECT, Result, arguments, machine, say
 
+TESTS = ("invariants", "sequences", "bias", "recorder")
 CHECKS = {
-    # The suite's own tests of all seven invariants, against an oracle: exact zeros, visualize = baseline to the last
+    # The suite's own tests of all invariants, against an oracle: exact zeros, visualize = baseline to the last
     # bit in deterministic mode, 16-bit norms, micro-batches, clipping, randomness as a function of seed and step.
-    "invariants": ["-m", "pytest", "-m", "gpu", "tests/test_invariants.py", "tests/test_recorder.py"],
+    "invariants": ["-m", "pytest", "-m", "gpu", *(f"tests/test_{name}.py" for name in TESTS)],
     # A run that is killed at random moments, and resumed, against the same run left alone.
     "resume": ["tools/kill.py", "FOLDER", "--kills", "6", "data=mnist", "trainer.deterministic=true"],
 }
@@ -72,7 +74,7 @@ def main() -> int:
     chosen = QUICK if options.quick else CHECKS
     checks = [check(name, command, options.device) for name, command in chosen.items()]
     results: list[Result] = []
-    for benchmark in (recorder, pipeline, tap, recipe, loading, memory, example):
+    for benchmark in (recorder, pipeline, sequences, tap, recipe, loading, memory, example):
         results += benchmark.measure(options.device, options.quick)
         say(f"{benchmark.__name__} done after {time.perf_counter() - begun:.0f} s")
     command = " ".join(["python benchmarks/gpu.py", *sys.argv[1:]])

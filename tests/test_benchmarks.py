@@ -31,7 +31,7 @@ def test_all_of_a_gpu_runs_through_on_a_cpu(tmp_path):
     assert [check["name"] for check in content["checks"]] == ["invariants", "resume"]
     assert all(check["passed"] for check in content["checks"])
     names = [result["name"] for result in content["results"]]
-    assert set(names) == {"recorder", "pipeline", "tap", "recipe", "loading", "memory", "example"}
+    assert set(names) == {"recorder", "pipeline", "sequences", "tap", "recipe", "loading", "memory", "example"}
     for result in content["results"]:
         assert all(number > 0 for numbers in result["values"].values() for number in numbers)
         assert f"| {result['what']} |" in done.stdout

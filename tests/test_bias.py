@@ -11,6 +11,8 @@ from test_sequences import SMALL, Edges
 
 from rowgrad.watch.bias import GradientBias, compare, share_stopped
 
+pytestmark = pytest.mark.gpu
+
 
 def joined(gradients):
     return torch.cat([g.flatten() for g in gradients.values()])

@@ -55,7 +55,7 @@ def test_pictures_come_every_so_many_steps_and_at_the_end(run):
 def test_a_picture_shows_what_the_recorder_wrote_from_before_a_resume_too(tmp_path, monkeypatch):
     drawn = []
 
-    def keep(steps, values, selected, words):
+    def keep(steps, values, selected, _):
         drawn.append((steps.tolist(), values, selected))
         return Figure()
 

@@ -17,6 +17,8 @@ from rowgrad.randomness import Draw
 from rowgrad.scenario.scenario import Scenario
 from rowgrad.training.settings import read_settings
 
+pytestmark = pytest.mark.gpu
+
 SIZES = {"height": 28, "width": 28, "in_channels": 1, "classes": 10}
 SMALL = ["data=digits", "data.batch_size=8", "model.network.hidden=12"]
 
@@ -60,18 +62,17 @@ CASES = {
 @pytest.mark.parametrize("readout", ["last", "every"])
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("cell", CELLS)
-def test_8_to_10_recorded_norms_and_losses_equal_the_oracle(tmp_path, cell, case, readout):
+def test_8_to_10_recorded_norms_and_losses_equal_the_oracle(tmp_path, device, cell, case, readout):
     overrides, above = CASES[case]
     typed = [*SMALL, f"model={cell}", f"model.network.readout={readout}", *overrides]
     layers = 2 if case in {"three", "by-chance"} else 1
-    module, steps = fit(tmp_path, "cpu", *typed, f"model.network.layers={layers}", tape=Edges(), max_steps=2)
+    module, steps = fit(tmp_path, device, *typed, f"model.network.layers={layers}", tape=Edges(), max_steps=2)
     row, into = norms(tmp_path, "row_grad_norm"), norms(tmp_path, "input_grad_norm")
     assert row.equal(into)  # the image goes through untouched
     for step, recorded in zip(steps, row, strict=True):
-        images = torch.cat(step["images"]) + step["theta"]
-        labels = torch.cat(step["labels"])
+        images, labels = (torch.cat(step["images"]) + step["theta"]).cpu(), torch.cat(step["labels"]).cpu()
         told = {"readout": readout, "smoothing": module.label_smoothing}
-        pixels, _, loss, _ = gradients_in_sequence(step["network"], cell, images, labels, step["cuts"], **told)
+        pixels, _, loss, _ = gradients_in_sequence(step["network"].cpu(), cell, images, labels, step["cuts"], **told)
         wanted = pixels.sum(0).norm(dim=1)
         torch.testing.assert_close(recorded, wanted, rtol=1e-4, atol=1e-9)
         assert (recorded == 0).equal(wanted == 0)

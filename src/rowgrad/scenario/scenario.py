@@ -185,7 +185,7 @@ class Scenario(nn.Module):
             return "No row is selected: the network sees the images as they are."
         if self.route == STATE:
             state, verb = self.cut_edges(), "detached" if self.detach else "left as it is"
-            pause = "," * (", " in state)
+            pause = "," * (self.random_rows is not None or self.probability != 1)
             words = f"{state[0].upper()}{state[1:]}{pause} is {verb}{self._schedule()}"
             return f"{words}. The network sees the images as they are."
         rows = self.rows

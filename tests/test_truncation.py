@@ -1,0 +1,116 @@
+"""Truncation in one's own code: the four lines of docs/reading.md, what people get wrong, and what compares."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from conftest import PROJECT
+from oracle import gradients_in_sequence
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from rowgrad.model.sequences import RecurrentNet
+from rowgrad.results.truncation import window_of
+from rowgrad.watch.vanishing import contrast, describe_vanishing, reached_a_tenth, share_of_rows
+
+PAGE = (PROJECT / "docs" / "reading.md").read_text()
+RIGHT, OWN_SEGMENT, NO_CELL, FREED = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+
+
+@pytest.fixture
+def parts():
+    """What the page's lines are about, and the project's own network with the same weights."""
+    torch.manual_seed(0)
+    network = RecurrentNet("lstm", 8, readout="every", height=28, width=28, in_channels=1, classes=10)
+    images, labels = torch.randn(5, 1, 28, 28), torch.arange(5)
+    rows = images[:, 0].transpose(0, 1).clone().requires_grad_()
+    names = {"rows": rows, "labels": labels, "window": 7, "state": None, "loss": 0.0, "cross_entropy": cross_entropy}
+    return (
+        network,
+        images,
+        labels,
+        names | {"lstm": network.layers[0], "readout": nn.Linear.forward.__get__(network.readout)},
+    )
+
+
+def test_the_four_lines_give_the_gradient_of_cells_written_out(parts):
+    network, images, labels, names = parts
+    exec(RIGHT, names)
+    names["loss"].backward()
+    of_rows, of_weights, loss, _ = gradients_in_sequence(
+        network, "lstm", images, labels, [{7, 14, 21}] * 5, readout="every"
+    )
+    assert names["loss"].item() == pytest.approx(loss, rel=1e-6)
+    torch.testing.assert_close(names["rows"].grad.transpose(0, 1).double(), of_rows, rtol=1e-4, atol=1e-9)
+    for name, weights in network.named_parameters():
+        torch.testing.assert_close(weights.grad.double(), of_weights[name], rtol=1e-4, atol=1e-8)
+    assert len(RIGHT.strip().splitlines()) == 4
+
+
+def test_detaching_the_losss_own_segment_leaves_the_recurrence_without_a_gradient(parts):
+    network, *_, names = parts
+    exec(OWN_SEGMENT, names)
+    names["loss"].backward()
+    assert all(weights.grad is None for weights in network.layers.parameters())
+    assert network.readout.weight.grad.abs().sum() > 0  # so that the loss falls, and nobody notices
+
+
+def test_a_cell_that_is_forgotten_lets_gradient_through(parts):
+    network, images, labels, names = parts
+    exec(NO_CELL, names)
+    # Of the last segment's loss, which the cuts should keep from all rows above it.
+    outputs, _ = network.layers[0](names["segment"], names["state"])
+    outputs.sum().backward()
+    assert (names["rows"].grad[:21].abs().sum((1, 2)) > 0).all()
+    half, *_ = gradients_in_sequence(
+        network, "lstm", images, labels, [{7, 14, 21}] * 5, readout="every", parts=("hidden",)
+    )
+    names["rows"].grad = None
+    names |= {"state": None, "loss": 0.0}
+    exec(NO_CELL, names)
+    names["loss"].backward()
+    torch.testing.assert_close(names["rows"].grad.transpose(0, 1).double(), half, rtol=1e-4, atol=1e-9)
+
+
+def test_without_detach_the_second_segment_goes_back_through_a_freed_graph(parts):
+    *_, names = parts
+    with pytest.raises(RuntimeError, match="Trying to backward through the graph a second time"):
+        exec(FREED, names)
+    assert names["rows"].grad[:7].abs().sum() > 0  # the first one has been sent back
+
+
+@pytest.mark.parametrize(
+    ("edges", "window"),
+    [([], 28), ([14], 14), ([7, 14, 21], 7), (range(1, 28), 1), ([9, 18, 27], 9), ([10, 14], None), ([4], None)],
+)
+def test_a_window_is_what_lies_between_two_cuts(edges, window):
+    assert window_of([row in edges for row in range(28)]) == window
+
+
+def test_row_0_waits_for_its_tenth_until_a_window_of_twenty_steps_has_it():
+    rng = np.random.default_rng(0)
+    norms = torch.from_numpy(rng.uniform(0.5, 1.5, (200, 5)))
+    norms[:, 0] *= torch.linspace(0, 0.3, 200)
+    steps = torch.arange(0, 400, 2)
+    means = [(norms[t : t + 20, 0].mean(), norms[t : t + 20, 4].mean()) for t in range(181)]
+    wanted = next(t for t, (top, bottom) in enumerate(means) if top >= bottom / 10)
+    assert reached_a_tenth(steps, norms) == 2 * wanted
+    assert reached_a_tenth(steps, norms * torch.tensor([0.0, 1, 1, 1, 1])) is None
+    assert reached_a_tenth(steps[:19], norms[:19]) is None
+
+
+def test_the_weakest_row_is_set_beside_the_strongest_and_rows_that_get_nothing_are_left_out():
+    norms = torch.tensor([[0.0, 1e-6, 0.5], [0.0, 3e-6, 1.5]])
+    found = contrast(norms)
+    assert (found.weakest, found.strongest) == (1, 2)
+    assert found.ratio == pytest.approx(2e-6)
+    assert contrast(torch.zeros(3, 4)) is None
+    torch.testing.assert_close(share_of_rows(norms), torch.tensor([0.0, 2e-6, 1.0]).double(), rtol=1e-5, atol=0)
+    assert describe_vanishing(norms) == (
+        "first 2 steps: row 1 gets 1/500,000 of row 2; last 2: row 1 gets 1/500,000 of row 2"
+    )
+    later = torch.cat([norms.expand(2, 3), torch.ones(200, 3)])
+    assert describe_vanishing(later).endswith("last 100: row 0 gets 1.00 of row 0")
+    assert not describe_vanishing(torch.ones(5, 3))
+    assert not describe_vanishing(None)
