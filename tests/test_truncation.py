@@ -1,6 +1,7 @@
 """Truncation in one's own code: the four lines of docs/reading.md, what people get wrong, and what compares."""
 
 import re
+import statistics
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from oracle import gradients_in_sequence
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from rowgrad import open_run
 from rowgrad.model.sequences import RecurrentNet
-from rowgrad.results.truncation import window_of
+from rowgrad.results.truncation import truncation_figure, truncation_table, window_of
+from rowgrad.results.vanishing import vanishing_figure, vanishing_table
 from rowgrad.watch.vanishing import contrast, describe_vanishing, reached_a_tenth, share_of_rows
 
 PAGE = (PROJECT / "docs" / "reading.md").read_text()
@@ -110,7 +113,51 @@ def test_the_weakest_row_is_set_beside_the_strongest_and_rows_that_get_nothing_a
     assert describe_vanishing(norms) == (
         "first 2 steps: row 1 gets 1/500,000 of row 2; last 2: row 1 gets 1/500,000 of row 2"
     )
-    later = torch.cat([norms.expand(2, 3), torch.ones(200, 3)])
+    later = torch.cat([norms[:1].expand(20, 3), torch.ones(200, 3)])
     assert describe_vanishing(later).endswith("last 100: row 0 gets 1.00 of row 0")
     assert not describe_vanishing(torch.ones(5, 3))
     assert not describe_vanishing(None)
+
+
+def test_a_table_has_a_line_for_each_window_and_sets_the_control_beside_it(run):
+    quick = [
+        "model=gru",
+        "model.network.hidden=8",
+        "trainer.max_steps=3",
+        "callbacks.bias.every=1",
+        "scenario=truncate",
+    ]
+    runs = {
+        (rows, detach, seed): open_run(
+            run(
+                *quick,
+                f"scenario.rows={rows}",
+                f"scenario.detach={detach}",
+                f"seed={seed}",
+                name=f"{rows}{detach}{seed}",
+            )
+        )
+        for rows in ("14", "all")
+        for detach in ("true", "false")
+        for seed in (0, 1)
+    }
+    table = truncation_table(list(runs.values()))
+    assert [line[:3] for line in table.body] == [["truncate", "14", "2"], ["truncate", "1", "2"]]
+    for line, rows in zip(table.body, ("14", "all"), strict=True):
+        for cell, detach in zip(line[3:5], ("true", "false"), strict=True):
+            found = [100 * runs[rows, detach, seed].summary["test/acc"] for seed in (0, 1)]
+            assert cell == f"{statistics.mean(found):.2f} ± {statistics.stdev(found):.2f} %"
+        cosines = [runs[rows, "true", seed].summary["grad_bias/cosine"] for seed in (0, 1)]
+        assert line[5].startswith(f"{statistics.mean(cosines):.4f} ± ")
+    words, figure = truncation_figure(list(runs.values()))
+    assert "detach=false" in words
+    assert len(figure.axes) == 3
+    assert truncation_table([run for (rows, *_), run in runs.items() if rows == "14"]) is None
+    # What is cut has no gradient that vanishes: the whole ones have, and the least of row 27 is row 0's.
+    assert vanishing_table([runs["14", "true", 0]]) is None
+    (line,) = vanishing_table([runs["14", "false", seed] for seed in (0, 1)]).body
+    norms = [runs["14", "false", seed].norms["input_grad_norm"].mean(0) for seed in (0, 1)]
+    first = float(torch.stack([n[0] / n[27] for n in norms]).log().mean().exp())
+    assert line[2].split()[0] == line[3].split()[0] == f"{first:.2g}"
+    assert line[4] == "never"
+    assert len(vanishing_figure([runs["14", "false", 0]])[1].axes) == 2

@@ -18,7 +18,7 @@ from rowgrad.scenario.settings import STATE
 from rowgrad.watch.quantities import COSINE, RATIO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from rowgrad.results.run import Run
 
@@ -44,13 +44,6 @@ class Point:
         found = [run.summary.get(metric) for run in runs.values()]
         return [value for value in found if isinstance(value, int | float) and math.isfinite(value)]
 
-    def slowdowns(self) -> list[float]:
-        """Seconds a step with the cut ÷ without, of each seed that has both."""
-        both = [
-            (_step_seconds(run), _step_seconds(self.control[s])) for s, run in self.cut.items() if s in self.control
-        ]
-        return [cut / control for cut, control in both if cut and control]
-
 
 def window_of(selected: Sequence[bool]) -> int | None:
     """The rows between two cuts, where all are alike but for the last ones, which may be fewer; H without a cut."""
@@ -70,15 +63,13 @@ def truncation_table(runs: Sequence[Run]) -> Table | None:
         for window, point in points.items():
             cells = (spread(point.of(metric), show) for metric, show in {COSINE: decimals, RATIO: decimals}.items())
             accuracies = (spread(point.of("test/acc", control=control), percent) for control in (False, True))
-            slow = spread(point.slowdowns(), _two)
-            body.append([name, str(window), str(max(map(len, (point.cut, point.control)))), *accuracies, *cells, slow])
+            body.append([name, str(window), str(max(map(len, (point.cut, point.control)))), *accuracies, *cells])
     caption = (
         "The state is cut each so many rows. Mean ± sample standard deviation over seeds. Cosine and ratio of norms are"
         " those of the weights' gradient and the one without detach, averaged over the steps that were looked at."
-        " Seconds a step are ratios of runs with one seed, as they were timed among others."
     )
     header = ["setting", "rows between cuts", "n", "test/acc, detach=true", "test/acc, detach=false"]
-    return Table("Truncation", [*header, "cosine", "ratio of norms", "seconds a step, true ÷ false"], body, caption)
+    return Table("Truncation", [*header, "cosine", "ratio of norms"], body, caption)
 
 
 def truncation_figure(runs: Sequence[Run]) -> tuple[str, Figure] | None:
@@ -124,11 +115,3 @@ def _lines(runs: Sequence[Run]) -> dict[str, dict[int, Point]] | None:
             (point.cut if run.scenario.detach else point.control).setdefault(run.seed, run)
     lines = {name: dict(sorted(points.items(), reverse=True)) for name, points in found.items() if len(points) > 1}
     return lines or None
-
-
-def _step_seconds(run: Run) -> float | None:
-    seconds, steps = run.summary.get("train/seconds"), run.summary.get("train/steps")
-    return seconds / steps if seconds and steps else None
-
-
-_two: Callable[..., str] = "{:.2f}".format
