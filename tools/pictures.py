@@ -1,12 +1,13 @@
 """The pictures in README and docs, from real runs on MNIST: `make pictures`.
 
-Trains the four scenarios with seed 0 into FOLDER (those that are not there), writes the report, and photographs
-TensorBoard and the report.
+Trains the four scenarios and three more runs with seed 0 into FOLDER (those that are not there), writes the report, and
+photographs TensorBoard and the report.
 """
 
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +19,12 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 PROJECT = Path(__file__).resolve().parents[1]
 IMAGES = PROJECT / "docs" / "images"
 SCENARIOS = ("baseline", "modify", "visualize", "augment")
+# Runs of which the heatmaps alone are shown, as they stand in TensorBoard.
+ALONE = {
+    "detach_is_not_freeze": ("experiment=detach_is_not_freeze", "optimizer.rows_weight_decay=0.1"),
+    "gru": ("model=gru", "scenario=baseline"),
+    "truncate": ("model=gru", "scenario=truncate"),
+}
 TABS = [
     ("augment", "custom_scalars", (1230, 1080)),
     ("augment", "images", (1230, 760)),
@@ -42,16 +49,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
-    for name in SCENARIOS:
+    for name, words in (dict.fromkeys(SCENARIOS, ()) | ALONE).items():
+        chosen = words or (f"scenario={name}",)
         if not (folder / name / "summary.json").exists():
-            script("train.py", f"scenario={name}", "seed=0", "data.fallback=null", f"hydra.run.dir={folder / name}")
-    moving = folder / "detach_is_not_freeze"
-    if not (moving / "summary.json").exists():
-        decay = "optimizer.rows_weight_decay=0.1"
-        script("train.py", "experiment=detach_is_not_freeze", "seed=0", decay, f"hydra.run.dir={moving}")
-    events = EventAccumulator(str(moving / "tensorboard")).Reload()
-    picture = events.Images("pictures/1_row_gradients")[-1].encoded_image_string
-    (IMAGES / "detach_is_not_freeze.png").write_bytes(picture)
+            script("train.py", *chosen, "seed=0", "data.fallback=null", f"hydra.run.dir={folder / name}")
+    for name in ALONE:
+        events = EventAccumulator(str(folder / name / "tensorboard")).Reload()
+        picture = events.Images("pictures/1_row_gradients")[-1].encoded_image_string
+        (IMAGES / f"{name}.png").write_bytes(picture)
+    script("report.py", folder / "gru", folder / "truncate", "--out", folder / "sequences")
+    shutil.copyfile(folder / "sequences" / "figures" / "heatmaps.png", IMAGES / "sequences.png")
     script("report.py", *(folder / name for name in SCENARIOS))
     with chromium() as browser:
         for shown, tab, size in TABS:

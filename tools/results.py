@@ -1,4 +1,4 @@
-"""The experiments of docs/results.md and their figures, on MNIST: `make results` (a quarter of an hour on 2 CPU cores).
+"""The experiments of docs/results.md and their figures, on MNIST: `make results` (most of an hour on 2 CPU cores).
 
 Goes on where it was stopped. What the sweeps found is in FOLDER/*/sweep.md; the figures go to docs/images.
 """
@@ -11,7 +11,14 @@ from pathlib import Path
 
 from pictures import IMAGES, script, shrink
 
-SHOWN = {"article": ["row_profiles"], "repair": ["repair", "learning_curves"], "row_atlas": ["row_atlas"]}
+SHOWN = {
+    "article": ["row_profiles"],
+    "repair": ["repair", "learning_curves"],
+    "row_atlas": ["row_atlas"],
+    "vanishing": ["vanishing"],
+    "truncation": ["truncation"],
+    "h_detach": [],
+}
 NETWORK = Path("logs/repair/network")
 
 

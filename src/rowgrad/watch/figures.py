@@ -40,11 +40,11 @@ def heatmaps(steps: Tensor, norms: Mapping[str, Tensor], selected: Sequence[bool
         selected: the scenario's rows, marked in the margin.
         words: what there is to see in them, written above.
     """
-    figure = new_figure(4.6, 1.9 * len(norms) + (0.75 if words else 0.5))
+    figure = new_figure(4.6, 1.9 * len(norms) + (0.9 if words else 0.5))
     inches = figure.get_figheight()
     panels = figure.subplots(len(norms), 1, squeeze=False, sharex=True)[:, 0]
     figure.subplots_adjust(
-        left=0.13, right=0.79, bottom=0.75 / inches, top=1 - (0.5 if words else 0.25) / inches, hspace=0.24
+        left=0.13, right=0.79, bottom=0.75 / inches, top=1 - (0.65 if words else 0.25) / inches, hspace=0.24
     )
     for panel, (quantity, values) in zip(panels, norms.items(), strict=True):
         scale = log_scale([norms[other] for other in norms if unit_of(other) == unit_of(quantity)])
@@ -55,7 +55,9 @@ def heatmaps(steps: Tensor, norms: Mapping[str, Tensor], selected: Sequence[bool
     panels[-1].set_xlabel("optimizer step")
     figure.legend(handles=key_of(selected), loc="lower center", ncols=3, fontsize=9, frameon=False)
     if words:
-        figure.text(0.5, 1 - 0.06 / inches, words, ha="center", va="top", fontsize=8, color=SELECTED)
+        figure.text(
+            0.5, 1 - 0.06 / inches, words.replace("; ", "\n"), ha="center", va="top", fontsize=8, color=SELECTED
+        )
     return figure
 
 
