@@ -104,4 +104,4 @@ def _range(numbers: Sequence[float]) -> str:
     """Geometric mean, least and most."""
     positive = np.maximum(numbers, LEAST)
     mean = float(np.exp(np.log(positive).mean()))
-    return f"{mean:.2g} ({min(positive):.1g} … {max(positive):.1g})" if len(positive) > 1 else f"{mean:.2g}"
+    return f"{mean:.2g} ({min(positive):.2g} … {max(positive):.2g})" if len(positive) > 1 else f"{mean:.2g}"
