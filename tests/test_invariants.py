@@ -360,3 +360,9 @@ def test_a_compiled_network_changes_nothing_that_is_watched(run):
     files = [(compiled[name] / "row_gradients.csv").read_bytes() for name in ("visualize", "baseline")]
     assert files[0] == files[1]
     assert weights(compiled["augment"]).keys() == weights(plain).keys()
+    reads = ["model=gru", "model.network.hidden=16", "scenario=truncate", "trainer.max_steps=3"]
+    ours, theirs = (
+        norms(run(*reads, f"trainer.compile={word}", name=f"gru-{word}"), "row_grad_norm") for word in ("true", "false")
+    )
+    assert (ours == 0).equal(theirs == 0)
+    torch.testing.assert_close(ours[0], theirs[0], rtol=2e-5, atol=1e-8)

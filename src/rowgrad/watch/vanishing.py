@@ -81,7 +81,7 @@ def describe_vanishing(norms: Tensor | None) -> str:
     if any(one is None for one in found) or min(one.ratio for one in found if one) >= FAINT:
         return ""
     count = len(norms)
-    parts = zip((f"first {min(FIRST, count)} steps", f"last {min(LAST, count)}"), found, strict=True)
+    parts = zip((f"first {min(FIRST, count)} step{'s' * (count > 1)}", f"last {min(LAST, count)}"), found, strict=True)
     return "; ".join(f"{when}: row {c.weakest} gets {_part(c.ratio)} of row {c.strongest}" for when, c in parts if c)
 
 
