@@ -30,7 +30,7 @@ def trained(tmp_path_factory):
 def test_a_run_ends_with_what_people_want_to_know(trained):
     result, run = trained
     facts = summary(run)
-    first, *_, accuracy, cut, share, folder, watch = result.stdout.splitlines()
+    first, *_, accuracy, cut, share, weights_, folder, watch = result.stdout.splitlines()
     assert first == (
         "scenario       Rows 0–13 are detached, shifted by +1 with probability 0.5 and fed to the network."
     )
@@ -40,6 +40,7 @@ def test_a_run_ends_with_what_people_want_to_know(trained):
     )
     assert cut == "cut            rows 0–13: row gradient exactly 0.0 at each of 22 steps"
     assert share.strip() == (f"they carried {facts['cut_fraction']:.1%} of the squared gradient at the network's input")
+    assert weights_ == "weights        their gradient is exactly what it would be without detach"
     where = f"logs/augment/{run.name}"
     assert folder == f"run's folder   {where}"
     assert watch.startswith("watch it ")
@@ -96,7 +97,7 @@ def test_evaluation_can_put_the_images_through_another_scenario(trained):
     assert metrics["test/acc_operated"] == metrics["test/acc"] == summary(run)["test/acc"]
     assert mistaken.returncode == 1
     assert mistaken.stderr == (
-        "Cannot evaluate: there is no scenario basline. Accepted: augment, baseline, modify, visualize.\n"
+        "Cannot evaluate: there is no scenario basline. Accepted: augment, baseline, modify, truncate, visualize.\n"
     )
 
 
@@ -151,7 +152,7 @@ def test_a_signal_stops_a_run_between_two_steps_with_everything_saved(tmp_path, 
     [
         (
             "scenario=augmnt",
-            "scenario=augmnt is unknown; did you mean augment? Accepted: augment, baseline, modify, visualize.",
+            "scenario=augmnt is unknown; did you mean augment? Accepted: augment, baseline, modify, truncate,",
         ),
         ("scenario.row=3", "Key 'row' is not in struct. Did you mean: 'rows'?"),
         ("scenario.rows=28", "scenario.rows=28 is out of range: an image has 28 rows, 0 to 27"),

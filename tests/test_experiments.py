@@ -17,11 +17,14 @@ NAMES = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 SWEEPS = {
     "article": (24, {"scenario", "scenario.detach"}),
     "detach_is_not_freeze": (12, {"optimizer.algorithm.betas", "optimizer.rows_weight_decay"}),
+    "h_detach": (60, {"scenario.probability", "scenario.state", "scenario.detach"}),
     "random_rows": (24, {"scenario.random_rows"}),
     "repair": (24, {"corruption", "scenario.rows"}),
     "row_atlas": (87, {"scenario.rows"}),
     "smoke": (24, {"scenario", "scenario.detach", "corruption"}),
     "straight_through": (12, {"scenario.operation", "scenario.straight_through"}),
+    "truncation": (120, {"model", "scenario.rows", "scenario.detach"}),
+    "vanishing": (30, {"model"}),
 }
 
 

@@ -6,7 +6,7 @@ import shlex
 
 import pytest
 import torch
-from conftest import PROJECT, command, events
+from conftest import PROJECT, command, events, norms
 from omegaconf import OmegaConf
 from sklearn.metrics import f1_score
 
@@ -54,6 +54,14 @@ def test_an_operation(tmp_path):
     *_, printed = follow("An operation", tmp_path)
     assert "Rows 0–13 are detached, raised to the power 3 with probability 0.5 and fed to the network." in printed
     assert "with the rows raised to the power 3 in every image" in printed
+
+
+def test_a_network_with_a_state_is_cut_between_rows(tmp_path):
+    run, _, printed = follow("A network with a state", tmp_path)
+    assert "The state that is carried into row 14 is detached." in printed
+    row = norms(run, "row_grad_norm")
+    assert (row[:, :14] == 0).all()
+    assert (row[:, 14:] > 0).all()
 
 
 def test_a_network_is_trained_resumed_and_evaluated_by_whoever_trusts_it(tmp_path):

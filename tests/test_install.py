@@ -163,7 +163,7 @@ def test_the_wheel_trains_from_anywhere_what_the_clone_trains(installed, tmp_pat
 def test_the_wheel_helps_and_names_the_command_that_there_is(installed, tmp_path):
     result = python(installed, "-m", "rowgrad", "--help", cwd=tmp_path)
     assert result.stdout.startswith("python -m rowgrad KEY=VALUE ... trains;")
-    assert "scenario: augment, baseline, modify, visualize" in result.stdout
+    assert "scenario: augment, baseline, modify, truncate, visualize" in result.stdout
     assert "scripts/train.py" not in result.stdout
     mistake = python(installed, "-m", "rowgrad", "scenario=augmnt", cwd=tmp_path)
     assert mistake.stderr.startswith("Cannot train: scenario=augmnt is unknown; did you mean augment?")

@@ -30,7 +30,7 @@ RANGE = "an image has 28 rows, 0 to 27 (or -28 to -1 from the bottom)"
 # What is typed -> what is answered after "Cannot train: ". Nothing heavy is imported to know any of these.
 QUICK = {
     "scenario=augmnt": "scenario=augmnt is unknown; did you mean augment? Accepted: augment, baseline, modify, ",
-    "model=vit": "model=vit is unknown. Accepted: cnn, mlp.",
+    "model=vit": "model=vit is unknown. Accepted: cnn, gru, lstm, mlp, rnn, transformer.",
     "data=mnits": "data=mnits is unknown; did you mean mnist? Accepted: digits, fashion_mnist, kmnist, mnist.",
     "scenario.row=3": "Could not override 'scenario.row'. Key 'row' is not in struct. Did you mean: 'rows'?",
     "sceanrio=augment": "Could not override 'sceanrio'. Key 'sceanrio' is not in struct. Did you mean: 'scenario'?",
@@ -65,7 +65,7 @@ QUICK = {
     "model.freeze=2": "model.freeze=2 is not true or false.",
     "scenario.detach=maybe": "scenario.detach=maybe is not true or false.",
     "scenario.probability=2": "scenario.probability=2 is not a number from 0 to 1.",
-    "scenario.route=drop": "scenario.route=drop is not one of replace, observe, exclude.",
+    "scenario.route=drop": "scenario.route=drop is not one of replace, observe, exclude, state.",
     "data.batch_size=0": "data.batch_size=0 is not a whole number of at least 1.",
     "data.batch_size=many": "data.batch_size=many is not a whole number of at least 1.",
     "data.batch_size=1.5": "data.batch_size=1.5 is not a whole number of at least 1.",
@@ -86,7 +86,7 @@ QUICK = {
     "logger=[csv,tensorbord]": "logger=tensorbord is unknown; did you mean tensorboard? Accepted: csv, none, ",
     "logger.csv.foo=1": "Could not override 'logger.csv.foo'. Key 'csv' is not in struct",
     "logger.tensorboard=3": "logger.tensorboard=3 is not a _target_ with its arguments, or null.",
-    "scenario=null": "scenario=null chooses nothing. Accepted: augment, baseline, modify, visualize.",
+    "scenario=null": "scenario=null chooses nothing. Accepted: augment, baseline, modify, truncate, visualize.",
     "+trainer.fast_dev_run=often": "trainer.fast_dev_run=often is not true, false, or a whole number of batches.",
     "+trainer.limit_train_batches=1.5": "trainer.limit_train_batches=1.5 is not a whole number of batches, or a share",
     "+trainer.profiler=simpel": "trainer.profiler=simpel is not one of simple, advanced, pytorch, xla, a _target_ with",

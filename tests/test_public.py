@@ -74,7 +74,7 @@ def test_help_says_what_every_key_means_and_what_it_is_without_being_typed(tmp_p
     from rowgrad.training.settings import OFFERED
 
     result = command(TRAIN, "--help", cwd=tmp_path, imports=LIGHT)
-    assert "scenario: augment, baseline, modify, visualize" in result.stdout
+    assert "scenario: augment, baseline, modify, truncate, visualize" in result.stdout
     for part in OFFERED:
         for name in part.defaults():
             (line,) = (line for line in result.stdout.splitlines() if line.startswith(f"{part.full_key(name)}="))

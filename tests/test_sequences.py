@@ -101,6 +101,11 @@ def test_10_each_image_has_the_gradient_of_its_own_cuts():
             assert (got[image, 0, : max(own, default=0)] == 0).all()
 
 
+def test_with_probability_0_nothing_is_cut():
+    scenario = Scenario.of(rows="all", route="state", probability=0.0, height=28)
+    assert not scenario.edges(4, Draw(0, 0))
+
+
 @pytest.mark.parametrize("part", ["hidden", "cell"])
 def test_half_of_an_lstms_state_lets_gradient_through_the_other_half(part):
     torch.manual_seed(0)

@@ -12,15 +12,15 @@ TRAIN = PROJECT / "scripts" / "train.py"
 TINY = ["data=digits", "model=mlp", "trainer.accelerator=cpu", "callbacks.progress=null", "callbacks.pictures=null"]
 
 WRONG = {
-    "model=null": "model=null chooses nothing. Accepted: cnn, mlp.",
+    "model=null": "model=null chooses nothing. Accepted: cnn, gru, lstm, mlp, rnn, transformer.",
     "callbacks=null": "callbacks=null chooses nothing. Accepted: default, economy, silent.",
     "corruption=3": "corruption=3 is unknown. Accepted: none, row_noise, row_shift.",
     "trainer=0.5": "trainer=0.5 is unknown. Accepted: ddp, default.",
     "scenario=true": "scenario=true is unknown",
-    "scenario=[1,2]": "is unknown. Accepted: augment, baseline, modify, visualize.",
+    "scenario=[1,2]": "is unknown. Accepted: augment, baseline, modify, truncate, visualize.",
     "callbacks.histograms=none": "callbacks.histograms=none is not a _target_ with its arguments, or null.",
     "+scenario.nonsense=1": "scenario.nonsense is unknown. Accepted: name, rows, operation,",
-    "+model.nonsense=1": "model.nonsense is unknown. Accepted: network,",
+    "+model.nonsense=1": "model.nonsense is unknown. Accepted: name, network,",
     "+nonsense=1": "nonsense is unknown. Accepted: seed,",
     "+trainer.logger=false": "trainer.logger is decided by another key: write logger=csv or logger=none.",
     "seed=4294967296": "seed=4294967296 is not a whole number from 0 to 4294967295.",

@@ -104,7 +104,7 @@ class Scenario(nn.Module):
             draw: the randomness.
             step: as in `forward`.
         """
-        cuts = self.route == STATE and self.detach and not self.idle
+        cuts = self.route == STATE and self.detach and not self.idle and self.probability > 0
         if not (cuts and torch.is_grad_enabled() and self._is_due(draw, step)):
             return {}
         selected = torch.tensor(self.chosen)  # on the CPU: a network is run in pieces from edge to edge
