@@ -25,7 +25,7 @@ ELSEWHERE = {
 
 
 def quick(words):
-    """The same command on digits and a few steps; an experiment with one seed."""
+    """The same command on digits and a few steps, with two seeds at most; an experiment with one."""
     if words[0] != "scripts/train.py" or {"--help", "--config-name=config"} & set(words) or "resume=RUN" in words:
         return words
     extras = ["data=digits", "trainer.max_steps=2"]
@@ -33,6 +33,7 @@ def quick(words):
         extras.append("callbacks.pictures=null")
     if "-m" in words and not any(word.startswith("seed=") for word in words):
         extras.append("seed=0")
+    words = [re.sub(r"^(seed=\d+,\d+),.*", r"\1", word) for word in words]
     return [*words, *(extra for extra in extras if extra not in words)]
 
 
