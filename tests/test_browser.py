@@ -18,6 +18,7 @@ LINES = "es => es.filter(e => (e.getAttribute('d') || '').split('L').length > 5)
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser") / "run"
     overrides = ["data=digits", "scenario=augment", "trainer.accelerator=cpu", f"hydra.run.dir={folder}"]
+    overrides.append("callbacks.bias.every=2")
     result = command(TRAIN, *overrides, "trainer.max_epochs=2", cwd=folder.parent)
     assert result.returncode == 0, result.stderr
     return folder
@@ -44,11 +45,12 @@ def wait_until(page, true, what, seconds=60):
 
 
 def test_custom_scalars_draw_a_line_for_every_row(chromium, address):
-    page = browser.open_tab(chromium, address, "custom_scalars", height=3000)
+    page = browser.open_tab(chromium, address, "custom_scalars", height=3700)
     cards = page.locator("tf-custom-scalar-multi-line-chart-card")
-    wait_until(page, lambda: cards.count() == 8, "not all charts are there")
+    wait_until(page, lambda: cards.count() == 10, "not all charts are there")
     expected = {"What reaches each row": 28, "What arrives at the input": 28, "How far each row moves": 28}
     expected |= {"Mean row gradient": 2, "Mean input gradient": 2, "Cut fraction": 1, "Accuracy": 1, "Loss": 1}
+    expected |= {"Weights' gradient beside": 2, "Share of each row's whole gradient": 28}
     for title, lines in expected.items():
         card = cards.filter(has=page.locator(".heading-label", has_text=title))
         assert card.count() == 1, title
