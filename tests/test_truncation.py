@@ -1,5 +1,6 @@
 """Truncation in one's own code: the four lines of docs/reading.md, what people get wrong, and what compares."""
 
+import copy
 import re
 import statistics
 
@@ -116,6 +117,9 @@ def test_the_weakest_row_is_set_beside_the_strongest_and_rows_that_get_nothing_a
     later = torch.cat([norms[:1].expand(20, 3), torch.ones(200, 3)])
     assert describe_vanishing(later).endswith("last 100: row 0 gets 1.00 of row 0")
     assert not describe_vanishing(torch.ones(5, 3))
+    for number in (torch.inf, torch.nan):  # of a run that blew up
+        assert not describe_vanishing(torch.tensor([[1.0, number]]))
+    assert not describe_vanishing(torch.cat([norms, torch.full((1, 3), torch.inf)]))
     assert not describe_vanishing(None)
 
 
@@ -160,4 +164,9 @@ def test_a_table_has_a_line_for_each_window_and_sets_the_control_beside_it(run):
     first = float(torch.stack([n[0] / n[27] for n in norms]).log().mean().exp())
     assert line[2].split()[0] == line[3].split()[0] == f"{first:.2g}"
     assert line[4] == "never"
+    shorter = copy.copy(runs["14", "false", 1])  # of other images
+    shorter.norms = {name: values[:, :20] for name, values in shorter.norms.items()}
     assert len(vanishing_figure([runs["14", "false", 0]])[1].axes) == 2
+    shorter.config = shorter.config.copy()
+    shorter.config.data.name = "others"
+    assert len(vanishing_figure([runs["14", "false", 0], shorter])[1].axes) == 2

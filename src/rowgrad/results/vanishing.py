@@ -45,12 +45,11 @@ def vanishing_table(runs: Sequence[Run]) -> Table | None:
         wait = f"{np.median(known):g} ({min(known)} … {max(known)})" if known else "never"
         wait += f", {len(known)} of {len(waits)} runs" if 0 < len(known) < len(waits) else ""
         body.append([name, str(len(some)), *map(_range, zip(*ratios, strict=True)), wait])
-    height = next(iter(groups.values()))[0][1].shape[1]
     caption = (
-        f"What row 0 gets of row {height - 1}, by mean norms: geometric mean over seeds, with the least and the most."
+        f"What row 0 gets of the last row, by mean norms: geometric mean over seeds, with the least and the most."
         f" The step from which on, for {FIRST} steps on average, it gets a tenth: median, with the first and the last."
     )
-    header = ["setting", "n", *(f"row 0 ÷ row {height - 1}, {end}" for end in ENDS), "row 0 has a tenth from step"]
+    header = ["setting", "n", *(f"row 0 ÷ last row, {end}" for end in ENDS), "row 0 has a tenth from step"]
     return Table("Vanishing gradient", header, body, caption)
 
 
@@ -61,17 +60,18 @@ def vanishing_figure(runs: Sequence[Run]) -> tuple[str, Figure] | None:
         return None
     figure = Figure(figsize=(9.2, 4.0), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
-    rows = np.arange(max(norms.shape[1] for some in groups.values() for _, norms in some))
+    height = max(norms.shape[1] for some in groups.values() for _, norms in some)
     for some, style in zip(groups.values(), styles(len(groups)), strict=True):
         for panel, parts in zip(panels, zip(*(first_and_last(n) for _, n in some), strict=True), strict=True):
             shares = torch.stack([share_of_rows(part) for part in parts]).clamp_min(LEAST).numpy()
+            rows = np.arange(shares.shape[1])
             panel.plot(rows, np.exp(np.log(shares).mean(0)), marker="o", ms=3, lw=1.2, **style)
             if len(shares) > 1:
                 panel.fill_between(rows, shares.min(0), shares.max(0), color=style["color"], alpha=0.2, lw=0)
     for panel, end in zip(panels, ENDS, strict=True):
         panel.set(yscale="log", xlabel="image row (0 = top, read first)", title=end)
-        panel.set_xticks(rows[::7])
-        panel.axhline(1 / len(rows), color=PALETTE[-1], lw=0.8, ls=":")
+        panel.set_xticks(range(0, height, 7))
+        panel.axhline(1 / height, color=PALETTE[-1], lw=0.8, ls=":")
         panel.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")  # powers would be set as mathematics
         panel.grid(alpha=0.25)
     panels[0].set_ylabel("share of the gradient")

@@ -89,7 +89,7 @@ def draw_scale(axes: Axes, colors: ScalarMappable, label: str) -> None:
 def log_scale(norms: Sequence[Tensor]) -> LogNorm:
     """One logarithmic colour scale for everything above 0 in some norms (T, H)."""
     values = np.concatenate([binned(n).ravel() for n in norms])
-    values = values[values > 0]
+    values = values[(values > 0) & np.isfinite(values)]
     # Twelve powers of ten are told apart; what is below them, and not zero, has the darkest colour.
     return (
         LogNorm(max(values.min(), values.max() * 1e-12), values.max(), clip=True) if values.size else LogNorm(1e-6, 1)

@@ -31,9 +31,12 @@ class Contrast(NamedTuple):
 
 
 def contrast(norms: Tensor) -> Contrast | None:
-    """Weakest and strongest of the rows that get anything, by their mean over T steps (T, H); None with none."""
+    """Weakest and strongest of the rows that get anything, by their mean over T steps (T, H).
+
+    None where no row gets anything, or where what one gets is no number.
+    """
     means = norms.double().nanmean(0)
-    if not (means > 0).any():
+    if not (means.isfinite().all() and (means > 0).any()):
         return None
     weakest = int(means.masked_fill(means == 0, float("inf")).argmin())
     strongest = int(means.argmax())
