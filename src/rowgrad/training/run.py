@@ -32,7 +32,7 @@ from rowgrad.training.trainer import (
     notes_on_steps,
     skip_driver_checks,
 )
-from rowgrad.watch.about import announce, hyperparameters, write_outcome
+from rowgrad.watch.about import announce, describe, hyperparameters, write_outcome
 from rowgrad.watch.bias import compares_gradients, measured_bias
 from rowgrad.watch.events import add_layout, layout
 from rowgrad.watch.outlets import close_loggers, other_loggers, writers
@@ -140,6 +140,7 @@ class Training:
             announce(
                 writer, self.config, sentences, _versions(), compares=compares_gradients(self.trainer, self.module)
             )
+            describe(writer, self.config, self.module, self.data.dataset.train.pixels)
             if recorder_of(self.trainer) is None:  # which writes its own
                 add_layout(writer, layout([], cut=False, selected=False, curves=True))
         for logger in other_loggers(self.trainer):

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 from typing import TYPE_CHECKING, Any
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard.summary import hparams
 
-from rowgrad.watch.events import add_record
+from rowgrad.scenario.settings import STATE
+from rowgrad.watch.events import add_facts, add_record
 from rowgrad.watch.quantities import COSINE
+from rowgrad.watch.tags import ABOUT, OUTCOME
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from torch import Tensor
     from torch.utils.tensorboard.writer import SummaryWriter
+
+    from rowgrad.model.classifier import RowClassifier
 
 # Final metrics in the HParams tab -> where summary.json has them.
 FINAL = {
@@ -52,17 +61,52 @@ def announce(
         add_record(writer, record)
 
 
+def describe(writer: SummaryWriter, config: DictConfig, module: RowClassifier, images: Tensor) -> None:
+    """Writes what the tab *Rows* shows beside a run's heatmaps.
+
+    Args:
+        writer: the run's event file.
+        config: the run's config, as `config.yaml` has it.
+        module: what is trained.
+        images: the training images, (N, H, W) or (N, C, H, W) of uint8.
+    """
+    mean = images.reshape(-1, *images.shape[-2:]).mean(0, dtype=torch.float32)
+    digit = (mean * (255 / mean.max().clamp_min(1))).byte()
+    add_facts(
+        writer,
+        ABOUT,
+        {
+            "sentence": module.sentence(),
+            "settings": hyperparameters(config),
+            "alike": digest_but_for_seed(config),
+            "selected": [row for row, chosen in enumerate(module.scenario.chosen) if chosen],
+            "edges": module.scenario.route == STATE,
+            "digit": base64.b64encode(digit.numpy().tobytes()).decode(),
+            "columns": digit.shape[1],
+        },
+    )
+
+
+def digest_but_for_seed(config: DictConfig) -> str:
+    """The same for runs whose configs differ in nothing but the seed."""
+    resolved = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(resolved, dict)
+    same = {key: value for key, value in resolved.items() if key not in {"seed", "resume"}}
+    return hashlib.sha256(json.dumps(same, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
 def write_outcome(writer: SummaryWriter, summary: Mapping[str, Any], step: int) -> None:
     """Writes how the run ended and, where it is done, its final metrics and its end for *HParams*."""
     facts = {name: value for name, value in summary.items() if name == "status" or "/" in name}
     writer.add_text("outcome", "\n".join(f"- {name}: {value}" for name, value in facts.items()), step)
-    if summary["status"] != "done":
-        return
-    for tag, name in FINAL.items():
-        if tag != name and summary.get(name) is not None:
-            writer.add_scalar(tag, summary[name], step)
-    *_, end = hparams({}, {})
-    add_record(writer, end, step)
+    if summary["status"] == "done":
+        for tag, name in FINAL.items():
+            if tag != name and summary.get(name) is not None:
+                writer.add_scalar(tag, summary[name], step)
+        *_, end = hparams({}, {})
+        add_record(writer, end, step)
+    facts |= {name: summary[name] for name in ("cut_fraction", "error") if summary.get(name) is not None}
+    add_facts(writer, OUTCOME, facts, step)  # last: what is written after it is of a run that goes on
 
 
 def hyperparameters(config: DictConfig) -> dict[str, str | float]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,11 +11,12 @@ import google_crc32c
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
-from tensorboard.compat.proto import summary_pb2
+from tensorboard.compat.proto import summary_pb2, types_pb2
 from tensorboard.summary.writer import record_writer
 
 from rowgrad.folders import RunFolder
 from rowgrad.watch.quantities import ARRIVES, REACHES
+from rowgrad.watch.tags import FACTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 LEAST = 2.0**-149  # above 0 in 32 bits
 # Made at import, so type checkers do not see it.
 EventSummary: Any = getattr(summary_pb2, "Summary")  # noqa: B009
+TENSOR: Any = getattr(summary_pb2, "DATA_CLASS_TENSOR")  # noqa: B009
+STRING: Any = getattr(types_pb2, "DT_STRING")  # noqa: B009
 
 
 def masked_crc32c(data: bytes) -> int:
@@ -86,6 +90,16 @@ def add_pictures(writer: SummaryWriter, pictures: Mapping[str, bytes], step: int
         EventSummary.Value(tag=tag, image=EventSummary.Image(encoded_image_string=png)) for tag, png in pictures.items()
     ]
     _file(writer).add_summary(EventSummary(value=values), step)
+
+
+def add_facts(writer: SummaryWriter, tag: str, facts: Mapping[str, Any], step: int | None = None) -> None:
+    """Writes what a run says of itself, as JSON: the tab *Rows* reads it."""
+    value = EventSummary.Value(tag=tag)
+    value.metadata.plugin_data.plugin_name = FACTS
+    value.metadata.data_class = TENSOR  # no reader finds it without
+    value.tensor.dtype = STRING
+    value.tensor.string_val.append(json.dumps(facts).encode())
+    _file(writer).add_summary(EventSummary(value=[value]), step)
 
 
 def add_record(writer: SummaryWriter, record: Any, step: int | None = None) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from rowgrad.files import write_whole
+from rowgrad.watch.tags import row_tags
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,11 +22,6 @@ if TYPE_CHECKING:
 SINGLE, DOUBLE = 9, 17
 Norms = dict[str, Tensor]  # norms (T, H) by the names of their quantities
 _LINE = re.compile(rb"(\d{1,18})((?:,-?(?:\d+(?:\.\d+)?(?:e[-+]\d+)?|inf|nan))*)\n")  # a step and its norms
-
-
-def row_tags(quantity: str, height: int) -> list[str]:
-    """TensorBoard tags and columns of a quantity: `row_grad_norm/row_00`, ..., one for each of the H rows."""
-    return [f"{quantity}/row_{row:02d}" for row in range(height)]
 
 
 class NormsFile:

@@ -14,8 +14,9 @@ from rowgrad.errors import UserError
 from rowgrad.folders import RunFolder
 from rowgrad.watch.events import StepEvents
 from rowgrad.watch.gradients import cut_fraction, means
-from rowgrad.watch.norms import Norms, NormsFile, cut_back, heights_of, row_tags
+from rowgrad.watch.norms import Norms, NormsFile, cut_back, heights_of
 from rowgrad.watch.quantities import ARRIVES, GRAD_NORM, REACHES
+from rowgrad.watch.tags import row_tags
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

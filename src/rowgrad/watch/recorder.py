@@ -9,12 +9,13 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from rowgrad.watch.events import add_layout
+from rowgrad.watch.events import add_facts, add_layout
 from rowgrad.watch.outlets import open_norms_file, save_loggers, writers
 from rowgrad.watch.quantities import Quantity, TapNorm
 from rowgrad.watch.ranks import Ranks
 from rowgrad.watch.settings import RecorderSettings
 from rowgrad.watch.stream import Stream
+from rowgrad.watch.tags import SELECTED
 from rowgrad.watch.taps import Tapped
 
 if TYPE_CHECKING:
@@ -106,6 +107,8 @@ class RowGradientRecorder(pl.Callback):
         if trainer.global_step == 0:
             for writer in writers(trainer):
                 add_layout(writer, self._charts(trainer))
+                selected = [row for row, chosen in enumerate(tapped.watched.selected) if chosen]
+                add_facts(writer, SELECTED, {"selected": selected} if selected else {})
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

@@ -1,0 +1,70 @@
+// What stands beside a line's heatmaps: what it is, how it is doing, which rows are cut, what that did.
+
+import { swatch } from "./curves.js";
+import { el, say } from "./dom.js";
+import { stateOf } from "./lines.js";
+
+/** The words of one line. Made once and then kept up to date, so that nothing jumps while somebody clicks. */
+export class Card {
+  constructor(line, tick) {
+    this.box = el("input", { type: "checkbox", onchange: () => tick(line.name, this.box.checked) });
+    this.key = el("span", {});
+    this.name = el("span", { class: "name" });
+    this.state = el("span", { class: "state" });
+    this.accuracy = el("span", { class: "accuracy" });
+    this.sentence = el("p", { class: "sentence" });
+    this.cut = el("p", { class: "cut" });
+    this.note = el("p", { class: "note" });
+    const label = el("label", { class: "who" }, this.box, this.key, this.name);
+    this.element = el("div", { class: "card" }, label, el("p", { class: "how" }, this.accuracy, this.state), this.cut, this.sentence, this.note);
+  }
+
+  update(line, { ticked, now, cut, control, isControl }) {
+    this.box.checked = ticked;
+    this.key.replaceChildren(swatch(line.place));
+    say(this.name, nameOf(line));
+    this.name.title = line.members.map((run) => run.name).join("\n");
+    const states = new Set(line.members.map((run) => stateOf(run, now)));
+    say(this.state, [...states].map((state) => words(state, line, now)).join(", "));
+    this.state.dataset.state = [...states][0];
+    say(this.accuracy, accuracySaid(line, isControl ? null : control));
+    say(this.sentence, line.facts.sentence ?? "");
+    const error = line.members.find((run) => run.ended && run.facts.error)?.facts.error;
+    say(this.cut, [isControl ? "the control" : "", cut, biasSaid(line)].filter(Boolean).join("; "));
+    say(this.note, error ?? "");
+  }
+}
+
+function nameOf(line) {
+  const { members } = line;
+  if (members.length === 1) return line.name;
+  const seeds = members.map((run) => run.facts.settings?.seed);
+  return `${line.facts.settings?.scenario ?? line.name}: mean of ${members.length} runs, seeds ${seeds.join(", ")}`;
+}
+
+function words(state, line, now) {
+  if (state !== "silent") return state;
+  const minutes = Math.round((now - Math.max(...line.members.map((run) => run.newest))) / 60);
+  return minutes < 120 ? `silent for ${minutes} minutes` : `silent for ${Math.round(minutes / 60)} hours`;
+}
+
+function accuracyOf(line) {
+  const all = line.members.map((run) => run.accuracy);
+  if (all.includes(null) || new Set(all.map(([tag]) => tag)).size !== 1) return null;
+  return [all[0][0], all.reduce((sum, [, value]) => sum + value, 0) / all.length];
+}
+
+function accuracySaid(line, control) {
+  const own = accuracyOf(line);
+  if (!own) return "";
+  const said = { "test/acc": "test", "val/acc": "validation", "train/acc": "last training batch" }[own[0]];
+  const other = control ? accuracyOf(control) : null;
+  const apart = other && other[0] === own[0] ? 100 * (own[1] - other[1]) : null;
+  const beside = apart === null ? "" : ` (${apart < 0 ? "−" : "+"}${Math.abs(apart).toFixed(2)} beside the control)`;
+  return `${(100 * own[1]).toFixed(2)} % ${said}${beside}`;
+}
+
+function biasSaid(line) {
+  const cosine = line.facts["grad_bias/cosine"];
+  return typeof cosine === "number" && cosine < 1 ? `the weights' gradient has cosine ${cosine.toFixed(2)} with the one without detach` : "";
+}

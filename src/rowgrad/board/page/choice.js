@@ -1,0 +1,66 @@
+// What is chosen. It stays in the address, beside the tab's name, so that a view can be sent to somebody.
+
+const PREFIX = "p.rowgrad."; // how TensorBoard lets a tab keep something of its own in the address
+
+/** What is shown when nothing is chosen: what differs from it is in the address. */
+export const UNCHOSEN = Object.freeze({
+  filter: "", // words that a run must have
+  hidden: [], // names of lines that are not ticked
+  quantities: null, // those that are ticked; null: the first three
+  control: "", // the line that all others are divided by
+  own: false, // whether each heatmap has a scale of its own
+  mean: false, // whether runs that differ in their seed alone are one line, their mean
+  from: null, // the steps that are shown; null: all
+  to: null,
+  quantity: null, // what was clicked
+  row: null,
+  step: null,
+});
+
+// The page is in a frame of TensorBoard's; alone, it is its own host.
+const host = window.parent;
+
+function entries() {
+  return host.location.hash.slice(1).split("&").filter(Boolean);
+}
+
+function parsed(text, likes) {
+  try {
+    const value = JSON.parse(decodeURIComponent(text));
+    const list = Array.isArray(likes) || (likes === null && Array.isArray(value));
+    if (list) return Array.isArray(value) && value.every((one) => typeof one === "string") ? value : likes;
+    return likes === null || typeof value === typeof likes ? value : likes;
+  } catch {
+    return likes; // somebody's address, cut off or mistyped
+  }
+}
+
+/** What the address says. */
+export function readChoice() {
+  const choice = { ...UNCHOSEN };
+  for (const entry of entries()) {
+    const [key, value = ""] = entry.split(/=(.*)/s);
+    const name = key.startsWith(PREFIX) ? key.slice(PREFIX.length) : "";
+    if (name in UNCHOSEN) choice[name] = parsed(value, UNCHOSEN[name]);
+  }
+  for (const name of ["from", "to", "row", "step"]) if (!Number.isFinite(choice[name])) choice[name] = null;
+  if (typeof choice.quantity !== "string") choice.quantity = null;
+  if (!Array.isArray(choice.quantities)) choice.quantities = null;
+  return choice;
+}
+
+/** Puts what is chosen into the address, without a new entry in the browser's history. */
+export function writeChoice(choice) {
+  const others = entries().filter((entry) => !entry.startsWith(PREFIX));
+  if (host !== window && others[0] !== "rowgrad") return; // another tab is on
+  const own = Object.entries(choice)
+    .filter(([name, value]) => JSON.stringify(value) !== JSON.stringify(UNCHOSEN[name]))
+    .map(([name, value]) => `${PREFIX}${name}=${encodeURIComponent(JSON.stringify(value))}`);
+  const hash = `#${[...others, ...own].join("&")}`;
+  if (hash !== host.location.hash) host.history.replaceState(host.history.state, "", hash);
+}
+
+/** Calls back when somebody changes the address by hand. */
+export function onAddress(changed) {
+  host.addEventListener("hashchange", changed);
+}

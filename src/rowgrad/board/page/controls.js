@@ -1,0 +1,85 @@
+// What can be chosen, above the heatmaps, and the legend.
+
+import { legendBar } from "./colours.js";
+import { UNCHOSEN } from "./choice.js";
+import { el } from "./dom.js";
+
+/** The controls. `choose` takes what changes. */
+export class Controls {
+  constructor(choose) {
+    const ticked = (name) => (event) => choose({ [name]: event.target.checked });
+    this.filter = el("input", { type: "search", placeholder: "name, scenario, setting=value", oninput: (event) => choose({ filter: event.target.value }) });
+    this.control = el("select", { onchange: (event) => choose({ control: event.target.value }) });
+    this.own = el("input", { type: "checkbox", onchange: ticked("own") });
+    this.mean = el("input", { type: "checkbox", onchange: ticked("mean") });
+    this.whole = el("button", { type: "button", onclick: () => choose({ from: null, to: null }) }, "Show all steps");
+    this.anew = el("button", { type: "button", onclick: () => choose({ ...UNCHOSEN }) }, "Reset");
+    this.quantities = el("fieldset", { class: "quantities" }, el("legend", {}, "Show"));
+    this.bar = el("div", { class: "legend" });
+    this.choose = choose;
+    this.element = el(
+      "form",
+      { class: "controls", onsubmit: (event) => event.preventDefault() },
+      el("label", {}, "Runs ", this.filter),
+      this.quantities,
+      el("label", { title: "Each heatmap is divided by this run's" }, "Divide by ", this.control),
+      el("label", {}, this.own, " own scale each"),
+      el("label", { title: "Runs that differ in their seed alone are one line" }, this.mean, " mean over seeds"),
+      this.whole,
+      this.anew,
+      this.bar,
+    );
+  }
+
+  update(choice, { quantities, shown, lines, scale, edges, selected, strange }) {
+    if (document.activeElement !== this.filter) this.filter.value = choice.filter;
+    this.own.checked = choice.own;
+    this.mean.checked = choice.mean;
+    this.whole.hidden = choice.from === null;
+    this.anew.hidden = JSON.stringify(choice) === JSON.stringify(UNCHOSEN);
+    this.#boxes(quantities, shown);
+    this.#options(choice, lines);
+    this.#legend(choice, scale, { edges, selected, strange });
+  }
+
+  #boxes(quantities, shown) {
+    const names = quantities.map((quantity) => quantity.name).join("\n");
+    if (names !== this.named) {
+      this.named = names;
+      this.boxes = quantities.map((quantity) => el("input", { type: "checkbox", value: quantity.name, onchange: () => this.#tick() }));
+      const labels = this.boxes.map((box, place) => el("label", { title: quantities[place].title }, box, ` ${quantities[place].name}`));
+      this.quantities.replaceChildren(el("legend", {}, "Show"), ...labels);
+    }
+    for (const box of this.boxes ?? []) box.checked = shown.includes(box.value);
+  }
+
+  #tick() {
+    const chosen = this.boxes.filter((box) => box.checked).map((box) => box.value);
+    this.choose({ quantities: chosen });
+  }
+
+  #options(choice, lines) {
+    const names = ["", ...lines.map((line) => line.name)];
+    if (names.join("\n") !== this.offered) {
+      this.offered = names.join("\n");
+      this.control.replaceChildren(...names.map((name) => el("option", { value: name }, name || "nothing")));
+    }
+    this.control.value = names.includes(choice.control) ? choice.control : "";
+  }
+
+  #legend(choice, scale, { edges, selected, strange }) {
+    const key = (kind, text) => el("span", { class: "key" }, el("span", { class: `sample ${kind}` }), text);
+    const ratios = scale?.ratios;
+    const kinds = [
+      scale && !choice.own ? legendBar(scale) : el("span", {}, "each from its own least (dark) to its own largest (bright)"),
+      key("zero", ratios ? "exactly 0, here alone" : "exactly 0"),
+      selected ? key("selected", "selected rows") : null,
+      edges ? key("edge", "the state is cut here") : null,
+      strange ? key("strange", ratios ? "the control has exactly 0" : "infinite, or below 0") : null,
+    ];
+    const words = JSON.stringify([scale?.low, scale?.high, ratios, choice.own, edges, selected, strange, document.documentElement.dataset.theme]);
+    if (words === this.said) return;
+    this.said = words;
+    this.bar.replaceChildren(...kinds.filter(Boolean));
+  }
+}

@@ -1,0 +1,50 @@
+// TensorBoard around the page: its colours, its reload button, whether the tab is on.
+
+import { onceAFrame } from "./dom.js";
+
+const EVERY = 3000; // milliseconds from one look for something new to the next
+
+/** Follows TensorBoard between light and dark. */
+export function followTheme(changed) {
+  const dark = matchMedia("(prefers-color-scheme: dark)");
+  const around = window.parent === window ? null : window.parent.document.body;
+  const set = () => {
+    const isDark = around ? around.classList.contains("dark-mode") : dark.matches;
+    document.documentElement.dataset.theme = isDark ? "dark" : "light";
+    changed();
+  };
+  if (around) new MutationObserver(set).observe(around, { attributes: true, attributeFilter: ["class"] });
+  dark.addEventListener("change", set);
+  set();
+}
+
+/** Calls back when TensorBoard's own reload button, or its timer, has read anew. */
+export function onReload(reload) {
+  if (window.parent === window) return;
+  const { port1, port2 } = new MessageChannel();
+  port1.onmessage = ({ data }) => {
+    const message = JSON.parse(data);
+    if (message.isReply) return;
+    if (message.type === "experimental.DataReloaded") reload();
+    port1.postMessage(JSON.stringify({ type: message.type, id: message.id, payload: null, error: null, isReply: true }));
+  };
+  window.parent.postMessage("experimental.bootstrap", "*", [port2]);
+}
+
+/** Looks for something new every few seconds, but only while somebody can see it; and whenever it comes into sight. */
+export function watchWhileVisible(look) {
+  const isVisible = () => document.visibilityState === "visible" && document.documentElement.clientWidth > 0;
+  let [timer, looking] = [0, false];
+  const next = async () => {
+    clearTimeout(timer);
+    if (looking || !isVisible()) return;
+    looking = true;
+    await look();
+    looking = false;
+    timer = setTimeout(next, EVERY);
+  };
+  document.addEventListener("visibilitychange", next);
+  new ResizeObserver(onceAFrame(() => isVisible() && next())).observe(document.documentElement);
+  next();
+  return next;
+}

@@ -1,0 +1,131 @@
+// From runs to the lines of the page: filtered, averaged over seeds, divided by a control; and what is said of each.
+
+import { Series } from "./store.js";
+
+/** The lines: of each run that has all words of the filter, or of runs that differ in their seed alone. */
+export function linesOf(told, choice) {
+  const words = choice.filter.toLowerCase().split(/\s+/).filter(Boolean);
+  const lines = new Map();
+  for (const run of told.runs) {
+    const text = described(run).toLowerCase();
+    const alike = choice.mean && run.facts.alike ? `seeds of ${run.facts.alike}` : run.name;
+    // A line that the filter leaves out keeps its place, so that all others keep their colours.
+    if (!lines.has(alike)) lines.set(alike, { name: run.name, place: lines.size, members: [], facts: run.facts });
+    if (words.every((word) => text.includes(word))) lines.get(alike).members.push(run);
+  }
+  return [...lines.values()].filter((line) => line.members.length);
+}
+
+/** What the filter looks at. */
+function described(run) {
+  const settings = Object.entries(run.facts.settings ?? {}).map(([name, value]) => `${name.replace("with ", "")}=${value}`);
+  return [run.name, run.facts.sentence ?? "", stateOf(run), ...settings].join(" ");
+}
+
+/** How a run is doing; `now` is the server's time, in seconds. */
+export function stateOf(run, now = run.newest) {
+  if (run.ended) return run.facts.status;
+  return now - run.newest < 300 ? "live" : "silent";
+}
+
+/** A line's numbers: its run's, or the mean over its runs at the steps that all of them have; null while one is missing. */
+export function meanOf(store, line, quantity) {
+  const all = line.members.map((run) => store.get(run.name, quantity));
+  if (all.includes(null) || !all.length) return null;
+  const [first, ...others] = all;
+  if (!others.length || others.some((one) => one.height !== first.height)) return first;
+  const everywhere = [...first.steps].filter((step) => others.every((one) => one.steps[one.place(step)] === step));
+  const { height } = first;
+  const values = new Float32Array(everywhere.length * height);
+  everywhere.forEach((step, place) => {
+    const starts = all.map((one) => one.place(step) * height);
+    for (let row = 0; row < height; row++) {
+      let sum = 0;
+      all.forEach((one, number) => (sum += one.values[starts[number] + row]));
+      values[place * height + row] = sum / all.length;
+    }
+  });
+  return new Series(Float64Array.from(everywhere), values, height);
+}
+
+/** One line's numbers divided by another's, at the steps that both have; nothing by nothing is nothing to be said. */
+export function ratioOf(series, control) {
+  if (!series || !control || series.height !== control.height) return null;
+  const { height } = series;
+  const steps = [...series.steps].filter((step) => control.steps[control.place(step)] === step);
+  const values = new Float32Array(steps.length * height);
+  steps.forEach((step, place) => {
+    const [above, below] = [series.place(step) * height, control.place(step) * height];
+    for (let row = 0; row < height; row++) {
+      const [value, by] = [series.values[above + row], control.values[below + row]];
+      values[place * height + row] = value === 0 && by === 0 ? NaN : value / by;
+    }
+  });
+  return new Series(Float64Array.from(steps), values, height);
+}
+
+/** Rows as people write them: 0–13, 20. */
+export function nameRows(rows) {
+  const parts = [];
+  for (const row of rows) {
+    const last = parts.at(-1);
+    if (last && last[1] === row - 1) last[1] = row;
+    else parts.push([row, row]);
+  }
+  return parts.map(([first, last]) => (first === last ? `${first}` : `${first}–${last}`)).join(", ");
+}
+
+function rowsSaid(rows) {
+  return `${rows.length > 1 ? "rows" : "row"} ${nameRows(rows)}`;
+}
+
+/** Which rows nothing reached, and how much of what arrived was stopped there: words for people. */
+export function cutOf(reaches, arrives) {
+  if (!reaches?.steps.length) return "";
+  const { height, steps, values } = reaches;
+  const zeros = new Uint32Array(height);
+  for (let place = 0; place < values.length; place++) if (values[place] === 0) zeros[place % height]++;
+  const rows = [...zeros.keys()];
+  const always = rows.filter((row) => zeros[row] === steps.length);
+  const sometimes = rows.filter((row) => zeros[row] > 0 && zeros[row] < steps.length);
+  const share = sometimes.reduce((sum, row) => sum + zeros[row] / steps.length, 0) / Math.max(sometimes.length, 1);
+  if (!always.length && !sometimes.length) return "gradient reaches every row";
+  const said = always.length ? [`${rowsSaid(always)}: exactly 0 at every step`] : [];
+  if (sometimes.length) said.push(`${rowsSaid(sometimes)}: exactly 0 at ${percent(share)} of the steps`);
+  const stopped = arrives ? stoppedShare(reaches, arrives) : 0;
+  if (stopped) said.push(`${percent(stopped)} of the squared gradient that arrives is stopped there`);
+  return said.join("; ");
+}
+
+/** Mean over steps of the share of the squared gradient that arrives in rows that nothing reaches. */
+export function stoppedShare(reaches, arrives) {
+  if (reaches.height !== arrives.height) return 0;
+  const { height } = reaches;
+  let [sum, count] = [0, 0];
+  reaches.steps.forEach((step, place) => {
+    const other = arrives.place(step);
+    if (arrives.steps[other] !== step) return;
+    let [all, stopped] = [0, 0];
+    for (let row = 0; row < height; row++) {
+      const energy = arrives.values[other * height + row] ** 2;
+      all += energy;
+      if (reaches.values[place * height + row] === 0) stopped += energy;
+    }
+    sum += all ? stopped / all : 0;
+    count++;
+  });
+  return count ? sum / count : 0;
+}
+
+export function percent(share) {
+  return `${(100 * share).toFixed(1)} %`;
+}
+
+/** A number as it is read under the mouse: what 32 bits know of it, without zeros that say nothing. */
+export function shown(value) {
+  if (value === undefined || Number.isNaN(value)) return "–";
+  if (value === 0) return "0 exactly";
+  if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
+  const size = Math.abs(value);
+  return size >= 1e-3 && size < 1e5 ? `${Number(value.toPrecision(6))}` : value.toExponential(5);
+}

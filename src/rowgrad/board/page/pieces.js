@@ -1,0 +1,63 @@
+// Smaller pieces of the page: the titles of columns, what stands beside the rows, notes.
+
+import { el } from "./dom.js";
+
+/** The titles of the columns. */
+export function headOf(shown, ratios) {
+  const titles = shown.map((quantity) => {
+    const unit = ratios ? "divided by the control's" : quantity.unit;
+    return el("div", { class: "title", title: quantity.name }, el("b", {}, quantity.title), el("span", { class: "unit" }, ` ${unit}`));
+  });
+  return [el("div", {}), el("div", {}), ...titles];
+}
+
+/** The mean digit, so that one knows which part of it a row is, and the rows' numbers. */
+export function beside(element, facts, height) {
+  const key = `${height} ${facts.digit ?? ""}`;
+  if (element.dataset.key === key || !height) return;
+  element.dataset.key = key;
+  const numbers = [];
+  for (let row = 0; row < height; row += Math.ceil(height / 28) * 7) {
+    const number = el("span", { class: "number" }, `${row}`);
+    number.style.top = `${(100 * (row + 0.5)) / height}%`;
+    numbers.push(number);
+  }
+  element.replaceChildren(...[digitOf(facts, height)].filter(Boolean), el("div", { class: "numbers" }, ...numbers));
+}
+
+function digitOf({ digit, columns }, height) {
+  if (typeof digit !== "string" || !Number.isInteger(columns)) return null;
+  let bytes;
+  try {
+    bytes = atob(digit);
+  } catch {
+    return null;
+  }
+  if (!bytes.length || bytes.length !== columns * height) return null;
+  const canvas = el("canvas", { width: columns, height, class: "digit", title: "The mean training image" });
+  const context = canvas.getContext("2d");
+  const image = context.createImageData(columns, height);
+  for (let place = 0; place < bytes.length; place++) image.data.set([128, 128, 128, bytes.charCodeAt(place)], 4 * place);
+  context.putImageData(image, 0, 0);
+  return canvas;
+}
+
+/** What is said where there is nothing to be seen. */
+export function emptiness(every, lines, shown) {
+  if (!every.length) return "No run here has numbers named <quantity>/row_<number>. rowgrad logs them, and so does its recorder in a module of yours.";
+  if (!lines.length) return "No run has all of these words.";
+  return shown.length ? "" : "Nothing is ticked.";
+}
+
+/** Says where TensorBoard has kept a sample of the steps, and how to see all. */
+export function sampleNote(series, kept) {
+  const sampled = series.filter(([, one]) => kept && one && one.steps.length >= kept && !isRegular(one.steps));
+  if (!sampled.length) return "";
+  const [name, one] = sampled[0];
+  const others = sampled.length > 1 ? ` and ${sampled.length - 1} more` : "";
+  return `A sample: TensorBoard has kept ${one.steps.length} of the steps up to ${one.last} of ${name}${others}. To see all, start it with --samples_per_plugin=scalars=0 (make tensorboard keeps 10000).`;
+}
+
+function isRegular(steps) {
+  return steps.every((step, place) => place < 2 || step - steps[place - 1] === steps[1] - steps[0]);
+}

@@ -1,0 +1,126 @@
+"""The tab's side in TensorBoard's server: two answers, and the files of the page."""
+
+from __future__ import annotations
+
+import math
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tensorboard import plugin_util
+from tensorboard.backend import http_util
+from tensorboard.context import RequestContext
+from tensorboard.errors import InvalidArgumentError, NotFoundError
+from tensorboard.plugins.base_plugin import FrontendMetadata, TBContext, TBPlugin
+from tensorboard.plugins.scalar.metadata import PLUGIN_NAME as SCALARS
+from werkzeug.wrappers import Request, Response
+
+from rowgrad.board.reading import Reader
+from rowgrad.watch.quantities import ARRIVES, GRAD_NORM, REACHES, find_quantity, quantity_names
+from rowgrad.watch.tags import FACTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PAGE = Path(__file__).with_name("page")
+KINDS = {".js": "text/javascript", ".css": "text/css"}
+KEPT = 1000  # of each scalar, where --samples_per_plugin says nothing: TensorBoard's own default
+
+
+class RowsPlugin(TBPlugin):
+    """Rows × steps of every run, of whatever scalars are named `<quantity>/row_<number>`.
+
+    Routes, below `data/plugin/rowgrad/`:
+        * `runs`: JSON: each run with its quantities, and what is said once of all of them
+        * `norms?run=&quantity=[&after=]`: the numbers of steps later than `after`, packed as `Numbers.packed` says;
+          404 where there is no such run or quantity, 400 for arguments that are none
+        * the files of the page
+
+    Args:
+        context: TensorBoard's.
+    """
+
+    plugin_name = FACTS
+
+    def __init__(self, context: TBContext) -> None:
+        self._provider = context.data_provider
+        kept = (context.sampling_hints or {}).get(SCALARS)
+        self._kept = KEPT if kept is None else kept
+
+    def get_plugin_apps(self) -> dict[str, Callable[..., Any]]:
+        """The routes."""
+        files = {f"/{file.name}": _serve(file) for file in PAGE.iterdir() if file.suffix in KINDS}
+        return {"/runs": Request.application(self.runs), "/norms": Request.application(self.norms), **files}
+
+    def is_active(self) -> bool:
+        """Whether any run has rows. TensorBoard asks where none has said something of itself, as ours do."""
+        return self._provider is not None and bool(Reader(self._provider, RequestContext(), "").quantities())
+
+    def frontend_metadata(self) -> FrontendMetadata:
+        """The tab's name and its page."""
+        return FrontendMetadata(es_module_path="/index.js", tab_name="Rows")
+
+    def runs(self, request: Request) -> Response:
+        """Every run that has rows, and what is needed to show them."""
+        runs = self._reader(request).runs()
+        names = {name for run in runs for name in run["quantities"]}
+        told = {
+            "runs": runs,
+            "quantities": [{"name": name, **_words(name)} for name in sorted(names, key=_place)],
+            "pair": [REACHES, ARRIVES],
+            "kept": self._kept,
+            "now": time.time(),
+        }
+        return http_util.Respond(request, _plain(told), "application/json")
+
+    def norms(self, request: Request) -> Response:
+        """The numbers of one run's quantity."""
+        run, quantity = (request.args.get(name) for name in ("run", "quantity"))
+        if run is None or quantity is None:
+            raise InvalidArgumentError("norms needs a run and a quantity")
+        try:
+            after = float(request.args.get("after", "-inf"))
+        except ValueError as error:
+            raise InvalidArgumentError("after is not a step") from error
+        if math.isnan(after):
+            raise InvalidArgumentError("after is not a step")
+        numbers = self._reader(request).numbers(run, quantity)
+        if numbers is None:
+            raise NotFoundError("there is no such run, or it has no such quantity")
+        return http_util.Respond(request, numbers.after(after).packed(), "application/octet-stream")
+
+    def _reader(self, request: Request) -> Reader:
+        if self._provider is None:
+            raise NotFoundError("TensorBoard runs without its data provider (--generic_data=false)")
+        environment = request.environ
+        return Reader(self._provider, plugin_util.context(environment), plugin_util.experiment_id(environment))
+
+
+def _serve(file: Path) -> Callable[..., Any]:
+    """A file of the page, read when it is asked for."""
+
+    def answer(request: Request) -> Response:
+        return http_util.Respond(request, file.read_bytes(), KINDS[file.suffix])
+
+    return Request.application(answer)
+
+
+def _place(name: str) -> tuple[int, str]:
+    """What reaches the rows comes first, then what arrives, then how far they move, then all others."""
+    known = (REACHES, ARRIVES, *sorted({*quantity_names()} - {REACHES, ARRIVES}))
+    return known.index(name) if name in known else len(known), name
+
+
+def _words(name: str) -> dict[str, str]:
+    known = name in quantity_names() or name.endswith(GRAD_NORM)
+    quantity = find_quantity(name)
+    return {"title": quantity.title, "unit": quantity.unit} if known else {"title": name, "unit": ""}
+
+
+def _plain(told: Any) -> Any:
+    """The same without what JSON has no word for: a hostile event file may hold such numbers."""
+    if isinstance(told, dict):
+        return {str(key): _plain(value) for key, value in told.items()}
+    if isinstance(told, list | tuple):
+        return [_plain(value) for value in told]
+    return None if isinstance(told, float) and not math.isfinite(told) else told

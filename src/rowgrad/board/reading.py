@@ -1,0 +1,167 @@
+"""What TensorBoard's data provider has of runs: which quantities of rows, the numbers of one, how a run is doing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from tensorboard.data.provider import RunTagFilter
+from tensorboard.plugins.scalar.metadata import PLUGIN_NAME as SCALARS
+
+from rowgrad.watch.tags import FACTS, OUTCOME, ROW
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from tensorboard.context import RequestContext
+    from tensorboard.data.provider import DataProvider, ScalarTimeSeries
+
+ALL = 2**31 - 1  # samples: as many as TensorBoard has kept
+ACCURACIES = ("test/acc", "val/acc", "train/acc")  # the first that there is says how well a run does
+Tags = dict[int, str]  # by their rows
+
+
+@dataclass
+class RowsOf:
+    """A run's quantity.
+
+    Attributes:
+        tags: of its rows.
+        step: the last that was logged.
+    """
+
+    tags: Tags = field(default_factory=dict)
+    step: int = 0
+
+
+class Numbers(NamedTuple):
+    """A quantity's numbers: steps (T,), and values (T, H) with NaN where a row has none."""
+
+    steps: np.ndarray
+    values: np.ndarray
+
+    def after(self, step: float) -> Numbers:
+        """Those of later steps."""
+        later = self.steps > step
+        return Numbers(self.steps[later], self.values[later])
+
+    def packed(self) -> bytes:
+        """As a browser reads it, all little-endian: T and H in 32 bits, T steps in 64, T × H values in 32."""
+        count = np.array(self.values.shape, "<u4")
+        return count.tobytes() + self.steps.astype("<f8").tobytes() + self.values.astype("<f4").tobytes()
+
+
+class Reader:
+    """Reads one experiment: what the data provider is asked goes through here.
+
+    Args:
+        provider: TensorBoard's.
+        context: of the request.
+        experiment: its id; empty where there is one logdir.
+    """
+
+    def __init__(self, provider: DataProvider, context: RequestContext, experiment: str) -> None:
+        self._provider, self._asked = provider, {"experiment_id": experiment}
+        self._context = context
+
+    def quantities(self, runs: list[str] | None = None) -> dict[str, dict[str, RowsOf]]:
+        """The quantities of rows of each run that has any, by their names."""
+        chosen = RunTagFilter(runs=runs) if runs is not None else None
+        return {run: found for run, tags in self._scalars(chosen).items() if (found := quantities_in(tags))}
+
+    def runs(self) -> list[dict[str, Any]]:
+        """Each run that has rows: its name, quantities, what it says of itself, how it is doing."""
+        scalars = self._scalars(None)
+        starts = {run.run_id: run.start_time for run in self._provider.list_runs(self._context, **self._asked)}
+        found = {run: quantities for run, tags in scalars.items() if (quantities := quantities_in(tags))}
+        facts, ends = self._facts(), self._last(ACCURACIES)
+        runs = []
+        for name, quantities in sorted(found.items()):
+            told, ended = facts.get(name, ({}, 0.0))
+            newest = max(series.max_wall_time for series in scalars[name].values())
+            accuracy = next(((tag, ends[name, tag]) for tag in ACCURACIES if (name, tag) in ends), None)
+            runs.append(
+                {
+                    "name": name,
+                    "quantities": {
+                        quantity: {"rows": max(rows.tags) + 1, "step": rows.step}
+                        for quantity, rows in quantities.items()
+                    },
+                    "facts": told,
+                    "ended": bool(told.get("status")) and ended >= newest,  # else it was resumed
+                    "newest": newest,
+                    "started": starts.get(name),
+                    "accuracy": accuracy,
+                }
+            )
+        return runs
+
+    def numbers(self, run: str, quantity: str) -> Numbers | None:
+        """A quantity's numbers, as many as TensorBoard has kept; None where there is no such run or quantity."""
+        rows = self.quantities([run]).get(run, {}).get(quantity)
+        if rows is None:
+            return None
+        chosen = RunTagFilter(runs=[run], tags=list(rows.tags.values()))
+        asked: Any = {**self._asked, "plugin_name": SCALARS, "run_tag_filter": chosen, "downsample": ALL}
+        return table(rows.tags, self._provider.read_scalars(self._context, **asked).get(run, {}))
+
+    def _scalars(self, chosen: RunTagFilter | None) -> Mapping[str, Mapping[str, ScalarTimeSeries]]:
+        asked: Any = {**self._asked, "plugin_name": SCALARS, "run_tag_filter": chosen}
+        return self._provider.list_scalars(self._context, **asked)
+
+    def _last(self, tags: tuple[str, ...]) -> dict[tuple[str, str], float]:
+        """The last numbers of some tags, by run and tag; those that are no numbers are left out."""
+        asked: Any = {**self._asked, "plugin_name": SCALARS, "run_tag_filter": RunTagFilter(tags=list(tags))}
+        last = self._provider.read_last_scalars(self._context, **asked)
+        found = {(run, tag): float(datum.value) for run, data in last.items() for tag, datum in data.items()}
+        return {place: value for place, value in found.items() if np.isfinite(value)}
+
+    def _facts(self) -> dict[str, tuple[dict[str, Any], float]]:
+        """What each run says of itself, and when it said that it had ended."""
+        asked: Any = {**self._asked, "plugin_name": FACTS, "downsample": ALL}
+        facts: dict[str, tuple[dict[str, Any], float]] = {}
+        for run, tags in self._provider.read_tensors(self._context, **asked).items():
+            told: dict[str, Any] = {}
+            for data in tags.values():
+                told |= parsed(data[-1].numpy) if data else {}
+            ended = tags.get(OUTCOME)
+            facts[run] = told, ended[-1].wall_time if ended else 0.0
+        return facts
+
+
+def quantities_in(tags: Mapping[str, ScalarTimeSeries]) -> dict[str, RowsOf]:
+    """The quantities of rows among a run's scalars."""
+    found: dict[str, RowsOf] = {}
+    for tag, series in tags.items():
+        if match := ROW.fullmatch(tag):
+            rows = found.setdefault(match["quantity"], RowsOf())
+            rows.tags[int(match["row"])] = tag
+            rows.step = max(rows.step, series.max_step)
+    return found
+
+
+def table(tags: Tags, series: Mapping[str, Any]) -> Numbers:
+    """Series of single rows, side by side: at all steps that any of them has."""
+    columns = {
+        row: (np.array([datum.step for datum in data]), np.array([datum.value for datum in data], np.float32))
+        for row, tag in tags.items()
+        if (data := series.get(tag))
+    }
+    if not columns:
+        return Numbers(np.zeros(0), np.zeros((0, 0), np.float32))
+    steps = np.unique(np.concatenate([steps for steps, _ in columns.values()]))
+    values = np.full((len(steps), max(tags) + 1), np.nan, np.float32)
+    for row, (places, numbers) in columns.items():
+        values[np.searchsorted(steps, places), row] = numbers
+    return Numbers(steps, values)
+
+
+def parsed(record: np.ndarray) -> dict[str, Any]:
+    """An object of JSON out of a tensor of one string; nothing where it is something else."""
+    try:
+        told = json.loads(record.item() if record.size == 1 else "")
+    except (ValueError, TypeError):
+        return {}
+    return told if isinstance(told, dict) else {}
