@@ -40,8 +40,11 @@ format: .venv/ready
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
+# All steps of runs of up to 10,000, not the 1,000 that TensorBoard would keep; files are read every 2 seconds.
 tensorboard: .venv/ready
-	$(BIN)/tensorboard --logdir logs $(ARGS)
+	@echo "Open the address below with #rowgrad behind it, as http://localhost:6006/#rowgrad: the tab Rows, which is live."
+	@echo "TensorBoard's other tabs show new steps after a click on its reload button, or with Settings > Reload data."
+	$(BIN)/tensorboard --logdir logs --samples_per_plugin scalars=10000 --reload_interval 2 $(ARGS)
 
 # uv resolves everything in one go; its date in pyproject.toml makes that reproducible.
 .venv/ready: pyproject.toml

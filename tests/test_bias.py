@@ -38,7 +38,7 @@ def test_cosine_ratio_and_stopped_shares_equal_the_oracle(tmp_path, cell, readou
         assert logged["grad_bias/norm_ratio"][place][1] == pytest.approx(float(a.norm() / b.norm()), rel=1e-4)
         of_rows, of_all = ours[0].sum(0), theirs[0].sum(0)
         stopped = (of_all - of_rows).norm(dim=1) / of_all.norm(dim=1)
-        got = torch.tensor([logged[f"grad_bias/stopped/row_{row:02d}"][place][1] for row in range(28)])
+        got = torch.tensor([logged[f"row_grad_stopped/row_{row:02d}"][place][1] for row in range(28)])
         torch.testing.assert_close(got.double(), stopped, rtol=1e-3, atol=1e-4)
 
 
@@ -60,7 +60,7 @@ def test_detaching_an_image_leaves_the_weights_gradient_exactly_as_it_is(run, sc
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["grad_bias/cosine"] == summary["grad_bias/norm_ratio"] == 1.0
     if scenario == "augment":
-        stopped = [logged[f"grad_bias/stopped/row_{row:02d}"][0][1] for row in range(28)]
+        stopped = [logged[f"row_grad_stopped/row_{row:02d}"][0][1] for row in range(28)]
         assert stopped == [1.0] * 14 + [0.0] * 14
 
 
@@ -102,7 +102,7 @@ def test_a_frozen_network_has_no_gradient_of_weights_but_its_rows_have(run):
     folder = run("model=gru", "scenario=truncate", *typed, name="frozen")
     logged = events(folder)
     assert "grad_bias/cosine" not in logged
-    assert [logged[f"grad_bias/stopped/row_{row:02d}"][0][1] for row in range(14)] == [1.0] * 14
+    assert [logged[f"row_grad_stopped/row_{row:02d}"][0][1] for row in range(14)] == [1.0] * 14
     assert (norms(folder, "row_grad_norm")[:, :14] == 0).all()
 
 

@@ -16,7 +16,7 @@ from tensorboard.plugins.scalar.metadata import PLUGIN_NAME as SCALARS
 from werkzeug.wrappers import Request, Response
 
 from rowgrad.board.reading import Reader
-from rowgrad.watch.quantities import ARRIVES, GRAD_NORM, REACHES, find_quantity, quantity_names
+from rowgrad.watch.quantities import ARRIVES, GRAD_NORM, REACHES, STOPPED, find_quantity, quantity_names
 from rowgrad.watch.tags import FACTS
 
 if TYPE_CHECKING:
@@ -112,6 +112,8 @@ def _place(name: str) -> tuple[int, str]:
 
 
 def _words(name: str) -> dict[str, str]:
+    if name == STOPPED:
+        return {"title": "What detach stops of each row's whole gradient", "unit": "share"}
     known = name in quantity_names() or name.endswith(GRAD_NORM)
     quantity = find_quantity(name)
     return {"title": quantity.title, "unit": quantity.unit} if known else {"title": name, "unit": ""}

@@ -15,6 +15,7 @@ from rowgrad.folders import DRY
 from rowgrad.scenario.rows import name_rows
 from rowgrad.scenario.settings import STATE
 from rowgrad.watch.quantities import COSINE, RATIO
+from rowgrad.watch.tags import FACTS
 from rowgrad.watch.vanishing import arrived, describe_vanishing
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def describe_run(run: Run, scenario: Scenario) -> str:
     if summary["status"] == "interrupted":
         lines.append(("go on", f"{command_typed()} resume={place}"))
     if run.folder.events.is_dir():
-        lines.append(("watch it", f"{tensorboard_command()} --logdir {place}"))
+        lines.append(("watch it", f"{tensorboard_command()} --logdir {place}, then http://localhost:6006/#{FACTS}"))
     return "\n".join(f"{name:15}{words}" for name, words in lines)
 
 

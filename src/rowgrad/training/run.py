@@ -142,7 +142,7 @@ class Training:
             )
             describe(writer, self.config, self.module, self.data.dataset.train.pixels)
             if recorder_of(self.trainer) is None:  # which writes its own
-                add_layout(writer, layout([], cut=False, selected=False, curves=True))
+                add_layout(writer, layout(means=[], cut=False, curves=True))
         for logger in other_loggers(self.trainer):
             try:
                 logger.log_hyperparams(hyperparameters(self.config))

@@ -11,7 +11,7 @@ from torch import Tensor
 from rowgrad.model.classifier import RowClassifier
 from rowgrad.watch.gradients import row_norms
 from rowgrad.watch.outlets import table_of, write_to_loggers
-from rowgrad.watch.quantities import COSINE, RATIO
+from rowgrad.watch.quantities import COSINE, RATIO, STOPPED
 from rowgrad.watch.ranks import Ranks
 from rowgrad.watch.settings import BiasSettings
 from rowgrad.watch.taps import find_taps
@@ -21,10 +21,9 @@ if TYPE_CHECKING:
 
     from rowgrad.data.batches import Batch
 
-STOPPED = "grad_bias/stopped"
 CHARTS = {
-    "Weights' gradient beside the one without detach: cosine, ratio of norms": r"grad_bias/(cosine|norm_ratio)",
-    "Share of each row's whole gradient that detach stops": rf"{STOPPED}/row_\d+",
+    "Weights' gradient beside the one without detach: cosine": COSINE,
+    "Weights' gradient beside the one without detach: ratio of norms": RATIO,
 }
 
 
@@ -38,7 +37,7 @@ class GradientBias(pl.Callback):
     With g the gradient of all of the network's weights, and g* the one without detach, logs:
         * `grad_bias/cosine`: g · g* ÷ (‖g‖ ‖g*‖), 1 where detach does not turn it
         * `grad_bias/norm_ratio`: ‖g‖ ÷ ‖g*‖
-        * `grad_bias/stopped/row_00` ...: ‖∂L/∂θ_r* − ∂L/∂θ_r‖ ÷ ‖∂L/∂θ_r*‖, the share of a row's whole gradient that
+        * `row_grad_stopped/row_00` ...: ‖∂L/∂θ_r* − ∂L/∂θ_r‖ ÷ ‖∂L/∂θ_r*‖, the share of a row's whole gradient that
           detach stops; 0 where there is none
 
     Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,9 +23,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.tensorboard.writer import FileWriter, SummaryWriter
 
-    from rowgrad.watch.quantities import Quantity
 
 LEAST = 2.0**-149  # above 0 in 32 bits
+LIVE = 2  # seconds from one writing to the next: SummaryWriter would keep what it has for two minutes
 # Made at import, so type checkers do not see it.
 EventSummary: Any = getattr(summary_pb2, "Summary")  # noqa: B009
 TENSOR: Any = getattr(summary_pb2, "DATA_CLASS_TENSOR")  # noqa: B009
@@ -50,7 +49,7 @@ class Logger(TensorBoardLogger):
     def __init__(self, save_dir: str, purge_step: int | None = None) -> None:
         purge: dict[str, Any] = {} if purge_step is None else {"purge_step": purge_step}
         name = RunFolder(Path(save_dir)).events.name
-        super().__init__(save_dir, name=name, version="", default_hp_metric=False, **purge)
+        super().__init__(save_dir, name=name, version="", default_hp_metric=False, flush_secs=LIVE, **purge)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
@@ -107,33 +106,36 @@ def add_record(writer: SummaryWriter, record: Any, step: int | None = None) -> N
     _file(writer).add_summary(record, step)
 
 
-def layout(quantities: Sequence[Quantity], *, cut: bool, selected: bool, curves: bool) -> dict[str, str]:
-    """The charts of *Custom Scalars*: regular expressions of tags by their titles.
+def layout(*, means: Sequence[str], cut: bool, curves: bool) -> dict[str, str]:
+    """The charts of *Custom Scalars*: regular expressions of tags by their titles. Rows have a tab of their own.
+
+    TensorBoard gives all lines of a run one colour, so what is to be told apart has a chart of its own.
 
     Args:
-        quantities: what is recorded.
-        cut: whether a cut fraction is.
-        selected: whether means over selected rows are.
+        means: quantities of which there are means over the selected rows and over the others.
+        cut: whether a cut fraction is recorded.
         curves: whether there are accuracy and loss of training batches.
     """
-    names = {quantity.name for quantity in quantities}
-    rows = {quantity.chart: rf"{re.escape(quantity.name)}/row_\d+" for quantity in quantities}
-    charts = {quantity.chart: rows[quantity.chart] for quantity in quantities if quantity.in_csv}
-    for name, words in {REACHES: "row", ARRIVES: "input"}.items() if selected else ():
-        if name in names:
-            charts[f"Mean {words} gradient: selected, others"] = rf"grad_means/{name}_(selected|other)"
+    charts: dict[str, str] = {}
+    if curves:
+        charts |= {"Accuracy: validation images": "val/acc.*", "Accuracy: training batches": "train/acc.*"}
     if cut:
         charts["Cut fraction: share of ‖∂L/∂τ‖² that the cut stops"] = "grad_flow/cut_fraction"
+    for name, words in {REACHES: "row", ARRIVES: "input"}.items():
+        if name in means:
+            charts |= {
+                f"Mean {words} gradient of the {part} rows": f"grad_means/{name}_{part}"
+                for part in ("selected", "other")
+            }
     if curves:
-        charts["Accuracy: training batches, validation, test"] = "(train|val|test)/acc.*"
-    charts |= {chart: tags for chart, tags in rows.items() if chart not in charts}
-    if curves:
-        charts["Loss: training batches, validation, test"] = "(train|val|test)/loss"
+        charts |= {"Loss: validation images": "val/loss", "Loss: training batches": "train/loss"}
     return charts
 
 
 def add_layout(writer: SummaryWriter, charts: Mapping[str, str]) -> None:
-    """Writes the charts of *Custom Scalars*, once a run: TensorBoard shows the first it finds."""
+    """Writes the charts of *Custom Scalars*, where there are any, once a run: TensorBoard shows the first it finds."""
+    if not charts:
+        return
     writer.add_custom_scalars({"rowgrad": {title: ["Multiline", [tags]] for title, tags in charts.items()}})
 
 

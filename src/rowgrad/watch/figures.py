@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 GAP = 5  # pixels between two strips of digits
+WIDTH = 3.8  # inches: TensorBoard shows a picture as wide as a card, so what is narrower has the larger print
 
 
 def heatmaps(steps: Tensor, norms: Mapping[str, Tensor], selected: Sequence[bool], words: str = "") -> Figure:
@@ -40,34 +41,34 @@ def heatmaps(steps: Tensor, norms: Mapping[str, Tensor], selected: Sequence[bool
         selected: the scenario's rows, marked in the margin.
         words: what there is to see in them, written above.
     """
-    figure = new_figure(4.6, 1.9 * len(norms) + (0.9 if words else 0.5))
+    figure = new_figure(WIDTH, 1.65 * len(norms) + (0.95 if words else 0.5))
     inches = figure.get_figheight()
     panels = figure.subplots(len(norms), 1, squeeze=False, sharex=True)[:, 0]
     figure.subplots_adjust(
-        left=0.13, right=0.79, bottom=0.75 / inches, top=1 - (0.65 if words else 0.25) / inches, hspace=0.24
+        left=0.15, right=0.76, bottom=0.75 / inches, top=1 - (0.68 if words else 0.25) / inches, hspace=0.27
     )
     for panel, (quantity, values) in zip(panels, norms.items(), strict=True):
         scale = log_scale([norms[other] for other in norms if unit_of(other) == unit_of(quantity)])
         image = draw_heatmap(panel, steps, values, selected, scale)
-        panel.set_title(title_of(quantity), fontsize=10, y=1.01)
+        panel.set_title(title_of(quantity).partition(", ‖")[0], fontsize=11, y=1.01)
         draw_scale(panel, image, unit_of(quantity))
         panel.set_ylabel("image row")
     panels[-1].set_xlabel("optimizer step")
     figure.legend(handles=key_of(selected), loc="lower center", ncols=3, fontsize=9, frameon=False)
     if words:
         figure.text(
-            0.5, 1 - 0.06 / inches, words.replace("; ", "\n"), ha="center", va="top", fontsize=8, color=SELECTED
+            0.5, 1 - 0.06 / inches, words.replace("; ", "\n"), ha="center", va="top", fontsize=9, color=SELECTED
         )
     return figure
 
 
 def learnt_rows(theta: Tensor, selected: Sequence[bool]) -> Figure:
     """θ (C, H, W) as a picture."""
-    figure = new_figure(4.6, 4.0)
+    figure = new_figure(WIDTH, 3.3)
     axes = figure.subplots()
-    figure.subplots_adjust(left=0.13, right=0.78, bottom=0.12, top=0.92)
+    figure.subplots_adjust(left=0.15, right=0.75, bottom=0.13, top=0.91)
     image = draw_theta(axes, theta, selected, float(theta.abs().max()))
-    axes.set_title("θ, what the rows have learnt to add", fontsize=10, y=1.01)
+    axes.set_title("What the rows have learnt to add", fontsize=11, y=1.01)
     axes.set_ylabel("image row (0 = top)")
     draw_scale(axes, image, "normalised pixels")
     if any(selected):
@@ -83,9 +84,9 @@ def digits(views: Mapping[str, Tensor], bars: Mapping[str, tuple[str, Tensor]], 
         bars: for some of the views, what is shown beside them: its name and a number for each row, (H,).
         selected: the scenario's rows, marked in the margin.
     """
-    figure = new_figure(5.4, 1.05 * len(views) + 0.75)
+    figure = new_figure(4.4, 0.9 * len(views) + 0.75)
     left, right = figure.subplots(1, 2, width_ratios=[2, 1])
-    figure.subplots_adjust(left=0.2, right=0.96, bottom=0.62 / figure.get_figheight(), top=0.985, wspace=0.03)
+    figure.subplots_adjust(left=0.24, right=0.96, bottom=0.62 / figure.get_figheight(), top=0.985, wspace=0.03)
     _draw_strips(left, views, len(selected))
     right.set_yticks([])
     right.set_xlabel("mean norm over all steps", fontsize=8)

@@ -10,6 +10,7 @@ from rowgrad.model.classifier import RowClassifier
 from rowgrad.process import SIGNALS
 from rowgrad.scenario.settings import STATE
 from rowgrad.watch.events import add_pictures
+from rowgrad.watch.gradients import cut_fraction
 from rowgrad.watch.outlets import writers, writes_events
 from rowgrad.watch.quantities import ARRIVES, REACHES
 from rowgrad.watch.recorder import recorder_of
@@ -17,7 +18,10 @@ from rowgrad.watch.settings import PicturesSettings
 from rowgrad.watch.vanishing import arrived, describe_vanishing
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from matplotlib.figure import Figure
+    from torch import Tensor
 
     from rowgrad.data.batches import Batch
 
@@ -32,6 +36,7 @@ class Pictures(pl.Callback):
         * `pictures/3_learnt_rows`: θ
 
     Args:
+        first: optimizer steps until the first set of pictures.
         every: optimizer steps from one set of pictures to the next.
         digits: how many images are shown.
 
@@ -39,9 +44,14 @@ class Pictures(pl.Callback):
         UserError: a value that is not accepted; it names the key.
     """
 
-    def __init__(self, every: int = PicturesSettings.every, digits: int = PicturesSettings.digits) -> None:
-        settings = PicturesSettings(every=every, digits=digits)
-        self.every, self.digits = settings.every, settings.digits
+    def __init__(
+        self,
+        first: int = PicturesSettings.first,
+        every: int = PicturesSettings.every,
+        digits: int = PicturesSettings.digits,
+    ) -> None:
+        settings = PicturesSettings(first=first, every=every, digits=digits)
+        self.first, self.every, self.digits = settings.first, settings.every, settings.digits
         self._drawn = 0
         self._batch: Batch | None = None
 
@@ -52,7 +62,7 @@ class Pictures(pl.Callback):
             recorder.keeps_history = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Nothing is due before `every` more steps."""
+        """What a resumed run begins with is drawn already."""
         self._drawn = trainer.global_step
 
     def on_train_batch_end(
@@ -60,7 +70,7 @@ class Pictures(pl.Callback):
     ) -> None:
         """Draws when it is due."""
         self._batch = batch
-        if trainer.global_step % self.every == 0:
+        if trainer.global_step == self.first or trainer.global_step % self.every == 0:
             self._draw(trainer, pl_module)
 
     def on_save_checkpoint(
@@ -92,7 +102,7 @@ class Pictures(pl.Callback):
         norms = {name: values for name, values in norms.items() if values.shape[1] == len(selected)}  # of the image
         pictures = {"3_learnt_rows": figures.learnt_rows(module.theta.detach().cpu(), selected)}
         if steps is not None and len(steps):
-            words = describe_vanishing(arrived(norms))
+            words = "; ".join(filter(None, [describe_cut(norms), describe_vanishing(arrived(norms))]))
             pictures["1_row_gradients"] = figures.heatmaps(steps, norms, selected, words)
         pictures["2_digits"] = self._digits(module, self._batch, {q: n.nanmean(0) for q, n in norms.items()})
         pages = {f"pictures/{name}": drawing.png(figure) for name, figure in sorted(pictures.items())}
@@ -118,6 +128,14 @@ class Pictures(pl.Callback):
         beside = {"original": ("‖∂L/∂θᵣ‖", REACHES), "network saw": ("‖∂L/∂τᵣ‖", ARRIVES)}
         bars = {view: (f"mean {words}", means[q]) for view, (words, q) in beside.items() if q in means}
         return figures.digits({name: view.cpu() for name, view in views.items()}, bars, scenario.selected.tolist())
+
+
+def describe_cut(norms: Mapping[str, Tensor]) -> str:
+    """How much of the gradient the cut stopped, in mean over all steps (T, H); empty where it stopped nothing."""
+    if not {REACHES, ARRIVES} <= norms.keys():
+        return ""
+    stopped = float(cut_fraction(norms[REACHES], norms[ARRIVES]).nanmean())
+    return f"{stopped:.1%} of the squared gradient is stopped" if stopped > 0 else ""
 
 
 def is_at_its_end(trainer: pl.Trainer) -> bool:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from torch.optim import Optimizer
 
+FIRST = 10  # recorded steps that are written at once, at first: then twice as many each time, up to flush_every
 RECORDED = "recorded"  # of a checkpoint: what the files beside it have, by their names
 
 
@@ -51,7 +52,7 @@ class RowGradientRecorder(pl.Callback):
 
     Args:
         every: optimizer steps from one record to the next.
-        flush_every: recorded steps that are written at once.
+        flush_every: recorded steps that are written at once; fewer at first, so that there is soon something to see.
         quantities: which norms; all that there are where it is None: those of the taps, names of files in
             `watch/quantities`, or quantities of your own.
         at: names of submodules: what goes into them is tapped from outside.
@@ -253,7 +254,7 @@ class RowGradientRecorder(pl.Callback):
             if one is not None:
                 quantity.after_step(one, module)
         stream.records.add(step, kept, self._summed_outputs(trainer))
-        if len(stream.records.steps) == self.flush_every:
+        if len(stream.records.steps) >= min(self.flush_every, max(FIRST, stream.written)):
             self.flush(trainer)
 
     def _summed_outputs(self, trainer: pl.Trainer) -> Sequence[Tensor]:

@@ -65,6 +65,7 @@ class RecorderSettings(Settings, key="callbacks.recorder"):
 class PicturesSettings(Settings, key="callbacks.pictures"):
     """When pictures are drawn, and of how many images."""
 
+    first: int = setting(50, whole(1), "optimizer steps until the first set of pictures")
     every: int = setting(1000, whole(1), "optimizer steps from one set of pictures to the next; the last is at the end")
     digits: int = setting(4, whole(1), "images in the grid of digits")
 
@@ -80,4 +81,4 @@ class BiasSettings(Settings, key="callbacks.bias"):
 class HistogramsSettings(Settings, key="callbacks.histograms"):
     """When single images are looked at."""
 
-    every: int = setting(200, whole(1), "optimizer steps from one look at single images to the next")
+    every: int = setting(50, whole(1), "optimizer steps from one look at single images to the next")

@@ -31,6 +31,7 @@ class Stream:
 
     Attributes:
         records: what is not written yet.
+        written: how many steps were, since it was made.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Stream:
     ) -> None:
         self.prefix, self.count, self.file = f"{name}." if name else "", count, file
         self.quantities, self.pairs, self.watched = tapped.quantities, tapped.pairs, tapped.watched
+        self.written = 0
         self._last: int | None = None
         self.records = Records(self.quantities)
         self._history: list[tuple[Tensor, Norms]] | None = None
@@ -63,6 +65,7 @@ class Stream:
         if not self.records.steps:
             return
         steps, norms, outputs = self.records.take()
+        self.written += len(steps)
         if outputs.numel() and not alone:
             outputs = trainer.strategy.reduce(outputs, reduce_op="mean")
         if not trainer.is_global_zero:
@@ -86,9 +89,8 @@ class Stream:
     def charts(self) -> dict[str, str]:
         """The charts of *Custom Scalars*: regular expressions of tags by their titles."""
         charts = layout(
-            self.quantities,
+            means=[quantity.name for quantity in self.quantities] if any(self.watched.selected) else [],
             cut=bool(self.pairs),
-            selected=bool(self.watched.selected),
             curves=bool(self.watched.outputs),
         )
         title = self.prefix.replace(".", ": ")

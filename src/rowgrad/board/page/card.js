@@ -37,9 +37,9 @@ export class Card {
 
 function nameOf(line) {
   const { members } = line;
-  if (members.length === 1) return line.name;
+  if (members.length === 1) return line.title;
   const seeds = members.map((run) => run.facts.settings?.seed);
-  return `${line.facts.settings?.scenario ?? line.name}: mean of ${members.length} runs, seeds ${seeds.join(", ")}`;
+  return `${line.facts.settings?.scenario ?? line.title}: mean of ${members.length} runs, seeds ${seeds.join(", ")}`;
 }
 
 function words(state, line, now) {
@@ -60,7 +60,7 @@ function accuracySaid(line, control) {
   const said = { "test/acc": "test", "val/acc": "validation", "train/acc": "last training batch" }[own[0]];
   const other = control ? accuracyOf(control) : null;
   const apart = other && other[0] === own[0] ? 100 * (own[1] - other[1]) : null;
-  const beside = apart === null ? "" : ` (${apart < 0 ? "−" : "+"}${Math.abs(apart).toFixed(2)} beside the control)`;
+  const beside = apart === null ? "" : ` (${apart < 0 ? "−" : "+"}${Math.abs(apart).toFixed(2)} against the control)`;
   return `${(100 * own[1]).toFixed(2)} % ${said}${beside}`;
 }
 

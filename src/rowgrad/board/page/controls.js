@@ -4,6 +4,9 @@ import { legendBar } from "./colours.js";
 import { UNCHOSEN } from "./choice.js";
 import { el } from "./dom.js";
 
+// TensorBoard's own curves of these alone: its charts of single rows would stand before them.
+const CURVES = `/?tagFilter=${encodeURIComponent("/(acc|loss)$")}#timeseries`;
+
 /** The controls. `choose` takes what changes. */
 export class Controls {
   constructor(choose) {
@@ -27,6 +30,7 @@ export class Controls {
       el("label", { title: "Runs that differ in their seed alone are one line" }, this.mean, " mean over seeds"),
       this.whole,
       this.anew,
+      el("a", { href: CURVES, target: "_parent" }, "Accuracy and loss"),
       this.bar,
     );
   }
@@ -62,7 +66,7 @@ export class Controls {
     const names = ["", ...lines.map((line) => line.name)];
     if (names.join("\n") !== this.offered) {
       this.offered = names.join("\n");
-      this.control.replaceChildren(...names.map((name) => el("option", { value: name }, name || "nothing")));
+      this.control.replaceChildren(el("option", { value: "" }, "nothing"), ...lines.map((line) => el("option", { value: line.name }, line.title)));
     }
     this.control.value = names.includes(choice.control) ? choice.control : "";
   }

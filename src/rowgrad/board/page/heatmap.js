@@ -28,7 +28,7 @@ export class Heatmap {
     this.element.classList.toggle("waits", !series);
     if (!series) return;
     this.element.style.setProperty("--rows", series.height);
-    const name = `${this.line.name}, ${this.quantity.title}`;
+    const name = `${this.line.title}, ${this.quantity.title}`;
     this.frame.setAttribute("aria-label", `${name}: ${series.height} rows, ${series.steps.length} steps. Arrow keys read it.`);
     const width = Math.max(Math.round(this.frame.clientWidth), 1);
     if (this.canvas.width !== width || this.canvas.height !== series.height) {

@@ -34,7 +34,7 @@ export function onReload(reload) {
 /** Looks for something new every few seconds, but only while somebody can see it; and whenever it comes into sight. */
 export function watchWhileVisible(look) {
   const isVisible = () => document.visibilityState === "visible" && document.documentElement.clientWidth > 0;
-  let [timer, looking] = [0, false];
+  let [timer, looking, wasVisible] = [0, false, isVisible()];
   const next = async () => {
     clearTimeout(timer);
     if (looking || !isVisible()) return;
@@ -44,7 +44,11 @@ export function watchWhileVisible(look) {
     timer = setTimeout(next, EVERY);
   };
   document.addEventListener("visibilitychange", next);
-  new ResizeObserver(onceAFrame(() => isVisible() && next())).observe(document.documentElement);
+  const appeared = onceAFrame(() => {
+    if (isVisible() && !wasVisible) next();
+    wasVisible = isVisible();
+  });
+  new ResizeObserver(appeared).observe(document.documentElement);
   next();
   return next;
 }

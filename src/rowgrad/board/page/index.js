@@ -61,11 +61,14 @@ class Page {
       this.read();
     },
     pick: (quantity, row, step) => this.choose({ quantity, row, step }),
-    zoom: (from, to) => this.choose(from === null || to - from < 1 ? { from: null, to: null } : { from, to }),
+    zoom: (from, to) => {
+      const [first, last] = [Math.floor(from), Math.ceil(to)];
+      this.choose(from === null || last - first < 2 ? { from: null, to: null } : { from: first, to: last });
+    },
     save: (heatmap) => {
       if (!heatmap.series) return;
-      const link = el("a", { download: `${heatmap.line.name}.${heatmap.quantity.name}.png`.replace(/[^\w.=-]+/g, "_") });
-      link.href = picture(heatmap, heatmap.line.name).toDataURL("image/png");
+      const link = el("a", { download: `${heatmap.line.title}.${heatmap.quantity.name}.png`.replace(/[^\w.=-]+/g, "_") });
+      link.href = picture(heatmap, heatmap.line.title).toDataURL("image/png");
       link.click();
     },
     key: (event, heatmap) => actOnKey(event, heatmap, this.point, this.choice, this.acts),
@@ -80,7 +83,7 @@ class Page {
     const shown = told.quantities.filter(({ name }, place) => choice.quantities?.includes(name) ?? place < FIRST);
     this.control = every.find((line) => line.name === choice.control) ?? null;
     const range = this.#range(ticked, shown);
-    this.#arrange(lines, shown);
+    this.#arrange(lines, shown, range);
     writeChoice(choice);
     const scales = this.#scales(ticked, shown, range);
     for (const line of lines) this.#draw(line, range, scales);
@@ -143,11 +146,11 @@ class Page {
   }
 
   /** Puts a line on the page for each line that there is, and takes the others away. */
-  #arrange(lines, shown) {
+  #arrange(lines, shown, range) {
     const names = shown.map((quantity) => quantity.name).join("\n");
     this.lines.style.setProperty("--columns", Math.max(shown.length, 1));
     this.head.style.setProperty("--columns", Math.max(shown.length, 1));
-    this.head.replaceChildren(...headOf(shown, Boolean(this.control)));
+    this.head.replaceChildren(...headOf(shown, Boolean(this.control), range));
     const kept = new Set(lines.map((line) => line.name));
     for (const [name, row] of this.rows) {
       if (kept.has(name) && row.names === names) continue;
@@ -207,7 +210,7 @@ class Page {
     const { quantities } = this.store.told;
     const names = shown.map((quantity) => quantity.name);
     this.controls.update(this.choice, { quantities, shown: names, lines: every, scale: scales.common, edges, selected, strange: scales.strange });
-    const series = ticked.map((line) => [line.name, names.length ? this.#series(line, names[0], false) : null]);
+    const series = ticked.map((line) => [line.title, names.length ? this.#series(line, names[0], false) : null]);
     const notes = [this.store.trouble, this.store.known ? emptiness(every, lines, shown) : "Reading the runs …", sampleNote(series, this.store.told.kept)];
     this.notes.replaceChildren(...notes.filter(Boolean).map((note) => el("p", {}, note)));
   }
@@ -219,7 +222,7 @@ class Page {
     document.body.style.setProperty("--picked-row", row ?? -9);
     document.body.style.setProperty("--picked-step", `${(100 * ((step ?? -9e9) - range[0])) / (range[1] - range[0])}%`);
     if (this.detail.hidden) return;
-    const curves = lines.map((line) => ({ name: line.name, place: line.place, series: this.#series(line, quantity) })).filter((curve) => curve.series);
+    const curves = lines.map((line) => ({ name: line.title, place: line.place, series: this.#series(line, quantity) })).filter((curve) => curve.series);
     const close = el("button", { type: "button", class: "close", title: "Close", onclick: () => this.choose({ quantity: null, row: null, step: null }) }, "×");
     const point = { row, step, title };
     this.detail.replaceChildren(...charts(curves, point, range, ratios), legend(curves, point), close);

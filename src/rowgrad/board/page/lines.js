@@ -10,7 +10,7 @@ export function linesOf(told, choice) {
     const text = described(run).toLowerCase();
     const alike = choice.mean && run.facts.alike ? `seeds of ${run.facts.alike}` : run.name;
     // A line that the filter leaves out keeps its place, so that all others keep their colours.
-    if (!lines.has(alike)) lines.set(alike, { name: run.name, place: lines.size, members: [], facts: run.facts });
+    if (!lines.has(alike)) lines.set(alike, { name: run.name, title: run.name.replace(/\/tensorboard$/, ""), place: lines.size, members: [], facts: run.facts });
     if (words.every((word) => text.includes(word))) lines.get(alike).members.push(run);
   }
   return [...lines.values()].filter((line) => line.members.length);

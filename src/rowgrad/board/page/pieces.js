@@ -3,10 +3,11 @@
 import { el } from "./dom.js";
 
 /** The titles of the columns. */
-export function headOf(shown, ratios) {
+export function headOf(shown, ratios, [from, to]) {
   const titles = shown.map((quantity) => {
     const unit = ratios ? "divided by the control's" : quantity.unit;
-    return el("div", { class: "title", title: quantity.name }, el("b", {}, quantity.title), el("span", { class: "unit" }, ` ${unit}`));
+    const axis = el("div", { class: "axis" }, el("span", {}, `step ${Math.ceil(from)}`), el("span", {}, `${Math.ceil(to) - 1}`));
+    return el("div", { class: "title", title: quantity.name }, el("b", {}, quantity.title), el("span", { class: "unit" }, ` ${unit}`), axis);
   });
   return [el("div", {}), el("div", {}), ...titles];
 }
@@ -37,7 +38,7 @@ function digitOf({ digit, columns }, height) {
   const canvas = el("canvas", { width: columns, height, class: "digit", title: "The mean training image" });
   const context = canvas.getContext("2d");
   const image = context.createImageData(columns, height);
-  for (let place = 0; place < bytes.length; place++) image.data.set([128, 128, 128, bytes.charCodeAt(place)], 4 * place);
+  for (let place = 0; place < bytes.length; place++) image.data.set([0, 0, 0, bytes.charCodeAt(place)], 4 * place);
   context.putImageData(image, 0, 0);
   return canvas;
 }

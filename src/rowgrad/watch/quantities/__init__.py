@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 GRAD_NORM = "_grad_norm"  # what stands behind a tap's name
 COSINE, RATIO = "grad_bias/cosine", "grad_bias/norm_ratio"  # of the weights' gradient and the one without detach
+STOPPED = "row_grad_stopped"  # the share of each row's whole gradient that detach stops
 REACHES, ARRIVES = f"row{GRAD_NORM}", f"input{GRAD_NORM}"  # the two that tell a cut
 
 
@@ -30,7 +31,6 @@ class Quantity:
     Attributes:
         name: of its tags and columns, `<name>/row_00` ...
         title: what stands above its heatmaps.
-        chart: what stands above its curves.
         unit: of the norm.
         in_csv: whether it has columns in `row_gradients.csv`.
         of_rank: whether each rank has its own, so that their mean is recorded.
@@ -38,7 +38,6 @@ class Quantity:
 
     name: str
     title: str
-    chart: str
     unit: str = "loss per normalised pixel"
     in_csv: bool = False
     of_rank: bool = False
@@ -71,17 +70,15 @@ class TapNorm(Quantity):
     Args:
         tap_name: the name of the tap's attribute.
         title: what stands above its heatmaps.
-        chart: what stands above its curves.
     """
 
     in_csv = True
     of_rank = True
 
-    def __init__(self, tap_name: str, *, title: str = "", chart: str = "") -> None:
+    def __init__(self, tap_name: str, *, title: str = "") -> None:
         self.tap_name = tap_name
         self.name = f"{tap_name}{GRAD_NORM}"
         self.title = title or f"What comes back through {tap_name}, ‖∂L/∂xᵣ‖"
-        self.chart = chart or f"What comes back through {tap_name}: ‖∂L/∂x_r‖"
         self.tap: RowTap | None = None
 
     def of(self, tap: RowTap) -> Self:

@@ -8,5 +8,4 @@ from rowgrad.watch.quantities import TapNorm
 QUANTITY = TapNorm(
     "input",
     title="What arrives at the network's input, ‖∂L/∂τᵣ‖",
-    chart="What arrives at the input: ‖∂L/∂τ_r‖",
 )

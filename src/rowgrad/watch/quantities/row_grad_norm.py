@@ -19,7 +19,6 @@ class RowGradNorm(Quantity):
 
     name = REACHES
     title = "What reaches the rows, ‖∂L/∂θᵣ‖"
-    chart = "What reaches each row: ‖∂L/∂θ_r‖"
     in_csv = True
 
     def fits(self, module: LightningModule) -> bool:

@@ -18,7 +18,6 @@ class RowUpdateNorm(Quantity):
 
     name = "row_update_norm"
     title = "How far the rows move, ‖θᵣ(t+1) − θᵣ(t)‖"
-    chart = "How far each row moves"
     unit = "normalised pixels"
 
     def fits(self, module: LightningModule) -> bool:
