@@ -1,0 +1,293 @@
+"""The tab *Rows*, its side in TensorBoard's server: answers against `row_gradients.csv`, from both data loaders."""
+
+import base64
+import csv
+import json
+import struct
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from importlib.metadata import entry_points
+
+import numpy as np
+import pytest
+from conftest import PROJECT, build, configure, events, train
+from foreign import Segmenter, fit
+from tensorboard.backend.application import TensorBoardWSGI
+from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
+from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
+from tensorboard.data.server_ingester import SubprocessServerDataIngester, get_server_binary
+from tensorboard.plugins.base_plugin import TBContext
+from tensorboard.util.grpc_util import ChannelCredsType
+from torch.utils.tensorboard import SummaryWriter
+from werkzeug.test import Client
+
+from rowgrad.board import Rows
+from rowgrad.board.plugin import PAGE
+from rowgrad.watch.about import digest_but_for_seed
+from rowgrad.watch.events import add_facts
+from rowgrad.watch.tags import ABOUT, OUTCOME
+
+QUICK = ["data=digits", "callbacks.progress=null", "callbacks.pictures=null", "trainer.accelerator=cpu"]
+AT = "/data/plugin/rowgrad"
+
+
+@contextmanager
+def providers(logdir):
+    """TensorBoard's two ways of reading: its own server of data, and Python (`--load_fast=false`)."""
+    fast = SubprocessServerDataIngester(
+        server_binary=get_server_binary(),
+        logdir=str(logdir),
+        reload_interval=0,
+        channel_creds_type=ChannelCredsType.LOCAL,
+        samples_per_plugin={"scalars": 0},
+    )
+    fast.start()
+    multiplexer = EventMultiplexer(size_guidance={"scalars": 0, "tensors": 10}).AddRunsFromDirectory(str(logdir))
+    multiplexer.Reload()
+    yield {"fast": fast.data_provider, "slow": MultiplexerDataProvider(multiplexer, str(logdir))}
+    server = fast._process
+    server.stdin.close()
+    server.kill()
+    server.wait()
+
+
+def asking(provider, **context):
+    plugin = Rows().load(TBContext(data_provider=provider, **context))
+    return Client(TensorBoardWSGI([plugin], data_provider=provider))
+
+
+@contextmanager
+def clients(logdir):
+    with providers(logdir) as both:
+        yield {name: asking(provider) for name, provider in both.items()}
+
+
+def told(client):
+    answer = client.get(f"{AT}/runs")
+    assert answer.status_code == 200
+    return answer.json
+
+
+def unpacked(answer):
+    """Steps, and numbers by step and row, read as a browser would."""
+    assert answer.status_code == 200
+    count, height = struct.unpack_from("<II", answer.data)
+    steps = struct.unpack_from(f"<{count}d", answer.data, 8)
+    values = struct.unpack_from(f"<{count * height}f", answer.data, 8 + 8 * count)
+    assert len(answer.data) == 8 + 8 * count + 4 * count * height
+    return [int(step) for step in steps], np.reshape(values, (count, height))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run of augment and one of a GRU that is cut between rows."""
+    folder = tmp_path_factory.mktemp("board")
+    steps = ["trainer.max_steps=12", "callbacks.histograms=null", "seed=3"]
+    train(configure(*QUICK, *steps, "scenario=augment"), folder / "augment")
+    train(configure(*QUICK, *steps, "model=gru", "scenario=truncate"), folder / "truncate")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def both(runs):
+    with clients(runs) as found:
+        yield found
+
+
+@pytest.mark.parametrize("loader", ["fast", "slow"])
+@pytest.mark.parametrize("run", ["augment", "truncate"])
+def test_the_numbers_are_those_of_the_csv(runs, both, loader, run):
+    with (runs / run / "row_gradients.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    for quantity in ("row_grad_norm", "input_grad_norm"):
+        asked = {"run": f"{run}/tensorboard", "quantity": quantity}
+        steps, values = unpacked(both[loader].get(f"{AT}/norms", query_string=asked))
+        assert steps == list(range(12))
+        for step, line in zip(steps, lines, strict=True):
+            assert [np.float32(line[f"{quantity}/row_{row:02d}"]) for row in range(28)] == values[step].tolist()
+        assert (values[:, :14] == 0).all() == (run == "truncate" or quantity == "row_grad_norm")
+        later = both[loader].get(f"{AT}/norms", query_string={**asked, "after": "7"})
+        assert unpacked(later)[0] == [8, 9, 10, 11]
+        assert np.array_equal(unpacked(later)[1], values[8:])
+        assert unpacked(both[loader].get(f"{AT}/norms", query_string={**asked, "after": "11"}))[0] == []
+
+
+@pytest.mark.parametrize("loader", ["fast", "slow"])
+def test_what_is_not_in_the_csv_is_read_from_the_event_file(runs, both, loader):
+    asked = {"run": "augment/tensorboard", "quantity": "row_update_norm"}
+    steps, values = unpacked(both[loader].get(f"{AT}/norms", query_string=asked))
+    logged = events(runs / "augment")
+    for row in range(28):
+        assert logged[f"row_update_norm/row_{row:02d}"] == list(zip(steps, values[:, row].tolist(), strict=True))
+
+
+@pytest.mark.parametrize("loader", ["fast", "slow"])
+def test_each_run_says_what_it_is_and_how_it_did(runs, both, loader):
+    answer = told(both[loader])
+    augment, truncate = answer["runs"]
+    assert [run["name"] for run in answer["runs"]] == ["augment/tensorboard", "truncate/tensorboard"]
+    assert augment["quantities"]["row_grad_norm"] == {"rows": 28, "step": 11}
+    assert [quantity["name"] for quantity in answer["quantities"]] == [
+        "row_grad_norm", "input_grad_norm", "row_update_norm", "row_grad_stopped",
+    ]  # fmt: skip
+    summary = json.loads((runs / "augment" / "summary.json").read_text())
+    assert augment["accuracy"] == ["test/acc", pytest.approx(summary["test/acc"])]
+    assert augment["ended"]
+    facts = augment["facts"]
+    assert (facts["status"], facts["selected"], facts["edges"]) == ("done", list(range(14)), False)
+    assert (truncate["facts"]["selected"], truncate["facts"]["edges"]) == ([14], True)
+    assert facts["sentence"].startswith("Rows 0–13 are detached, shifted by +1")
+    assert (facts["settings"]["scenario"], facts["settings"]["seed"]) == ("augment", 3)
+
+
+def test_the_mean_digit_is_that_of_the_training_images(both):
+    facts = told(both["fast"])["runs"][0]["facts"]
+    shown = np.frombuffer(base64.b64decode(facts["digit"]), np.uint8).reshape(28, facts["columns"])
+    pixels = build(configure(*QUICK))[0].dataset.train.pixels.numpy().astype(float)
+    mean = pixels.mean(0) / pixels.mean(0).max() * 255
+    assert np.abs(shown - mean).max() <= 1
+
+
+def test_runs_are_alike_that_differ_in_their_seed_alone():
+    first = digest_but_for_seed(configure(*QUICK, "seed=0"))
+    assert digest_but_for_seed(configure(*QUICK, "seed=1")) == first
+    others = ["scenario.detach=false", "optimizer.lr=0.02", "scenario=modify", "data.batch_size=64"]
+    assert len({first, *(digest_but_for_seed(configure(*QUICK, other)) for other in others)}) == 5
+
+
+@pytest.mark.parametrize("loader", ["fast", "slow"])
+@pytest.mark.parametrize(
+    ("query", "status"),
+    [
+        ({}, 400),
+        ({"run": "augment/tensorboard"}, 400),
+        ({"run": "augment/tensorboard", "quantity": "row_grad_norm", "after": "soon"}, 400),
+        ({"run": "augment/tensorboard", "quantity": "row_grad_norm", "after": "nan"}, 400),
+        ({"run": "../augment", "quantity": "row_grad_norm"}, 404),
+        ({"run": "", "quantity": ""}, 404),
+        ({"run": "augment/tensorboard", "quantity": "train"}, 404),
+        ({"run": "augment/tensorboard", "quantity": "<img src=x onerror=alert(1)>"}, 404),
+    ],
+)
+def test_what_is_not_there_or_no_argument_is_answered_so(both, loader, query, status):
+    answer = both[loader].get(f"{AT}/norms", query_string=query)
+    assert answer.status_code == status
+    assert "img" not in answer.text
+    assert answer.mimetype == "text/plain"
+
+
+def test_taps_of_somebody_elses_module_are_there(tmp_path):
+    fit(Segmenter(), Segmenter.batches(), tmp_path / "theirs")
+    with clients(tmp_path) as found:
+        (run,) = told(found["fast"])["runs"]
+        assert {name: one["rows"] for name, one in run["quantities"].items()} == {
+            "tap_grad_norm": 12, "neck.tap_grad_norm": 6,
+        }  # fmt: skip
+        assert run["facts"] == {}
+        asked = {"run": run["name"], "quantity": "neck.tap_grad_norm"}
+        steps, values = unpacked(found["slow"].get(f"{AT}/norms", query_string=asked))
+        logged = events(tmp_path / "theirs")["neck.tap_grad_norm/row_02"]
+        assert logged == list(zip(steps, values[:, 2].tolist(), strict=True))
+
+
+def write(folder, scalars, *facts):
+    writer = SummaryWriter(str(folder))
+    for tag, points in scalars.items():
+        for step, value in points:
+            writer.add_scalar(tag, value, step)
+    for tag, told_of in facts:
+        add_facts(writer, tag, told_of)
+    writer.close()
+
+
+@pytest.mark.parametrize("loader", ["fast", "slow"])
+def test_rows_at_different_steps_stand_side_by_side(tmp_path, loader):
+    write(tmp_path / "gaps", {"q/row_0": [(0, 1.0), (4, 2.0)], "q/row_2": [(4, 3.0), (6, float("inf"))]})
+    with clients(tmp_path) as found:
+        steps, values = unpacked(found[loader].get(f"{AT}/norms", query_string={"run": "gaps", "quantity": "q"}))
+    assert steps == [0, 4, 6]
+    nan = np.nan
+    np.testing.assert_array_equal(values, [[1, nan, nan], [2, nan, 3], [nan, nan, np.inf]])
+
+
+@pytest.mark.parametrize("loader", ["fast", "slow"])
+def test_a_hostile_event_file_is_answered_all_the_same(tmp_path, loader):
+    scalars = {"q/row_00": [(0, 1.0)], "q/row_99999999": [(0, 1.0)], "val/acc": [(0, float("nan"))]}
+    scalars |= {"<b>/row_1": [(0, float("-inf"))], "row_3": [(0, 1.0)], "/row_1": [(0, 1.0)]}
+    odd = [{"status": {"a": float("nan")}, "selected": "all", "digit": 7, "settings": [1]}]
+    write(tmp_path / "<img src=x onerror=alert(1)>", scalars, *((ABOUT, one) for one in odd))
+    writer = SummaryWriter(str(tmp_path / "<img src=x onerror=alert(1)>"))
+    writer.add_tensor("rowgrad/outcome", __import__("torch").zeros(3))
+    writer.close()
+    with clients(tmp_path) as found:
+        (run,) = told(found[loader])["runs"]
+        assert run["name"] == "<img src=x onerror=alert(1)>"
+        assert {name: one["rows"] for name, one in run["quantities"].items()} == {"q": 1, "<b>": 2}
+        assert run["accuracy"] is None
+        assert run["facts"]["status"] == {"a": None}
+
+
+@pytest.mark.parametrize("facts", ["no JSON", "[1, 2]", "3", '{"cut": 1'])
+def test_facts_that_are_none_are_left_out(facts):
+    from rowgrad.board.reading import parsed
+
+    assert parsed(np.array(facts.encode(), dtype=object)) == {}
+    assert parsed(np.zeros(3)) == {}
+
+
+def test_a_run_that_went_on_after_its_end_has_not_ended(tmp_path):
+    write(tmp_path / "run", {"q/row_0": [(0, 1.0)]}, (OUTCOME, {"status": "interrupted"}))
+    with clients(tmp_path) as found:
+        assert [run["ended"] for run in told(found["fast"])["runs"]] == [True]
+    time.sleep(0.01)
+    write(tmp_path / "run", {"q/row_0": [(1, 1.0)]})
+    with clients(tmp_path) as found:
+        for client in found.values():
+            (run,) = told(client)["runs"]
+            assert (run["ended"], run["facts"]["status"]) == (False, "interrupted")
+
+
+def test_the_tab_is_there_where_a_run_has_rows(tmp_path, runs):
+    with providers(tmp_path) as none, providers(runs) as some:
+        for provider in none.values():
+            assert not Rows().load(TBContext(data_provider=provider)).is_active()
+        for provider in some.values():
+            assert Rows().load(TBContext(data_provider=provider)).is_active()
+    assert not Rows().load(TBContext(data_provider=None)).is_active()
+
+
+@pytest.mark.parametrize(("hints", "kept"), [(None, 1000), ({}, 1000), ({"scalars": 0}, 0), ({"scalars": 50}, 50)])
+def test_the_tab_knows_how_many_steps_tensorboard_keeps(runs, hints, kept):
+    with providers(runs) as found:
+        assert told(asking(found["slow"], sampling_hints=hints))["kept"] == kept
+
+
+def test_tensorboard_finds_the_tab_and_imports_nothing_heavy_for_it():
+    (entry,) = (one for one in entry_points(group="tensorboard_plugins") if one.name == "rowgrad")
+    assert entry.load() is Rows
+    heavy = ["torch", "lightning", "hydra", "omegaconf", "matplotlib", "torchvision", "scipy", "sklearn", "pandas"]
+    code = f"import rowgrad.board.plugin, sys; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_a_tab_that_cannot_be_imported_keeps_no_tensorboard_from_starting(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "rowgrad.board.plugin", None)
+    assert Rows().load(TBContext()) is None
+    assert "rowgrad's tab Rows cannot be shown: ModuleNotFoundError" in caplog.text
+
+
+def test_the_page_comes_from_here_alone(both):
+    for file in PAGE.iterdir():
+        text = file.read_text()
+        assert len(text.splitlines()) <= 300
+        answer = both["fast"].get(f"{AT}/{file.name}")
+        assert answer.status_code == 200
+        assert answer.text == text
+        assert "http" not in text.replace("http://www.w3.org/2000/svg", "")  # the name of a namespace
+        assert not any(word in text for word in ("innerHTML", "outerHTML", "insertAdjacent", "eval(", "document.write"))
+    assert both["fast"].get(f"{AT}/plugin.py").status_code == 404
+    assert both["fast"].get(f"{AT}/..%2fplugin.py").status_code == 404
+    (imported,) = (PROJECT / "src/rowgrad/board/page").glob("index.js")
+    assert "export function render" in imported.read_text()
