@@ -9,7 +9,6 @@ from conftest import PROJECT, command, events
 from foreign import Language, Segmenter, Tape, agree, check, expected, fit, recorded
 from lightning.pytorch.plugins.precision import MixedPrecision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from tensorboard.plugins.custom_scalar import layout_pb2
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader

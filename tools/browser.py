@@ -35,15 +35,23 @@ def chromium() -> Generator[Browser]:
 
 
 @contextmanager
-def tensorboard(folder: Path, patience: float = 120) -> Generator[str]:
-    """TensorBoard on a folder and a free loopback port; gives its address once it has read the runs."""
+def tensorboard(folder: Path, *flags: str, patience: float = 120) -> Generator[str]:
+    """TensorBoard on a folder and a free loopback port; gives its address once it has read the runs.
+
+    Args:
+        folder: of runs.
+        flags: further ones of TensorBoard's.
+        patience: seconds.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
-    arguments = ["--logdir", str(folder), "--host", "127.0.0.1", "--port", str(port), "--reload_interval", "2"]
+    arguments = ["--logdir", str(folder), "--host", "127.0.0.1", "--port", str(port), "--reload_interval", "1"]
     server = subprocess.Popen(
-        [sys.executable, "-m", "tensorboard.main", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [sys.executable, "-m", "tensorboard.main", *arguments, *flags],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     )
     try:
         deadline = time.monotonic() + patience

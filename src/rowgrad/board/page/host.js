@@ -1,7 +1,5 @@
 // TensorBoard around the page: its colours, its reload button, whether the tab is on.
 
-import { onceAFrame } from "./dom.js";
-
 const EVERY = 3000; // milliseconds from one look for something new to the next
 
 /** Follows TensorBoard between light and dark. */
@@ -33,7 +31,8 @@ export function onReload(reload) {
 
 /** Looks for something new every few seconds, but only while somebody can see it; and whenever it comes into sight. */
 export function watchWhileVisible(look) {
-  const isVisible = () => document.visibilityState === "visible" && document.documentElement.clientWidth > 0;
+  // TensorBoard keeps the pages of tabs that are not on, without any height.
+  const isVisible = () => document.visibilityState === "visible" && window.innerHeight > 0;
   let [timer, looking, wasVisible] = [0, false, isVisible()];
   const next = async () => {
     clearTimeout(timer);
@@ -43,12 +42,12 @@ export function watchWhileVisible(look) {
     looking = false;
     timer = setTimeout(next, EVERY);
   };
-  document.addEventListener("visibilitychange", next);
-  const appeared = onceAFrame(() => {
+  const seen = () => {
     if (isVisible() && !wasVisible) next();
     wasVisible = isVisible();
-  });
-  new ResizeObserver(appeared).observe(document.documentElement);
+  };
+  document.addEventListener("visibilitychange", seen);
+  window.addEventListener("resize", seen);
   next();
   return next;
 }
