@@ -73,8 +73,10 @@ def _has_runs(address: str) -> bool:
         return False
 
 
-def open_tab(browser: Browser, address: str, tab: str, width: int = 1400, height: int = 1000) -> Page:
-    """A page of TensorBoard, in light colours."""
+def open_tab(
+    browser: Browser, address: str, tab: str, width: int = 1400, height: int = 1000, *, dark: bool = False
+) -> Page:
+    """A page of TensorBoard."""
     page = browser.new_page(viewport={"width": width, "height": height})
-    page.goto(f"{address}/?darkMode=false#{tab}")
+    page.goto(f"{address}/?darkMode={str(dark).lower()}#{tab}")
     return page

@@ -11,10 +11,17 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from browser import chromium, open_tab, tensorboard
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from playwright.sync_api import Browser
 
 PROJECT = Path(__file__).resolve().parents[1]
 IMAGES = PROJECT / "docs" / "images"
@@ -25,10 +32,12 @@ ALONE = {
     "gru": ("model=gru", "scenario=baseline"),
     "truncate": ("model=gru", "scenario=truncate"),
 }
+CONTROLS = {f"{name}_control": (f"scenario={name}", "scenario.detach=false") for name in ("augment", "modify")}
+LIVE = ("model=gru", "scenario=truncate", "trainer.max_epochs=3", "seed=0", "data.fallback=null")
 TABS = [
-    ("augment", "custom_scalars", (1230, 1080)),
-    ("augment", "images", (1230, 760)),
-    (".", "hparams", (1600, 420)),
+    ("scenarios", "custom_scalars", (1230, 780)),
+    ("augment", "images", (1230, 800)),
+    ("scenarios", "hparams", (1600, 420)),
 ]
 
 
@@ -44,12 +53,50 @@ def shrink(path: Path, colours: int = 256) -> None:
     small.save(path, optimize=True)
 
 
+def together(folder: Path, name: str, runs: Iterable[str]) -> None:
+    """A folder that shows these runs alone."""
+    (folder / name).mkdir(exist_ok=True)
+    for run in runs:
+        link = folder / name / run
+        link.unlink(missing_ok=True)
+        link.symlink_to((folder / run).resolve())
+
+
+def rows(browser: Browser, folder: Path) -> None:
+    """The tab Rows: the four scenarios, divided by a control, and a run while it trains."""
+    with tensorboard(folder / "scenarios") as address:
+        page = open_tab(browser, address, "rowgrad", 1400, 760)
+        page.wait_for_timeout(5000)
+        page.screenshot(path=IMAGES / "rows.png")
+        page.close()
+    with tensorboard(folder / "controls") as address:
+        chosen = 'control="augment_control/tensorboard"&quantities=["row_grad_norm","input_grad_norm"]'
+        chosen += '&quantity="input_grad_norm"&row=9&step=200'
+        words = "&".join(
+            f"p.rowgrad.{name}={quote(value)}" for name, value in (e.split("=", 1) for e in chosen.split("&"))
+        )
+        page = open_tab(browser, address, f"rowgrad&{words}", 1400, 860)
+        page.wait_for_timeout(5000)
+        page.screenshot(path=IMAGES / "rows_control.png")
+        page.close()
+    shutil.rmtree(folder / "live", ignore_errors=True)
+    training = subprocess.Popen(
+        [sys.executable, PROJECT / "scripts" / "train.py", *LIVE, f"hydra.run.dir={folder / 'live' / 'gru_truncate'}"]
+    )
+    with tensorboard(folder / "live") as address:
+        page = open_tab(browser, address, "rowgrad", 1400, 360, dark=True)
+        page.frame_locator("iframe").get_by_text("% validation").wait_for(timeout=120_000)
+        page.screenshot(path=IMAGES / "rows_live.png")
+        page.close()
+    training.wait()
+
+
 def main() -> None:
     """Trains what is missing and takes the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
-    for name, words in (dict.fromkeys(SCENARIOS, ()) | ALONE).items():
+    for name, words in (dict.fromkeys(SCENARIOS, ()) | ALONE | CONTROLS).items():
         chosen = words or (f"scenario={name}",)
         if not (folder / name / "summary.json").exists():
             script("train.py", *chosen, "seed=0", "data.fallback=null", f"hydra.run.dir={folder / name}")
@@ -60,7 +107,10 @@ def main() -> None:
     script("report.py", folder / "gru", folder / "truncate", "--out", folder / "sequences")
     shutil.copyfile(folder / "sequences" / "figures" / "heatmaps.png", IMAGES / "sequences.png")
     script("report.py", *(folder / name for name in SCENARIOS))
+    together(folder, "scenarios", SCENARIOS)
+    together(folder, "controls", ("augment", "modify", *CONTROLS))
     with chromium() as browser:
+        rows(browser, folder)
         for shown, tab, size in TABS:
             with tensorboard(folder / shown) as address:
                 page = open_tab(browser, address, tab, *size)
