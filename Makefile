@@ -25,8 +25,8 @@ results: .venv/browser
 	$(BIN)/python tools/results.py logs/results
 
 # The tables of docs/performance.md: three quarters of an hour that wants the machine for itself.
-BENCHMARKS := answers start memory recorder pipeline sequences tap loading recipe example
-bench: .venv/ready
+BENCHMARKS := answers start memory recorder pipeline sequences tap tab loading recipe example
+bench: .venv/browser
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py $(ARGS) || exit 1; done
 	$(BIN)/python benchmarks/tables.py
 

@@ -229,7 +229,7 @@ def test_divided_by_a_control_only_the_cut_is_zero(chromium, address, runs):
 def test_seeds_become_one_line_their_mean(chromium, address, runs):
     page, frame = open_rows(chromium, address, "filter=%22scenario%3Daugment%20detach%3Dtrue%22")
     assert frame.locator("article").count() == 3  # the hostile copy is of seed 0 too
-    frame.get_by_label("mean over seeds").check()
+    frame.get_by_label("mean of seeds").check()
     wait_until(page, lambda: frame.locator("article").count() == 1, "not one line")
     frame.get_by_text("augment: mean of 3 runs").wait_for()
     wait_until(page, lambda: not frame.locator(".heatmap.waits").count(), "not drawn")
@@ -267,7 +267,7 @@ def test_ticks_and_own_scales(chromium, address):
     wait_until(page, lambda: frame.locator("article").first.locator(".heatmap").count() == 2, "three quantities still")
     frame.locator("article[data-name='truncate/tensorboard'] input").uncheck()
     wait_until(page, lambda: not heatmap(frame, "truncate").is_visible(), "it is there still")
-    frame.get_by_label("own scale each").check()
+    frame.get_by_label("own scales").check()
     frame.get_by_text("each from its own least").wait_for()
     assert all(part in page.url for part in ("p.rowgrad.quantities", "p.rowgrad.hidden", "p.rowgrad.own"))
     frame.get_by_role("button", name="Reset").click()
@@ -330,6 +330,14 @@ def test_new_steps_come_by_themselves_while_a_run_trains(chromium, tmp_path):
     finally:
         training.terminate()
         training.wait()
+
+
+def test_the_benchmark_of_the_tab_runs_through(tmp_path):
+    arguments = [sys.executable, PROJECT / "benchmarks" / "tab.py", "--quick", "--out", tmp_path]
+    result = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    (written_,) = json.loads((tmp_path / "tab_cpu.json").read_text())["results"]
+    assert all(len(numbers) == 1 and numbers[0] > 0 for numbers in written_["values"].values())
 
 
 def test_tensorboards_own_reload_button_works_too(chromium, address):

@@ -12,11 +12,12 @@ export class Card {
     this.name = el("span", { class: "name" });
     this.state = el("span", { class: "state" });
     this.accuracy = el("span", { class: "accuracy" });
+    this.apart = el("span", { class: "apart" });
     this.sentence = el("p", { class: "sentence" });
     this.cut = el("p", { class: "cut" });
     this.note = el("p", { class: "note" });
     const label = el("label", { class: "who" }, this.box, this.key, this.name);
-    this.element = el("div", { class: "card" }, label, el("p", { class: "how" }, this.accuracy, this.state), this.cut, this.sentence, this.note);
+    this.element = el("div", { class: "card" }, label, el("p", { class: "how" }, this.accuracy, this.state, this.apart), this.cut, this.sentence, this.note);
   }
 
   update(line, { ticked, now, cut, control, isControl }) {
@@ -27,7 +28,8 @@ export class Card {
     const states = new Set(line.members.map((run) => stateOf(run, now)));
     say(this.state, [...states].map((state) => words(state, line, now)).join(", "));
     this.state.dataset.state = [...states][0];
-    say(this.accuracy, accuracySaid(line, isControl ? null : control));
+    say(this.accuracy, accuracySaid(line));
+    say(this.apart, isControl || !control ? "" : differenceSaid(line, control));
     say(this.sentence, line.facts.sentence ?? "");
     const error = line.members.find((run) => run.ended && run.facts.error)?.facts.error;
     say(this.cut, [isControl ? "the control" : "", cut, biasSaid(line)].filter(Boolean).join("; "));
@@ -54,14 +56,18 @@ function accuracyOf(line) {
   return [all[0][0], all.reduce((sum, [, value]) => sum + value, 0) / all.length];
 }
 
-function accuracySaid(line, control) {
+function accuracySaid(line) {
   const own = accuracyOf(line);
   if (!own) return "";
   const said = { "test/acc": "test", "val/acc": "validation", "train/acc": "last training batch" }[own[0]];
-  const other = control ? accuracyOf(control) : null;
-  const apart = other && other[0] === own[0] ? 100 * (own[1] - other[1]) : null;
-  const beside = apart === null ? "" : ` (${apart < 0 ? "−" : "+"}${Math.abs(apart).toFixed(2)} against the control)`;
-  return `${(100 * own[1]).toFixed(2)} % ${said}${beside}`;
+  return `${(100 * own[1]).toFixed(2)} % ${said}`;
+}
+
+function differenceSaid(line, control) {
+  const [own, other] = [accuracyOf(line), accuracyOf(control)];
+  if (!own || own[0] !== other?.[0]) return "";
+  const apart = 100 * (own[1] - other[1]);
+  return `${apart < 0 ? "−" : "+"}${Math.abs(apart).toFixed(2)} against the control`;
 }
 
 function biasSaid(line) {

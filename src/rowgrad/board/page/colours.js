@@ -81,7 +81,8 @@ export class Scale {
   }
 }
 
-function short(value) {
+/** A number in as few signs as tell it. */
+export function short(value) {
   const size = Math.abs(Math.log10(value));
   return size < 3 ? `${Number(value.toPrecision(2))}` : value.toExponential(0).replace("e+", "e");
 }

@@ -26,12 +26,11 @@ export class Controls {
       el("label", {}, "Runs ", this.filter),
       this.quantities,
       el("label", { title: "Each heatmap is divided by this run's" }, "Divide by ", this.control),
-      el("label", {}, this.own, " own scale each"),
-      el("label", { title: "Runs that differ in their seed alone are one line" }, this.mean, " mean over seeds"),
+      el("label", {}, this.own, " own scales"),
+      el("label", { title: "Runs that differ in their seed alone are one line" }, this.mean, " mean of seeds"),
       this.whole,
       this.anew,
       el("a", { href: CURVES, target: "_parent" }, "Accuracy and loss"),
-      this.bar,
     );
   }
 

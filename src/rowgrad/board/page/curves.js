@@ -12,9 +12,9 @@ export function charts(curves, { row, step, title }, [from, to], ratios) {
   const over = curves.map((curve) => ({ ...curve, points: overSteps(curve.series, row, from, to) }));
   const across = curves.map((curve) => ({ ...curve, points: overRows(curve.series, step) }));
   const rows = Math.max(...curves.map((curve) => curve.series.height), 1);
-  const by = ratios ? "divided by the control's " : "";
+  const by = ratios ? ", divided by the control's" : "";
   return [
-    chart(`Row ${row}: ${by}${title}`, over, [from, to], "step", "curve", ratios),
+    chart(`Row ${row}: ${title}${by}`, over, [from, to], "step", "curve", ratios),
     chart(`Step ${step}: the profile over rows`, across, [0, rows - 1], "row", "profile", ratios),
   ];
 }

@@ -1,6 +1,6 @@
 // One heatmap: rows from top to bottom as in the image, steps from left to right.
 
-import { extent } from "./colours.js";
+import { extent, short } from "./colours.js";
 import { el, ink, say } from "./dom.js";
 import { shown } from "./lines.js";
 
@@ -36,6 +36,7 @@ export class Heatmap {
       this.canvas.height = series.height;
     }
     paint(this.canvas, series, range, scale);
+    say(this.limits, scale.own ? `${short(10 ** scale.low)} to ${short(10 ** scale.high)}` : "");
     this.marks.replaceChildren(
       ...selected.filter((row) => row < series.height).map((row) => {
         const mark = el("span", { class: edges ? "edge" : "selected" });

@@ -138,7 +138,7 @@ class Page {
         }));
         all = [Math.min(all[0], found.limits[0]), Math.max(all[1], found.limits[1])];
         strange ||= found.strange;
-        if (this.choice.own) own.set(JSON.stringify([line.name, name]), new Scale(found.limits, ratios));
+        if (this.choice.own) own.set(JSON.stringify([line.name, name]), Object.assign(new Scale(found.limits, ratios), { own: true }));
       }
     }
     const common = new Scale(all, ratios);
@@ -150,7 +150,9 @@ class Page {
     const names = shown.map((quantity) => quantity.name).join("\n");
     this.lines.style.setProperty("--columns", Math.max(shown.length, 1));
     this.head.style.setProperty("--columns", Math.max(shown.length, 1));
-    this.head.replaceChildren(...headOf(shown, Boolean(this.control), range));
+    const titles = JSON.stringify([names, range, Boolean(this.control)]);
+    if (titles !== this.titles) this.head.replaceChildren(...headOf(this.controls.bar, shown, Boolean(this.control), range));
+    this.titles = titles;
     const kept = new Set(lines.map((line) => line.name));
     for (const [name, row] of this.rows) {
       if (kept.has(name) && row.names === names) continue;

@@ -2,14 +2,15 @@
 
 import { el } from "./dom.js";
 
-/** The titles of the columns. */
-export function headOf(shown, ratios, [from, to]) {
+/** The legend, and the titles of the columns. */
+export function headOf(legend, shown, ratios, [from, to]) {
   const titles = shown.map((quantity) => {
-    const unit = ratios ? "divided by the control's" : quantity.unit;
+    const [title, formula] = quantity.title.split(", ‖");
+    const unit = [formula && `‖${formula}`, ratios ? "divided by the control's" : quantity.unit].filter(Boolean).join(", ");
     const axis = el("div", { class: "axis" }, el("span", {}, `step ${Math.ceil(from)}`), el("span", {}, `${Math.ceil(to) - 1}`));
-    return el("div", { class: "title", title: quantity.name }, el("b", {}, quantity.title), el("span", { class: "unit" }, ` ${unit}`), axis);
+    return el("div", { class: "title", title: quantity.name }, el("b", {}, title), el("span", { class: "unit" }, unit), axis);
   });
-  return [el("div", {}), el("div", {}), ...titles];
+  return [legend, ...titles];
 }
 
 /** The mean digit, so that one knows which part of it a row is, and the rows' numbers. */
