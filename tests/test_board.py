@@ -17,12 +17,13 @@ import numpy as np
 import pytest
 from conftest import PROJECT, build, configure, events, train
 from foreign import Segmenter, fit
-from tensorboard.backend.application import TensorBoardWSGI
+from tensorboard.backend.application import TensorBoardWSGI, make_plugin_loader
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
 from tensorboard.backend.event_processing.plugin_event_multiplexer import EventMultiplexer
 from tensorboard.context import RequestContext
 from tensorboard.data.grpc_provider import GrpcDataProvider, make_stub
 from tensorboard.data.server_ingester import get_server_binary
+from tensorboard.default import get_plugins
 from tensorboard.plugins.base_plugin import TBContext
 from torch.utils.tensorboard import SummaryWriter
 from werkzeug.test import Client
@@ -298,6 +299,23 @@ def test_tensorboard_finds_the_tab_and_imports_nothing_heavy_for_it():
     heavy = ["torch", "lightning", "hydra", "omegaconf", "matplotlib", "torchvision", "scipy", "sklearn", "pandas"]
     code = f"import rowgrad.board.plugin, sys; print([name for name in {heavy} if name in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_it_stands_beside_all_other_tabs(runs):
+    with providers(runs) as found:
+        for provider in found.values():
+            context = TBContext(data_provider=provider)
+            plugins = [make_plugin_loader(plugin).load(context) for plugin in get_plugins()]
+            app = TensorBoardWSGI([one for one in plugins if one is not None], data_provider=provider)
+            listed = Client(app).get("/data/plugins_listing").json
+            assert {"scalars", "timeseries", "custom_scalars", "hparams"} < listed.keys()
+            assert listed["rowgrad"] == {
+                "disable_reload": False,
+                "enabled": True,
+                "loading_mechanism": {"type": "IFRAME", "module_path": f"{AT}/index.js"},
+                "remove_dom": False,
+                "tab_name": "Rows",
+            }
 
 
 def test_a_tab_that_cannot_be_imported_keeps_no_tensorboard_from_starting(monkeypatch, caplog):

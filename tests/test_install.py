@@ -160,6 +160,15 @@ def test_the_wheel_trains_from_anywhere_what_the_clone_trains(installed, tmp_pat
     assert len(files[0].read_text().splitlines()) == 3
 
 
+def test_the_wheel_brings_tensorboards_tab_without_the_pipeline(without, installed, tmp_path):
+    (entries,) = installed.glob("rowgrad-*.dist-info/entry_points.txt")
+    assert "[tensorboard_plugins]\nrowgrad = rowgrad.board:Rows\n" in entries.read_text()
+    code = "from rowgrad.board.plugin import PAGE; print(*sorted(file.name for file in PAGE.iterdir()))"
+    result = python(without, "-c", code, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == sorted(file.name for file in (PROJECT / "src/rowgrad/board/page").iterdir())
+
+
 def test_the_wheel_helps_and_names_the_command_that_there_is(installed, tmp_path):
     result = python(installed, "-m", "rowgrad", "--help", cwd=tmp_path)
     assert result.stdout.startswith("python -m rowgrad KEY=VALUE ... trains;")

@@ -8,7 +8,12 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import PROJECT, command
+from torch.utils.tensorboard import SummaryWriter
+
+from rowgrad.watch.events import StepEvents
+from rowgrad.watch.tags import row_tags
 
 pytestmark = pytest.mark.browser
 
@@ -88,7 +93,10 @@ def wait_until(page, true, what, seconds=60):
 
 
 def heatmap(frame, run, place=0):
-    name = run if run == HOSTILE else f"{run}/tensorboard"
+    return heatmap_of(frame, run if run == HOSTILE else f"{run}/tensorboard", place)
+
+
+def heatmap_of(frame, name, place=0):
     return frame.locator(f"article[data-name={json.dumps(name)}] .heatmap").nth(place)
 
 
@@ -330,6 +338,22 @@ def test_new_steps_come_by_themselves_while_a_run_trains(chromium, tmp_path):
     finally:
         training.terminate()
         training.wait()
+
+
+def test_a_sample_of_the_steps_is_called_one(chromium, tmp_path):
+    tags = row_tags("tap_grad_norm", 3)
+    writer = SummaryWriter(str(tmp_path / "long"))
+    StepEvents(writer, tags).write(range(1500), torch.arange(1500)[:, None] + torch.arange(1, 4))
+    writer.close()
+    for flags, sampled in [((), True), (("--samples_per_plugin", "scalars=0"), False)]:
+        with browser.tensorboard(tmp_path, *flags) as address:
+            page, frame = open_rows(chromium, address)
+            label = heatmap_of(frame, "long").locator(".frame").get_attribute("aria-label")
+            assert f"3 rows, {1000 if sampled else 1500} steps" in label
+            notes = frame.locator(".notes").inner_text()
+            assert ("A sample: TensorBoard has kept 1000 of the steps up to 1499 of long" in notes) == sampled
+            assert ("--samples_per_plugin=scalars=0" in notes) == sampled
+            assert page.errors == []
 
 
 def test_the_benchmark_of_the_tab_runs_through(tmp_path):

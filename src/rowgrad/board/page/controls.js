@@ -5,7 +5,7 @@ import { UNCHOSEN } from "./choice.js";
 import { el } from "./dom.js";
 
 // TensorBoard's own curves of these alone: its charts of single rows would stand before them.
-const CURVES = `/?tagFilter=${encodeURIComponent("/(acc|loss)$")}#timeseries`;
+const CURVES = `${window.parent.location.pathname}?tagFilter=${encodeURIComponent("/(acc|loss)$")}#timeseries`;
 
 /** The controls. `choose` takes what changes. */
 export class Controls {
