@@ -44,7 +44,7 @@ def test_a_run_ends_with_what_people_want_to_know(trained):
     where = f"logs/augment/{run.name}"
     assert folder == f"run's folder   {where}"
     assert watch.startswith("watch it ")
-    assert watch.endswith(f"tensorboard --logdir {where}")
+    assert watch.endswith(f"tensorboard --logdir {where}, then http://localhost:6006/#rowgrad")
     assert "Traceback" not in result.stderr
 
 

@@ -23,6 +23,7 @@ from rowgrad.process import SIGNALS
 from rowgrad.training import run
 from rowgrad.training.run import Training
 from rowgrad.watch.outlets import save_loggers
+from rowgrad.watch.tags import ABOUT
 
 QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null", "model=mlp", "model.network.dropout=0.3"]
 QUICK += ["scenario.operation=noise 1", "+trainer.limit_train_batches=4", "callbacks.checkpoints.every=3"]
@@ -211,5 +212,5 @@ def test_a_run_that_is_extended_leaves_what_it_would_have_left_at_once(tmp_path,
     train(configure(*QUICK, *TWO, *constant, f"trainer.{limit}={before}"), tmp_path / "extended")
     train(whole, tmp_path / "extended", resume=True)
     # What it is was written when it began.
-    written = {"config/text_summary", "_hparams_/session_start_info"}
+    written = {"config/text_summary", "_hparams_/session_start_info", ABOUT}
     assert set(differences(tmp_path / "whole", tmp_path / "extended")) <= {f"tensorboard: {tag}" for tag in written}

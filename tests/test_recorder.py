@@ -102,6 +102,33 @@ def test_a_failure_loses_no_completed_step(tmp_path):
     assert [step for step, _ in events(tmp_path)["train/loss"]] == list(range(6))
 
 
+class FileWatcher(pl.Callback):
+    """How many steps stand in a file after each batch."""
+
+    def __init__(self, file):
+        self.file, self.counts = file, []
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.counts.append(len(self.file.read_text().splitlines()) - 1 if self.file.exists() else 0)
+
+
+def test_the_first_steps_are_written_soon_and_then_many_at_once(tmp_path):
+    data, module = build(configure("data=digits", "scenario=augment", "data.batch_size=16"))
+    watcher = FileWatcher(tmp_path / "row_gradients.csv")
+    pl.Trainer(
+        accelerator="cpu",
+        max_steps=80,
+        callbacks=[RowGradientRecorder(flush_every=30, folder=tmp_path), watcher],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    ).fit(module, datamodule=data)
+    written = [10, 20, 40, 70]  # ten, ten, twenty, and from then on thirty at once
+    assert watcher.counts == [max([0, *(count for count in written if count <= step)]) for step in range(1, 81)]
+    assert recorded_steps(tmp_path) == list(range(80))
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [

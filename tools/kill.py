@@ -31,6 +31,8 @@ import torch.utils.tensorboard
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from rowgrad.watch.tags import OUTCOME
+
 TRAIN = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
 HEATMAPS = "pictures/1_row_gradients"
 QUICK = ["callbacks.progress=null", "callbacks.recorder.flush_every=3", "callbacks.checkpoints.every=7"]
@@ -116,6 +118,8 @@ def shown(run: Path) -> dict[str, list[Any]]:
             content[tag] = [replace(event, wall_time=0) for event in getattr(events, kind.capitalize())(tag)]
     for tag in ("outcome/text_summary",):  # which tells the seconds, and stays where a run was interrupted
         content[tag] = [event.step for event in content.get(tag, [])][-1:]
+    told = [json.loads(event.tensor_proto.string_val[0]) for event in content.get(OUTCOME, [])][-1:]
+    content[OUTCOME] = [{name: value for name, value in one.items() if name != "train/seconds"} for one in told]
     for tag, about in events.summary_metadata.items():
         if about.plugin_data.plugin_name == "hparams":
             data = HParamsPluginData.FromString(about.plugin_data.content)

@@ -10,7 +10,7 @@ export class Card {
     this.box = el("input", { type: "checkbox", onchange: () => tick(line.name, this.box.checked) });
     this.key = el("span", {});
     this.name = el("span", { class: "name" });
-    this.state = el("span", { class: "state" });
+    this.state = el("span", { class: "state", title: "live: numbers have come within the last five minutes" });
     this.accuracy = el("span", { class: "accuracy" });
     this.apart = el("span", { class: "apart" });
     this.sentence = el("p", { class: "sentence" });
@@ -31,7 +31,7 @@ export class Card {
     say(this.accuracy, accuracySaid(line));
     say(this.apart, isControl || !control ? "" : differenceSaid(line, control));
     say(this.sentence, line.facts.sentence ?? "");
-    const error = line.members.find((run) => run.ended && run.facts.error)?.facts.error;
+    const error = line.members.find((run) => run.ended && typeof run.facts.error === "string")?.facts.error.replace(/^UserError: /, "");
     say(this.cut, [isControl ? "the control" : "", cut, biasSaid(line)].filter(Boolean).join("; "));
     say(this.note, error ?? "");
   }

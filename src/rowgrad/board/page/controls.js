@@ -30,7 +30,6 @@ export class Controls {
       el("label", { title: "Runs that differ in their seed alone are one line" }, this.mean, " mean of seeds"),
       this.whole,
       this.anew,
-      el("a", { href: CURVES, target: "_parent" }, "Accuracy and loss"),
     );
   }
 
@@ -83,6 +82,6 @@ export class Controls {
     const words = JSON.stringify([scale?.low, scale?.high, ratios, choice.own, edges, selected, strange, document.documentElement.dataset.theme]);
     if (words === this.said) return;
     this.said = words;
-    this.bar.replaceChildren(...kinds.filter(Boolean));
+    this.bar.replaceChildren(...kinds.filter(Boolean), el("a", { href: CURVES, target: "_parent" }, "accuracy and loss"));
   }
 }

@@ -38,7 +38,7 @@ export class Heatmap {
     paint(this.canvas, series, range, scale);
     say(this.limits, scale.own ? `${short(10 ** scale.low)} to ${short(10 ** scale.high)}` : "");
     this.marks.replaceChildren(
-      ...selected.filter((row) => row < series.height).map((row) => {
+      ...[...new Set(selected)].filter((row) => Number.isInteger(row) && row >= 0 && row < series.height).map((row) => {
         const mark = el("span", { class: edges ? "edge" : "selected" });
         mark.style.setProperty("--at", row);
         return mark;
