@@ -49,7 +49,9 @@ def script(name: str, *arguments: object) -> None:
 def shrink(path: Path, colours: int = 256) -> None:
     """Makes a screenshot a small file."""
     with Image.open(path) as picture:
-        small = picture.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+        small = picture.convert("RGB").quantize(
+            colours, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+        )  # rare ones too
     small.save(path, optimize=True)
 
 

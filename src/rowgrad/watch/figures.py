@@ -84,9 +84,9 @@ def digits(views: Mapping[str, Tensor], bars: Mapping[str, tuple[str, Tensor]], 
         bars: for some of the views, what is shown beside them: its name and a number for each row, (H,).
         selected: the scenario's rows, marked in the margin.
     """
-    figure = new_figure(5.4, 1.05 * len(views) + 0.75)
-    left, right = figure.subplots(1, 2, width_ratios=[2, 1])
-    figure.subplots_adjust(left=0.2, right=0.96, bottom=0.62 / figure.get_figheight(), top=0.985, wspace=0.03)
+    figure = new_figure(4.6, 1.05 * len(views) + 0.75)
+    left, right = figure.subplots(1, 2, width_ratios=[1.6, 1])
+    figure.subplots_adjust(left=0.235, right=0.96, bottom=0.62 / figure.get_figheight(), top=0.985, wspace=0.03)
     _draw_strips(left, views, len(selected))
     right.set_yticks([])
     right.set_xlabel("mean norm over all steps", fontsize=8)
