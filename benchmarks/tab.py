@@ -98,7 +98,7 @@ def measure(device: str, quick: bool = False) -> list[Result]:
 
             values = side_by_side({"Rows": rows, "Scalars": own}, rounds)
     what = f"first picture of {runs} runs × 3 quantities × {steps} steps ÷ first chart of TensorBoard's own tab"
-    notes = {name: {"": numbers} for name, numbers in within.items()}
+    notes = {name: {"mean": numbers} for name, numbers in within.items()}
     notes["the mouse is followed in, ms"] = {"median": [float(torch.tensor(moves).median())], "longest": [max(moves)]}
     return [Result("tab", what, ("Rows", "Scalars"), None, "s", values, notes)]
 
