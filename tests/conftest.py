@@ -23,7 +23,7 @@ from rowgrad.training.run import train_run
 from rowgrad.training.settings import read_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from omegaconf import DictConfig
 
@@ -160,3 +160,21 @@ def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def weights(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
     """The weights in a run's checkpoint."""
     return torch.load(folder / "checkpoints" / name, weights_only=True)["state_dict"]
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A real browser, where `make test-browser` has installed what drives it."""
+    from browser import chromium as open_chromium
+
+    with open_chromium() as opened:
+        yield opened
+
+
+def wait_until(page: Any, true: Callable[[], object], what: str, seconds: int = 60) -> None:
+    """Waits until something is true of a page; `what` says what is wrong where it does not come true."""
+    for _ in range(seconds * 10):
+        if true():
+            return
+        page.wait_for_timeout(100)
+    pytest.fail(f"after {seconds} s: {what}")

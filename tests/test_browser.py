@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from conftest import PROJECT, command
+from conftest import PROJECT, command, wait_until
 
 pytestmark = pytest.mark.browser
 
@@ -25,23 +25,9 @@ def run(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    with browser.chromium() as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def address(run):
     with browser.tensorboard(run) as found:
         yield found
-
-
-def wait_until(page, true, what, seconds=60):
-    for _ in range(seconds * 4):
-        if true():
-            return
-        page.wait_for_timeout(250)
-    pytest.fail(f"after {seconds} s: {what}")
 
 
 def test_custom_scalars_draw_a_line_in_each_chart(chromium, address):

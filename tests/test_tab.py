@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from conftest import PROJECT, command
+from conftest import PROJECT, command, wait_until
 from torch.utils.tensorboard import SummaryWriter
 
 from rowgrad.watch.events import StepEvents
@@ -48,12 +48,6 @@ def runs(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def chromium():
-    with browser.chromium() as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
 def address(runs):
     with browser.tensorboard(runs) as found:
         yield found
@@ -82,14 +76,6 @@ def open_rows(chromium, address, chosen="", dark=False, **size):
     frame.locator("article .frame[aria-label]").first.wait_for(timeout=60_000)
     wait_until(page, lambda: not frame.locator(".heatmap.waits:not(.none)").count(), "not all heatmaps are drawn")
     return page, frame
-
-
-def wait_until(page, true, what, seconds=60):
-    for _ in range(seconds * 10):
-        if true():
-            return
-        page.wait_for_timeout(100)
-    pytest.fail(f"after {seconds} s: {what}")
 
 
 def heatmap(frame, run, place=0):
@@ -198,7 +184,7 @@ def test_a_click_shows_the_rows_curve_and_the_steps_profile(chromium, address, r
     lowest = max(curves[4])
     assert min(curves[4]) == lowest > max(curves[1])
     frame.get_by_title("Close").click()
-    assert not frame.locator(".detail").is_visible()
+    wait_until(page, lambda: not frame.locator(".detail").is_visible(), "the curves stay")
 
 
 def test_a_drag_zooms_the_steps_and_the_address_keeps_it(chromium, address):
