@@ -109,6 +109,7 @@ class RowGradientRecorder(pl.Callback):
             for writer in writers(trainer):
                 add_layout(writer, self._charts(trainer))
                 selected = [row for row, chosen in enumerate(tapped.watched.selected) if chosen]
+                # An empty one too: where there is such a record, TensorBoard shows the tab Rows from the start.
                 add_facts(writer, SELECTED, {"selected": selected} if selected else {})
 
     def on_train_batch_start(

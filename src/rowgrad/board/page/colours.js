@@ -30,10 +30,10 @@ function tableOf(map) {
 const TABLES = { norms: tableOf(VIRIDIS), ratios: tableOf(PUOR) };
 
 /** Smallest and largest of what is above 0 in a series' shown steps, as logarithms to base ten. */
-export function extent(series, from, to, [low, high] = [Infinity, -Infinity]) {
+export function extent(series, from, to) {
   const { values, height } = series;
   const end = (series.place(to) + 1) * height;
-  let [least, most] = [10 ** low, 10 ** high];
+  let [least, most] = [Infinity, 0];
   for (let place = Math.max(series.place(from), 0) * height; place < end; place++) {
     const value = values[place];
     if (value > 0 && value < Infinity) {

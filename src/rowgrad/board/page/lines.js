@@ -7,7 +7,7 @@ export function linesOf(told, choice) {
   const words = choice.filter.toLowerCase().split(/\s+/).filter(Boolean);
   const lines = new Map();
   for (const run of told.runs) {
-    const text = described(run).toLowerCase();
+    const text = described(run, told.now).toLowerCase();
     const alike = choice.mean && run.facts.alike ? `seeds of ${run.facts.alike}` : run.name;
     // A line that the filter leaves out keeps its place, so that all others keep their colours.
     if (!lines.has(alike)) lines.set(alike, { name: run.name, title: run.name.replace(/\/tensorboard$/, ""), place: lines.size, members: [], facts: run.facts });
@@ -17,13 +17,13 @@ export function linesOf(told, choice) {
 }
 
 /** What the filter looks at. */
-function described(run) {
+function described(run, now) {
   const settings = Object.entries(run.facts.settings ?? {}).map(([name, value]) => `${name.replace("with ", "")}=${value}`);
-  return [run.name, run.facts.sentence ?? "", stateOf(run), ...settings].join(" ");
+  return [run.name, run.facts.sentence ?? "", stateOf(run, now), ...settings].join(" ");
 }
 
 /** How a run is doing; `now` is the server's time, in seconds. */
-export function stateOf(run, now = run.newest) {
+export function stateOf(run, now) {
   if (run.ended) return run.facts.status;
   return now - run.newest < 300 ? "live" : "silent";
 }
@@ -65,7 +65,7 @@ export function ratioOf(series, control) {
 }
 
 /** Rows as people write them: 0–13, 20. */
-export function nameRows(rows) {
+function nameRows(rows) {
   const parts = [];
   for (const row of rows) {
     const last = parts.at(-1);
@@ -98,7 +98,7 @@ export function cutOf(reaches, arrives) {
 }
 
 /** Mean over steps of the share of the squared gradient that arrives in rows that nothing reaches. */
-export function stoppedShare(reaches, arrives) {
+function stoppedShare(reaches, arrives) {
   if (reaches.height !== arrives.height) return 0;
   const { height } = reaches;
   let [sum, count] = [0, 0];
