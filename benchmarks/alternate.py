@@ -85,8 +85,13 @@ def live(loop: Loop, pipes: tuple[Connection, Connection], folder: Path, turn: i
 
 @contextmanager
 def process(loop: Loop, turn: int) -> Generator[Connection]:
-    """A loop in a process of its own, as the pipe on which it gets its turns; forked where there is no GPU to share."""
-    context = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "fork")
+    """A loop in a process of its own, as the pipe on which it gets its turns.
+
+    It is forked off this process or, where there is a GPU, which a process that uses one cannot share with its
+    children, off a server that has everything imported and uses none.
+    """
+    context = multiprocessing.get_context("forkserver" if torch.cuda.is_available() else "fork")
+    context.set_forkserver_preload(["alternate", "tap"])
     ours, its = context.Pipe()
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         child = context.Process(target=live, args=(loop, (ours, its), Path(folder), turn), daemon=True)

@@ -1,20 +1,23 @@
-"""All of a GPU in one call, in a few minutes: the invariants on it, a run killed and resumed on it, then every ratio.
+"""All of a GPU in one call: the invariants on it, a run killed and resumed on it, then every ratio.
 
-    MNIST_ROOT=... python benchmarks/gpu.py
+    MNIST_ROOT=... python benchmarks/gpu.py                          # everything
+    MNIST_ROOT=... python benchmarks/gpu.py invariants recorder --until 200
 
-Writes `benchmarks/results/gpu_cuda.json` and prints a table. `--device cpu --quick` only runs it through.
+Each part writes `benchmarks/results/<part>_cuda.json` as soon as it is done, so that nothing is lost where time is up.
+`--device cpu --quick` only runs it through.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import atlas
 import example
 import loading
 import memory
@@ -23,32 +26,42 @@ import recipe
 import recorder
 import sequences
 import tap
-from measure import PROJECT, Result, arguments, machine, say
+from measure import PROJECT, Result, arguments, machine, say, write
 
-TESTS = ("invariants", "sequences", "bias", "recorder")
+if TYPE_CHECKING:
+    from pathlib import Path
+
+# In the order of what is missed most where time is up.
+BENCHMARKS = (recorder, pipeline, recipe, atlas, loading, tap, sequences, memory, example)
+PYTEST = ("-m", "pytest", "-m", "gpu")
+ABOUT = ("invariants", "sequences", "bias", "recorder", "tap", "randomness", "any_module")
+TESTS = [f"tests/test_{name}.py" for name in ABOUT]
 CHECKS = {
     # The suite's own tests of all invariants, against an oracle: exact zeros, visualize = baseline to the last
     # bit in deterministic mode, 16-bit norms, micro-batches, clipping, randomness as a function of seed and step.
-    "invariants": ["-m", "pytest", "-m", "gpu", *(f"tests/test_{name}.py" for name in TESTS)],
+    "invariants": [*PYTEST, "-k", "not cpu", "-n", "14", "--tb=short", *TESTS],
     # A run that is killed at random moments, and resumed, against the same run left alone.
     "resume": ["tools/kill.py", "FOLDER", "--kills", "6", "data=mnist", "trainer.deterministic=true"],
 }
 QUICK = {
-    "invariants": ["-m", "pytest", "-m", "gpu", "tests/test_invariants.py", "-k", "test_1_"],
+    "invariants": [*PYTEST, "tests/test_invariants.py", "-k", "test_1_"],
     "resume": ["tools/kill.py", "FOLDER", "--kills", "1", "data=digits", "trainer.max_epochs=4"],
 }
 
 
-def check(name: str, command: list[str], device: str) -> dict[str, Any]:
-    """Runs one check in a process of its own; what it said last, and whether all was well."""
-    begun = time.perf_counter()
+def check(name: str, device: str, log: Path, *, quick: bool) -> dict[str, Any]:
+    """Runs one check in a process of its own; what it said last, and whether all was well. All it said is in `log`."""
+    begun, command = time.perf_counter(), (QUICK if quick else CHECKS)[name]
     with tempfile.TemporaryDirectory() as folder:
         words = [folder if word == "FOLDER" else word for word in command]
         if name == "resume":
             words.append(f"trainer.accelerator={device}")
-        done = subprocess.run([sys.executable, *words], cwd=PROJECT, capture_output=True, text=True, check=False)
-    last = "\n".join((done.stdout if done.stdout.strip() else done.stderr).strip().splitlines()[-12:])
-    say(f"{name}: exit code {done.returncode}. {last}")
+        with log.open("w", encoding="utf-8") as file:
+            alone = os.environ | {"OMP_NUM_THREADS": "1"}  # many processes, side by side
+            done = subprocess.run(
+                [sys.executable, *words], cwd=PROJECT, stdout=file, stderr=subprocess.STDOUT, env=alone, check=False
+            )
+    last = log.read_text(encoding="utf-8").rstrip().rpartition("\n")[2]
     shown = " ".join(["python", *command])
     return {
         "name": name,
@@ -59,38 +72,36 @@ def check(name: str, command: list[str], device: str) -> dict[str, Any]:
     }
 
 
-def table(checks: list[dict[str, Any]], results: list[Result]) -> str:
-    """All of it in Markdown."""
-    lines = ["| check | outcome | seconds |", "| --- | --- | --- |"]
-    lines += [f"| {c['name']} | {'passed' if c['passed'] else 'FAILED'} | {c['s']:.0f} |" for c in checks]
-    return "\n".join([*lines, "", *Result.table(results)])
-
-
 def main() -> int:
     """Checks, measures, writes, prints."""
-    options = arguments(__doc__).parse_args()
-    facts = machine(options.device)
-    begun = time.perf_counter()
-    chosen = QUICK if options.quick else CHECKS
-    checks = [check(name, command, options.device) for name, command in chosen.items()]
-    results: list[Result] = []
-    for benchmark in (recorder, pipeline, sequences, tap, recipe, loading, memory, example):
-        results += benchmark.measure(options.device, options.quick)
-        say(f"{benchmark.__name__} done after {time.perf_counter() - begun:.0f} s")
-    command = " ".join(["python benchmarks/gpu.py", *sys.argv[1:]])
-    content = {
-        "command": command,
-        "machine": facts,
-        "checks": checks,
-        "results": [asdict(result) for result in results],
-    }
+    measures = {module.__name__: module.measure for module in BENCHMARKS}
+    parts = [*CHECKS, *measures]
+    parser = arguments(__doc__)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"all, or some of {' '.join(parts)}")
+    parser.add_argument("--until", type=float, default=float("inf"), help="seconds after which no part begins")
+    options = parser.parse_args()
+    if unknown := set(options.parts) - set(parts):
+        parser.error(f"no part is called {' '.join(sorted(unknown))}")
     options.out.mkdir(parents=True, exist_ok=True)
-    file = options.out / f"gpu_{options.device}.json"
-    file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(table(checks, results))
+    facts, begun, failed = machine(options.device), time.perf_counter(), False
+    for name in options.parts or parts:
+        if time.perf_counter() - begun > options.until:
+            say(f"{name}: left out, since the time is over")
+            continue
+        file = options.out / f"{name}_{options.device}.json"
+        if name in CHECKS:
+            checked = check(name, options.device, file.with_suffix(".log"), quick=options.quick)
+            failed = failed or not checked["passed"]
+            content = {"check": checked}
+            print(f"{name} {'passed' if checked['passed'] else 'FAILED'}: {checked['said']}")
+        else:
+            results = measures[name](options.device, options.quick)
+            content = {"results": [asdict(result) for result in results]}
+            print("\n".join(Result.table(results)))
+        write(file, {"machine": facts, **content})
+        say(f"{name}: done after {time.perf_counter() - begun:.0f} s, written to {file}")
     print(f"\n{', '.join(f'{name} {value}' for name, value in facts.items())}; {time.perf_counter() - begun:.0f} s")
-    print(f"written to {file}")
-    return 0 if all(c["passed"] for c in checks) else 1
+    return 1 if failed else 0
 
 
 if __name__ == "__main__":

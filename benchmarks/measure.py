@@ -240,11 +240,19 @@ def main(words: str | None, measure: Callable[[str, bool], list[Result]]) -> Non
     facts = machine(options.device)
     say(", ".join(f"{name} {value}" for name, value in facts.items()))
     results = measure(options.device, options.quick)
-    command = "python " + shlex.join([str(Path(sys.argv[0]).resolve().relative_to(PROJECT)), *sys.argv[1:]])
     for result in results:
         print(result.line())
-    options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / f"{Path(sys.argv[0]).stem}_{options.device}.json"
-    content = {"command": command, "machine": facts, "results": [asdict(result) for result in results]}
-    file.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    write(file, {"machine": facts, "results": [asdict(result) for result in results]})
     print(f"written to {file}")
+
+
+def write(file: Path, content: dict[str, Any]) -> None:
+    """Writes what was measured, with the command that this process was started by."""
+    words = sys.argv[1:]
+    if "--out" in words:  # whose folder is of no interest
+        del words[words.index("--out") : words.index("--out") + 2]
+    command = "python " + shlex.join([str(Path(sys.argv[0]).resolve().relative_to(PROJECT)), *words])
+    file.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"command": command, **content}, indent=1, ensure_ascii=False)
+    file.write_text(text + "\n", encoding="utf-8")

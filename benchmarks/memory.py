@@ -6,6 +6,7 @@ import argparse
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -14,11 +15,8 @@ if TYPE_CHECKING:
 
 def use(side: str, device: str, steps: int) -> None:
     """Trains in this process, and prints its peaks in MiB."""
-    import resource
-
     if side == "default run":
         import tempfile
-        from pathlib import Path
 
         from measure import configure, train_quietly
 
@@ -36,7 +34,13 @@ def use(side: str, device: str, steps: int) -> None:
     import torch
 
     on_device = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else 0
-    print(json.dumps([resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, on_device]))
+    print(json.dumps([peak_resident(), on_device]))
+
+
+def peak_resident() -> float:
+    """This process's own peak in MiB, where `getrusage` would tell its parent's if that was larger."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**10
 
 
 def measure(device: str, quick: bool = False) -> list[Result]:

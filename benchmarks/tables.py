@@ -4,10 +4,19 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 from measure import PROJECT, RESULTS, Result, say
 
 PAGE = PROJECT / "docs" / "performance.md"
+
+
+def lines_of(content: dict[str, Any]) -> list[str]:
+    """A file's table, or what a check of `gpu.py` said last."""
+    if (check := content.get("check")) is None:
+        return Result.table([Result(**result) for result in content["results"]])
+    outcome = "passed" if check["passed"] else "**failed**"
+    return [f"`{check['command']}`: {outcome} in {check['s']:.0f} s.", "", "```", check["said"], "```"]
 
 
 def main() -> None:
@@ -15,9 +24,8 @@ def main() -> None:
     page = PAGE.read_text(encoding="utf-8")
     for file in sorted(RESULTS.glob("*.json")):
         content = json.loads(file.read_text(encoding="utf-8"))
-        results = [Result(**result) for result in content["results"]]
         facts = ", ".join(f"{name} {value}" for name, value in content["machine"].items())
-        lines = [f"`{content['command']}` ({facts})", "", *Result.table(results)]
+        lines = [f"`{content['command']}` ({facts})", "", *lines_of(content)]
         block = "\n".join(lines).replace("\\", "\\\\")
         start, end = f"<!-- {file.stem} -->", f"<!-- /{file.stem} -->"
         page, count = re.subn(f"{start}.*?{end}", f"{start}\n{block}\n{end}", page, flags=re.DOTALL)

@@ -27,14 +27,25 @@ def benchmark(name, out, *arguments):
 def test_all_of_a_gpu_runs_through_on_a_cpu(tmp_path):
     done = benchmark("gpu", tmp_path)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    content = json.loads((tmp_path / "gpu_cpu.json").read_text())
-    assert [check["name"] for check in content["checks"]] == ["invariants", "resume"]
-    assert all(check["passed"] for check in content["checks"])
-    names = [result["name"] for result in content["results"]]
-    assert set(names) == {"recorder", "pipeline", "sequences", "tap", "recipe", "loading", "memory", "example"}
-    for result in content["results"]:
-        assert all(number > 0 for numbers in result["values"].values() for number in numbers)
-        assert f"| {result['what']} |" in done.stdout
+    parts = {file.stem: json.loads(file.read_text()) for file in tmp_path.glob("*_cpu.json")}
+    for name in ("invariants", "resume"):
+        assert parts.pop(f"{name}_cpu")["check"]["passed"]
+    timed = {"recorder", "pipeline", "sequences", "tap", "recipe", "atlas", "loading", "memory", "example"}
+    assert set(parts) == {f"{name}_cpu" for name in timed}
+    for content in parts.values():
+        assert content["command"] == "python benchmarks/gpu.py --device cpu --quick"
+        for result in content["results"]:
+            assert all(number > 0 for numbers in result["values"].values() for number in numbers)
+            assert f"| {result['what']} |" in done.stdout
+
+
+@pytest.mark.mnist
+@pytest.mark.usefixtures("mnist")
+def test_a_part_of_a_gpus_can_be_named_and_time_be_up(tmp_path):
+    done = benchmark("gpu", tmp_path, "invariants", "recorder", "--until", "0")
+    assert "recorder: left out, since the time is over" in done.stderr
+    assert not list(tmp_path.glob("*.json"))
+    assert "no part is called nonsense" in benchmark("gpu", tmp_path, "nonsense").stderr
 
 
 @pytest.mark.mnist

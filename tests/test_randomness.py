@@ -37,6 +37,19 @@ def test_every_device_draws_the_same_uniform_numbers(device):
     assert Draw(1, 2).uniform("x", (50, 3), torch.device(device)).cpu().equal(Draw(1, 2).uniform("x", (50, 3)))
 
 
+def test_drawing_on_a_cpu_leaves_the_generators_of_gpus_alone(monkeypatch):
+    def seeded(*_):
+        raise AssertionError("a network on a GPU would drop other units")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded)
+    before = torch.get_rng_state()
+    with Draw(0, 1).torch_seeded("transform", torch.device("cpu")):
+        one = torch.rand(3)
+    with Draw(0, 1).torch_seeded("transform", torch.device("cpu")):
+        assert torch.rand(3).equal(one)
+    assert torch.get_rng_state().equal(before)
+
+
 def test_the_numbers_are_uniform_and_normal(device):
     where = torch.device(device)
     uniform = Draw(0, 0).uniform("u", (20_000,), where).cpu().numpy()

@@ -27,7 +27,8 @@ def own_cuts(scenario, count, draw):
     """Into which rows the state of each image is cut: found by sending a gradient through each edge."""
     cuts = [set() for _ in range(count)]
     for row, edge in scenario.edges(count, draw).items():
-        state = {"hidden": torch.ones(1, count, 1, requires_grad=True), "cell": torch.ones(1, count, 1)}
+        device = scenario.selected.device
+        state = {name: torch.ones(1, count, 1, device=device, requires_grad=True) for name in ("hidden", "cell")}
         carried = edge(state)["hidden"]
         passed = torch.zeros(1, count, 1)
         if carried.requires_grad:
@@ -142,7 +143,7 @@ def test_8_values_are_the_same_to_the_last_bit_wherever_the_state_is_cut(cell, t
 
 
 @pytest.mark.parametrize("cell", CELLS)
-def test_8_the_first_loss_is_the_same_and_without_detach_the_run_is_the_baseline(run, cell):
+def test_8_the_first_loss_is_the_same_and_without_detach_the_run_is_the_baseline(run, device, cell):
     quick = [f"model={cell}", "model.network.hidden=16", "model.network.dropout=0.2", "trainer.max_steps=4"]
     baseline, control, cut = (
         run(*quick, *typed, name=typed[-1])
@@ -153,7 +154,8 @@ def test_8_the_first_loss_is_the_same_and_without_detach_the_run_is_the_baseline
     assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
     assert not all(torch.equal(tensors[0][name], tensors[2][name]) for name in tensors[0])
     losses = [events(folder)["train/loss"] for folder in (baseline, cut)]
-    assert losses[0][0] == losses[1][0]
+    # cuDNN chooses how to multiply by the length of a piece: its last bit is not always the same.
+    assert losses[0][0][1] == (losses[1][0][1] if device == "cpu" else pytest.approx(losses[1][0][1], rel=1e-6))
     assert losses[0][1:] != losses[1][1:]
     assert (norms(cut, "row_grad_norm")[:, :14] == 0).all()
     assert (norms(cut, "row_grad_norm")[:, 14:] > 0).all()

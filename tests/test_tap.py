@@ -57,6 +57,7 @@ def images_of(net, count=5, height=8, width=6):
 ODD = [0.0, -0.0, 1.5, -1.5, float("inf"), -float("inf"), float("nan"), 1e-42, -1e-42, 3e38]
 
 
+@pytest.mark.filterwarnings("ignore")  # some compilers' own
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
 def test_a_tensor_goes_through_bit_for_bit(device, dtype, compiled):

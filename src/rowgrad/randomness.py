@@ -71,8 +71,13 @@ class Draw:
     @contextmanager
     def torch_seeded(self, purpose: str, device: torch.device) -> Generator[None]:
         """Code inside draws from torch's own generators as a function of (seed, step); they are put back afterwards."""
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            torch.manual_seed(hash64(self.seed, self.step, purpose))
+        seed, on_gpu = hash64(self.seed, self.step, purpose), device.type == "cuda"
+        with torch.random.fork_rng(devices=[device] if on_gpu else []):
+            # Not torch.manual_seed: it seeds all GPUs as well, whose generators nobody would put back.
+            torch.default_generator.manual_seed(seed)
+            if on_gpu:
+                with torch.cuda.device(device):
+                    torch.cuda.manual_seed(seed)
             yield
 
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import platform
 from contextlib import nullcontext
 from dataclasses import replace
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,12 +25,13 @@ from rowgrad.training.stops import FiniteLoss, GracefulStop, WholeSteps
 from rowgrad.training.trainer import (
     be_quiet,
     check_batches,
+    compute_in_32_bits,
     lightning_trainer,
     make_trainer,
     notes_on_steps,
     skip_driver_checks,
 )
-from rowgrad.watch.about import announce, describe, hyperparameters, write_outcome
+from rowgrad.watch.about import announce, describe, hyperparameters, versions, write_outcome
 from rowgrad.watch.bias import compares_gradients, measured_bias
 from rowgrad.watch.events import add_layout, layout
 from rowgrad.watch.outlets import close_loggers, other_loggers, writers
@@ -50,8 +49,8 @@ if TYPE_CHECKING:
     from rowgrad.training.settings import RunSettings
 
 Summary = dict[str, Any]
-PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "tensorboard", "rowgrad")
 be_quiet()
+compute_in_32_bits()
 skip_driver_checks()
 
 
@@ -76,7 +75,11 @@ def train_run(
     with folder.held() if first else nullcontext():
         SIGNALS.check()
         training = Training(config, settings or read_settings(config), folder, resume=resume)
-        training.open()
+        try:
+            training.open()
+        except BaseException:
+            close_loggers(training.trainer)
+            raise
         training.fit()
         training.close()
     return training.summary
@@ -137,9 +140,7 @@ class Training:
         missing = [self.data.missing] if self.data.missing else []
         sentences = [self.module.sentence(), *missing, f"Data set: {self.data.name}."]
         for writer in writers(self.trainer) if self.checkpoint is None else ():
-            announce(
-                writer, self.config, sentences, _versions(), compares=compares_gradients(self.trainer, self.module)
-            )
+            announce(writer, self.config, sentences, versions(), compares=compares_gradients(self.trainer, self.module))
             describe(writer, self.config, self.module, self.data.dataset.train.pixels)
             if recorder_of(self.trainer) is None:  # which writes its own
                 add_layout(writer, layout(means=[], cut=False, curves=True))
@@ -188,7 +189,6 @@ class Training:
             self.summary |= measured_bias(trainer)
             for writer in writers(trainer):
                 write_outcome(writer, self.summary, steps)
-                writer.close()
             close_loggers(trainer)
             self.folder.write_summary(self.summary)  # last: a run that says that it is done has all its files
 
@@ -216,7 +216,7 @@ class Training:
             "seed": self.module.seed,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "threads": torch.get_num_threads(),
-            **_versions(),
+            **versions(),
         }
 
     def _measure(self) -> Summary:
@@ -240,10 +240,6 @@ def make_timer(longest: Any) -> WholeSteps:
         return WholeSteps(longest)
     except (MisconfigurationException, AttributeError, TypeError) as error:
         raise UserError(f"trainer.max_time={longest} is not a time (DD:HH:MM:SS), or null.") from error
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
 
 
 def load_run(

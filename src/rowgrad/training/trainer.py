@@ -38,12 +38,22 @@ def be_quiet() -> None:
     """Leaves out what Lightning says and whoever runs this can do nothing about."""
     # Lightning 2.6 uses a name that torch deprecates.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
+    # Who says trainer.accelerator=cpu knows of the GPU.
+    warnings.filterwarnings("ignore", message="GPU available but not used")
     # A frozen network is in evaluation mode on purpose.
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode at the start of training")
     # Lightning greets at length; its warnings are shown, and the tables of a profiler that was asked for.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
+
+
+def compute_in_32_bits() -> None:
+    """Makes `trainer.precision=32-true` mean it on a GPU too.
+
+    Unless told otherwise, cuDNN rounds what its convolutions and recurrent layers multiply to ten bits (TF32).
+    """
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def skip_driver_checks() -> None:

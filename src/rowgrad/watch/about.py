@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import platform
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -31,6 +33,14 @@ FINAL = {
     "grad_flow/mean_cut_fraction": "cut_fraction",
     "grad_bias/mean_cosine": COSINE,
 }
+
+
+PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "tensorboard", "rowgrad")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of what a run is computed with."""
+    return {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
 
 
 def announce(

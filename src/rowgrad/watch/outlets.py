@@ -87,7 +87,10 @@ def save_loggers(trainer: pl.Trainer) -> None:
 
 
 def close_loggers(trainer: pl.Trainer) -> None:
-    """Ends what loggers have begun that are not TensorBoard's: W&B would give a run's numbers to the one before."""
+    """Ends what loggers have begun: event files have a thread each, and W&B would give a run's numbers to the next."""
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            logger.finalize("failed")  # writes nothing more, where "success" would
     for logger in other_loggers(trainer):
         finish = getattr(getattr(logger, "experiment", None), "finish", None)
         if callable(finish):
