@@ -209,6 +209,12 @@ class SweepFolder(Folder):
         """The command and the overrides; empty where there is no sweep."""
         return read_json(self.file)
 
+    @property
+    def planned(self) -> int:
+        """How many jobs the sweep has, as far as is known."""
+        count = self.read().get("jobs", 0)
+        return count if isinstance(count, int) else 0
+
     def write(self, content: dict[str, Any]) -> None:
         """Makes the folder this sweep's own."""
         self.path.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,8 @@ from rich.panel import Panel
 
 from rowgrad.files import command_typed, shown
 from rowgrad.folders import DRY
+from rowgrad.results.beside import describe_beside
+from rowgrad.scenario.maker import Maker, describe_maker
 from rowgrad.scenario.rows import name_rows
 from rowgrad.scenario.settings import STATE
 from rowgrad.watch.quantities import COSINE, RATIO
@@ -59,12 +61,12 @@ def describe_run(run: Run, scenario: Scenario) -> str:
     if summary["status"] == "interrupted":
         lines.append(("go on", f"{command_typed()} resume={place}"))
     if run.folder.events.is_dir():
-        lines.append(("watch it", f"{tensorboard_command()} --logdir {place}, then http://localhost:6006/#{FACTS}"))
+        lines.append(("watch it", watch_line(folder)))
     return "\n".join(f"{name:15}{words}" for name, words in lines)
 
 
 def _lines_on_gradients(run: Run, scenario: Scenario) -> list[tuple[str, str]]:
-    """Which edges or rows were cut, what that did to the weights' gradient, and whether gradient vanishes."""
+    """Which edges or rows were cut and by whom, what that did to the weights' gradient, whether gradient vanishes."""
     summary, lines = run.summary, []
     if scenario.route == STATE and scenario.detach and not scenario.idle:
         lines.append(("cut", scenario.cut_edges()))
@@ -72,7 +74,14 @@ def _lines_on_gradients(run: Run, scenario: Scenario) -> list[tuple[str, str]]:
     else:
         lines.append(("cut", _describe_cut(run)))
     if summary["cut_fraction"]:
-        lines.append(("", f"they carried {summary['cut_fraction']:.1%} of the squared gradient at the network's input"))
+        share = f"{summary['cut_fraction']:.1%} of the squared gradient at the network's input"
+        there = "at the black in their place" if scenario.route == "exclude" else "there"
+        lines.append(("", f"{share} arrives {there} and goes no further"))
+    if not scenario.idle:
+        found = Maker(summary["zeros_by"])
+        words = describe_maker(found, detach=scenario.detach, route=scenario.route)
+        lines.append(("" if found is Maker.NOBODY else "made by", words))
+        lines += describe_beside(run)
     if COSINE in summary:
         lines.append(("weights", _describe_bias(summary[COSINE], summary[RATIO])))
     if words := describe_vanishing(arrived(run.norms)):
@@ -86,10 +95,11 @@ def _describe_bias(cosine: float, ratio: float) -> str:
     return f"their gradient beside the one without detach: cosine {cosine:.4f}, {ratio:.4f} of its norm (means)"
 
 
-def tensorboard_command() -> str:
-    """TensorBoard as one would call it here."""
+def watch_line(folder: Path) -> str:
+    """How TensorBoard shows what is below a folder, as one would type it here, and where its tab is then."""
     beside = Path(sys.executable).with_name("tensorboard")
-    return "tensorboard" if shutil.which("tensorboard") or not beside.exists() else str(shown(beside))
+    found = "tensorboard" if shutil.which("tensorboard") or not beside.exists() else str(shown(beside))
+    return f"{found} --logdir {escape(str(shown(folder)))}, then http://localhost:6006/#{FACTS}"
 
 
 def fallback_notice(data: ImageData) -> list[Panel]:

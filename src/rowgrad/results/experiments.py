@@ -63,6 +63,14 @@ def atlas_figure(runs: Sequence[Run]) -> tuple[str, Figure] | None:
     return words, figures.row_atlas(torch.tensor(lost), torch.tensor(shares), next(iter(whole.values())).mean_image())
 
 
+def atlas_sentence(runs: Sequence[Run]) -> str:
+    """What the atlas says, where some runs are one; nothing where they are not."""
+    drawn = atlas_figure(runs)
+    if drawn is None:
+        return ""
+    return "Each row alone without its image: " + drawn[0].partition("standard deviation. ")[2]
+
+
 def _kinds(runs: Sequence[Run]) -> dict[str, list[Run]]:
     """Runs with a test accuracy and at most one row, by what they differ in beside that row and their seed."""
     fit = [run for run in runs if math.isfinite(run.summary.get("test/acc", math.nan)) and sum(run.selected) <= 1]

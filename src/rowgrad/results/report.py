@@ -42,6 +42,7 @@ def write_report(
     folder: Path,
     progress: Callable[[str], None] = lambda _: None,
     answers: Sequence[Table] = (),
+    sentences: Sequence[str] = (),
 ) -> Path:
     """Writes `report.html`, and each figure as PNG and SVG in `figures/`.
 
@@ -50,6 +51,7 @@ def write_report(
         folder: where to; it is made.
         progress: is told what is being drawn.
         answers: tables that come before the figures.
+        sentences: what comes before everything.
 
     Returns:
         The page.
@@ -69,6 +71,7 @@ def write_report(
         versions=", ".join(f"{name} {facts[name]}" for name in ("rowgrad", "torch", "lightning") if name in facts),
         runs=compare_runs(runs),
         answers=answers,
+        sentences=sentences,
         figures=sections,
         folders=list(zip(run_names(runs), runs, strict=True)),
     )

@@ -20,6 +20,7 @@ from rowgrad.data.sources import SOURCES
 from rowgrad.errors import UserError
 from rowgrad.folders import RunFolder
 from rowgrad.scenario.corruption import Corruption
+from rowgrad.scenario.maker import Maker
 from rowgrad.scenario.settings import STATE, CorruptionSettings, ScenarioSettings
 from rowgrad.watch.gradients import cut_fraction, cut_rows
 from rowgrad.watch.norms import read_norms
@@ -75,6 +76,11 @@ class Run:
     def scenario(self) -> ScenarioSettings:
         """What happened to the rows."""
         return ScenarioSettings.read(self.config.scenario)
+
+    @property
+    def zeros_by(self) -> Maker | None:
+        """Who makes the zeros in the selected rows; None where the run did not say."""
+        return {maker.value: maker for maker in Maker}.get(self.summary.get("zeros_by", ""))
 
     @property
     def height(self) -> int:

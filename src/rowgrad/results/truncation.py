@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from rowgrad.results.figures import name_groups, styles
 from rowgrad.results.names import group_names
-from rowgrad.results.sweep import decimals, percent, spread
+from rowgrad.results.paired import decimals, percent, spread
 from rowgrad.results.tables import Table
 from rowgrad.scenario.settings import STATE
 from rowgrad.watch.quantities import COSINE, RATIO

@@ -53,6 +53,27 @@ def vanishing_table(runs: Sequence[Run]) -> Table | None:
     return Table("Vanishing gradient", header, body, caption)
 
 
+def vanishing_sentence(runs: Sequence[Run]) -> str:
+    """In which setting gradient vanishes most, and for how long; nothing where it does in none."""
+    table, groups = vanishing_table(runs), _groups(runs)
+    if table is None or groups is None:
+        return ""
+    early = {name: [_first_ratio(norms) for _, norms in some] for name, some in groups.items()}
+    most = min(early, key=lambda name: np.prod(early[name]) ** (1 / len(early[name])))
+    wait = next(line[-1] for line in table.body if line[0] == most)
+    where = f" most in {most}" if len(groups) > 1 else ""
+    return (
+        f"Gradient vanishes{where}: at the {ENDS[0]} row 0 gets {_range(early[most])} of what the last row gets, and it"
+        f" has a tenth from step {wait}."
+    )
+
+
+def _first_ratio(norms: Tensor) -> float:
+    """What row 0 gets at the first steps, as a share of the last row's."""
+    share = share_of_rows(first_and_last(norms)[0])
+    return float(share[0] / share[-1])
+
+
 def vanishing_figure(runs: Sequence[Run]) -> tuple[str, Figure] | None:
     """Each row's share of the gradient at the first and the last steps, all networks on one logarithmic axis."""
     groups = _groups(runs)

@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from rowgrad.config import A_NAME, explain
+from rowgrad.config import explain
 from rowgrad.errors import UserError, end_on_mistake
 from rowgrad.files import command_typed
 from rowgrad.folders import RunFolder
@@ -30,18 +30,6 @@ if TYPE_CHECKING:
     from rowgrad.results.run import Run
 
 
-def run_folder(resume: str | None, new: str) -> str:
-    """The folder of a run that goes on, else a new one; the working directory where there is nothing to resume."""
-    return new if resume is None else resume if Path(resume).is_dir() else "."
-
-
-def folder_name(name: Any) -> str:
-    """A scenario's name where it can be that of a folder; nothing else leads out of `logs`."""
-    return str(name) if A_NAME.fits(name) else "unnamed"
-
-
-OmegaConf.register_resolver("run_folder", run_folder, replace=True)
-OmegaConf.register_resolver("folder_name", folder_name, replace=True)
 OmegaConf.register_resolver("command_typed", command_typed, replace=True)
 OmegaConf.register_resolver("explain_settings", lambda: explain(*OFFERED).replace("$", "$$"), replace=True)
 

@@ -8,9 +8,7 @@ whatever order and by whatever launcher it is started. Nothing heavy is imported
 from __future__ import annotations
 
 import gc
-import hashlib
 import json
-import re
 import signal
 import sys
 import traceback
@@ -21,13 +19,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import OmegaConf, open_dict, read_write
+from omegaconf import open_dict, read_write
 
 from rowgrad.config import plain
 from rowgrad.errors import UserError, words_for
 from rowgrad.files import read_json, write_whole
 from rowgrad.folders import BusyError, RunFolder, SweepFolder
 from rowgrad.process import INTERRUPTED, SIGNALS, Interrupted
+from rowgrad.training.naming import what_is_trained
 from rowgrad.training.settings import read_saved_settings, read_settings
 from rowgrad.training.start import find_checkpoint
 from rowgrad.training.study import go_on_with_study
@@ -36,40 +35,12 @@ from rowgrad.training.workers import is_worker, outlive_killed_workers
 from rowgrad.trust import check_words
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Generator, Sequence
 
     from hydra.conf import HydraConf
     from omegaconf import DictConfig
 
-LONGEST = 120  # characters of a folder's name
 BESIDE = ("hydra.", "hydra/", "trust=", "--config-dir=")  # what may stand beside sweep.resume
-
-
-def what_is_trained(overrides: Iterable[str]) -> list[str]:
-    """The overrides that make a job what it is: not the launcher, which the config group `sweep` chooses, nor trust."""
-    chosen = (override.replace("\\", "") for override in overrides if not override.startswith(("sweep=", "trust=")))
-    return sorted(chosen, key=lambda override: override.partition("="))
-
-
-def job_name(sweep: str, scenario: str, overrides: Any) -> str:
-    """The name of a job's folder: its overrides, less those that all jobs of the sweep share.
-
-    Args:
-        sweep: the sweep's folder.
-        scenario: the name for the only job of a sweep.
-        overrides: the job's own.
-    """
-    common = SweepFolder(Path(sweep)).read().get("common", [])
-    own = [override for override in what_is_trained(overrides) if override not in common]
-    name = "_".join(override.replace("=", "-", 1) for override in own) or scenario
-    plain = re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)  # what Hydra takes in resume=FOLDER without quotes
-    if plain == name and len(name) <= LONGEST:
-        return name
-    return f"{plain[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-# Hydra's plugins unpickle the callback below in their own processes, so the name is known there too.
-OmegaConf.register_resolver("job_name", job_name, replace=True)
 
 
 def command_to_repeat(arguments: list[str]) -> list[str]:
@@ -154,6 +125,7 @@ def _read_before_all(sweeper: BasicSweeper, batch: Sequence[Sequence[str]]) -> N
     """What Hydra does before it starts a batch of jobs, which is to compose the config of each; and reads it too."""
     assert sweeper.config is not None
     assert sweeper.hydra_context is not None
+    folder = SweepFolder(Path(sweeper.config.hydra.sweep.dir))
     for overrides in batch:
         config = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, list(overrides))
         with read_write(config), open_dict(config):
@@ -162,6 +134,7 @@ def _read_before_all(sweeper: BasicSweeper, batch: Sequence[Sequence[str]]) -> N
             read_settings(config)
         except UserError as error:
             raise UserError(f"{error} So {' '.join(overrides)} cannot be trained, and nothing was.") from error
+    folder.write({**folder.read(), "jobs": max(folder.planned, len(batch))})
 
 
 def _check_alone(config: DictConfig) -> None:

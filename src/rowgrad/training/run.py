@@ -17,6 +17,7 @@ from rowgrad.folders import DRY, RunFolder
 from rowgrad.process import SIGNALS, Interrupted
 from rowgrad.results.ending import describe_run, fallback_notice
 from rowgrad.results.run import Run, read_checkpoint
+from rowgrad.scenario.maker import Maker, maker, sentence_on_zeros
 from rowgrad.scenario.settings import ScenarioSettings
 from rowgrad.training.build import build
 from rowgrad.training.checkpoints import Checkpoints, newest_good
@@ -138,10 +139,14 @@ class Training:
     def _announce(self) -> None:
         """Tells the loggers what the run is. TensorBoard knows it in a run that goes on; others may begin anew."""
         missing = [self.data.missing] if self.data.missing else []
-        sentences = [self.module.sentence(), *missing, f"Data set: {self.data.name}."]
+        scenario, zeros = self.module.scenario, ""
+        if not scenario.idle:
+            found = Maker(self.summary["zeros_by"])
+            zeros = sentence_on_zeros(found, detach=scenario.detach, route=scenario.route)
+        sentences = [self.module.sentence(), *filter(None, [zeros]), *missing, f"Data set: {self.data.name}."]
         for writer in writers(self.trainer) if self.checkpoint is None else ():
             announce(writer, self.config, sentences, versions(), compares=compares_gradients(self.trainer, self.module))
-            describe(writer, self.config, self.module, self.data.dataset.train.pixels)
+            describe(writer, self.config, self.module, self.data.dataset.train.pixels, zeros)
             if recorder_of(self.trainer) is None:  # which writes its own
                 add_layout(writer, layout(means=[], cut=False, curves=True))
         for logger in other_loggers(self.trainer):
@@ -216,6 +221,7 @@ class Training:
             "seed": self.module.seed,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "threads": torch.get_num_threads(),
+            "zeros_by": maker(self.module.scenario, self.data.dataset.shape).value,
             **versions(),
         }
 

@@ -71,7 +71,7 @@ def announce(
         add_record(writer, record)
 
 
-def describe(writer: SummaryWriter, config: DictConfig, module: RowClassifier, images: Tensor) -> None:
+def describe(writer: SummaryWriter, config: DictConfig, module: RowClassifier, images: Tensor, zeros: str) -> None:
     """Writes what the tab *Rows* shows beside a run's heatmaps.
 
     Args:
@@ -79,6 +79,7 @@ def describe(writer: SummaryWriter, config: DictConfig, module: RowClassifier, i
         config: the run's config, as `config.yaml` has it.
         module: what is trained.
         images: the training images, (N, H, W) or (N, C, H, W) of uint8.
+        zeros: who makes them, in a sentence.
     """
     mean = images.reshape(-1, *images.shape[-2:]).mean(0, dtype=torch.float32)
     digit = (mean * (255 / mean.max().clamp_min(1))).byte()
@@ -87,6 +88,7 @@ def describe(writer: SummaryWriter, config: DictConfig, module: RowClassifier, i
         ABOUT,
         {
             "sentence": module.sentence(),
+            "zeros": zeros,
             "settings": hyperparameters(config),
             "alike": digest_but_for_seed(config),
             "selected": [row for row, chosen in enumerate(module.scenario.chosen) if chosen],

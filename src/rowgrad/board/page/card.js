@@ -30,7 +30,7 @@ export class Card {
     this.state.dataset.state = [...states][0];
     say(this.accuracy, accuracySaid(line));
     say(this.apart, isControl || !control ? "" : differenceSaid(line, control));
-    say(this.sentence, line.facts.sentence ?? "");
+    say(this.sentence, [line.facts.sentence, line.facts.zeros].filter((words) => typeof words === "string").join(" "));
     const error = line.members.find((run) => run.ended && typeof run.facts.error === "string")?.facts.error.replace(/^UserError: /, "");
     say(this.cut, [isControl ? "the control" : "", cut, biasSaid(line)].filter(Boolean).join("; "));
     say(this.note, error ?? "");

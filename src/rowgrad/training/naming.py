@@ -1,0 +1,89 @@
+"""What the folders of runs, sweeps and jobs are called: by what tells them apart. Nothing heavy is imported."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from itertools import chain, count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import OmegaConf
+
+from rowgrad.config import A_NAME
+from rowgrad.folders import SweepFolder
+from rowgrad.results.names import APART
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+LOGS = Path("logs")
+LONGEST = 80  # characters that are kept of a name that is no folder's
+UNTOLD = (*APART, "logger", "trust", "trainer.accelerator", "trainer.devices")  # what a run's name need not say
+
+
+def what_is_trained(overrides: Iterable[str]) -> list[str]:
+    """The overrides that make a job what it is: not the launcher, which the config group `sweep` chooses, nor trust."""
+    chosen = (override.replace("\\", "") for override in overrides if not override.startswith(("sweep=", "trust=")))
+    return sorted(chosen, key=lambda override: override.partition("="))
+
+
+def name_of(overrides: Sequence[str], scenario: str = "") -> str:
+    """A folder's name for what was typed: the scenario first, then keys and values, keys by their last part.
+
+    Args:
+        overrides: as typed.
+        scenario: what the name begins with where none was typed; nothing else leads out of the folder.
+    """
+    pairs = [override.lstrip("+~").partition("=")[::2] for override in overrides]
+    typed = [value for key, value in pairs if key == "scenario"]
+    pairs = [(key, value) for key, value in pairs if key != "scenario"]
+    lasts = [key.rpartition(".")[2] for key, _ in pairs]
+    keys = [last if lasts.count(last) == 1 else key for last, (key, _) in zip(lasts, pairs, strict=True)]
+    first = typed or [scenario] * bool(scenario)
+    name = "_".join([*first, *(f"{key}-{value}" for key, (_, value) in zip(keys, pairs, strict=True))])
+    plain = re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)  # what Hydra takes in resume=FOLDER without quotes
+    if plain == name and A_NAME.fits(name):
+        return name
+    return f"{plain[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def free(folder: Path) -> str:
+    """A folder's path, numbered where there is such a folder already."""
+    again = (folder.with_name(f"{folder.name}_{number}") for number in count(2))
+    return str(next(path for path in chain([folder], again) if not path.exists()))
+
+
+def run_folder(resume: str | None, scenario: Any, overrides: Any, seed: Any) -> str:
+    """The folder of a run that goes on, else a new one; the working directory where there is nothing to resume."""
+    if resume is not None:
+        return resume if Path(resume).is_dir() else "."
+    told = [word for word in what_is_trained(overrides) if not word.lstrip("+~").startswith(UNTOLD)]
+    return free(LOGS / name_of(told, str(scenario)) / name_of([f"seed={seed}"]))
+
+
+def sweep_folder() -> str:
+    """A new folder for a sweep, called by its experiment or by the keys that it varies."""
+    typed = dict(word.partition("=")[::2] for word in sys.argv[1:] if "=" in word)
+    varied = [key.rpartition(".")[2] for key, value in typed.items() if "," in value and not key.startswith("hydra")]
+    return free(LOGS / "sweeps" / name_of([], typed.get("experiment") or "_".join(varied) or "sweep"))
+
+
+def job_name(sweep: str, scenario: str, overrides: Any) -> str:
+    """The name of a job's folder: its overrides, less those that all jobs of the sweep share.
+
+    Args:
+        sweep: the sweep's folder.
+        scenario: the name for the only job of a sweep.
+        overrides: the job's own.
+    """
+    common = SweepFolder(Path(sweep)).read().get("common", [])
+    own = [override for override in what_is_trained(overrides) if override not in common]
+    return name_of(own) if own else name_of([], scenario)
+
+
+# A folder that is free when it is asked for must stay the answer: OmegaConf keeps it with the config.
+OmegaConf.register_resolver("run_folder", run_folder, replace=True, use_cache=True)
+OmegaConf.register_resolver("sweep_folder", sweep_folder, replace=True, use_cache=True)
+OmegaConf.register_resolver("job_name", job_name, replace=True)
