@@ -23,14 +23,15 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     result = command(TRAIN, *QUICK, "scenario=augment", "trainer.max_epochs=2", cwd=folder)
     assert result.returncode == 0, result.stderr
-    (run,) = (folder / "logs" / "augment").iterdir()
+    (run,) = folder.glob("logs/*/*")
+    assert run.name == "seed-0"
     return result, run
 
 
 def test_a_run_ends_with_what_people_want_to_know(trained):
     result, run = trained
     facts = summary(run)
-    first, *_, accuracy, cut, share, weights_, folder, watch = result.stdout.splitlines()
+    first, *_, accuracy, cut, share, maker, control, weights_, folder, watch = result.stdout.splitlines()
     assert first == (
         "scenario       Rows 0–13 are detached, shifted by +1 with probability 0.5 and fed to the network."
     )
@@ -39,9 +40,12 @@ def test_a_run_ends_with_what_people_want_to_know(trained):
         " with the rows shifted by +1 in every image"
     )
     assert cut == "cut            rows 0–13: row gradient exactly 0.0 at each of 22 steps"
-    assert share.strip() == (f"they carried {facts['cut_fraction']:.1%} of the squared gradient at the network's input")
+    energy = f"{facts['cut_fraction']:.1%} of the squared gradient at the network's input"
+    assert share.strip() == f"{energy} arrives there and goes no further"
+    assert maker == "made by        detach: the loss uses these rows, and without detach gradient would reach them"
+    assert control == "control        none beside it; the same command with scenario.detach=false makes one"
     assert weights_ == "weights        their gradient is exactly what it would be without detach"
-    where = f"logs/augment/{run.name}"
+    where = f"logs/{run.parent.name}/{run.name}"
     assert folder == f"run's folder   {where}"
     assert watch.startswith("watch it ")
     assert watch.endswith(f"tensorboard --logdir {where}, then http://localhost:6006/#rowgrad")
@@ -117,7 +121,7 @@ def test_a_sweep_leaves_one_folder_a_job(tmp_path):
     (sweep,) = (tmp_path / "logs" / "sweeps").iterdir()
     found = {job.parent.name: summary(job.parent) for job in sweep.glob("*/job.json")}
     assert (sweep / "report" / "report.html").is_file()
-    assert sorted(found) == [f"scenario-{name}" for name in sorted(names)]
+    assert sorted(found) == sorted(names)
     assert [facts["scenario"] for _, facts in sorted(found.items())] == sorted(names)
     assert all(facts["status"] == "done" and facts["train/steps"] == 5 for facts in found.values())
     assert all("val/acc" in facts for facts in found.values())

@@ -15,14 +15,14 @@ TRAIN = PROJECT / "scripts" / "train.py"
 NAMES = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 # How many jobs each sweep has, and the keys that its cases differ in besides the seed.
 SWEEPS = {
-    "article": (24, {"scenario", "scenario.detach"}),
-    "detach_is_not_freeze": (12, {"optimizer.algorithm.betas", "optimizer.rows_weight_decay"}),
+    "article": (40, {"scenario", "scenario.detach"}),
+    "detach_is_not_freeze": (20, {"optimizer.algorithm.betas", "optimizer.rows_weight_decay"}),
     "h_detach": (60, {"scenario.probability", "scenario.state", "scenario.detach"}),
-    "random_rows": (24, {"scenario.random_rows"}),
-    "repair": (24, {"corruption", "scenario.rows"}),
-    "row_atlas": (87, {"scenario.rows"}),
+    "random_rows": (40, {"scenario.random_rows"}),
+    "repair": (40, {"corruption", "scenario.rows"}),
+    "row_atlas": (145, {"scenario.rows"}),
     "smoke": (24, {"scenario", "scenario.detach", "corruption"}),
-    "straight_through": (12, {"scenario.operation", "scenario.straight_through"}),
+    "straight_through": (20, {"scenario.operation", "scenario.straight_through"}),
     "truncation": (120, {"model", "scenario.rows", "scenario.detach"}),
     "vanishing": (30, {"model"}),
 }

@@ -29,7 +29,7 @@ def test_every_public_name_is_there_and_no_other():
 def test_a_run_can_be_trained_opened_and_drawn_in_a_notebook(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = rowgrad.train(*QUICK, "scenario=augment", "seed=3", "trainer.max_steps=4")
-    assert run.folder.path.parent == tmp_path / "logs" / "augment"
+    assert run.folder.path == tmp_path / "logs" / "augment_data-digits_max_steps-4" / "seed-3"
     again = rowgrad.open_run(str(run.folder))
     for opened in (run, again):
         assert opened.steps.tolist() == [0, 1, 2, 3]

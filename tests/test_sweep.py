@@ -21,7 +21,7 @@ from conftest import PROJECT, command, configure, events, recorded_steps, start,
 from filelock import FileLock
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
-from scipy import integrate
+from scipy import integrate, stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
@@ -31,8 +31,11 @@ from rowgrad.data.datamodule import ImageData
 from rowgrad.data.settings import DataSettings
 from rowgrad.files import write_whole
 from rowgrad.folders import SweepFolder
-from rowgrad.results.sweep import Job, as_csv, compare, detach_table, read_jobs, seeds_table, spread
-from rowgrad.training.jobs import command_to_repeat, job_name, run_job
+from rowgrad.results.jobs import Job, as_csv, read_jobs
+from rowgrad.results.paired import compare, spread
+from rowgrad.results.sweep import detach_table, seeds_table
+from rowgrad.training.jobs import command_to_repeat, run_job
+from rowgrad.training.naming import job_name
 from rowgrad.training.study import go_on_with_study
 
 TRAIN = PROJECT / "scripts" / "train.py"
@@ -78,7 +81,7 @@ def test_a_sweep_ends_with_a_line_for_each_job(answered):
         facts = summary(folder / name)
         assert {key: line[key] for key in facts} == {key: str(value) for key, value in facts.items()}
         assert (line["status"], line["error"]) == ("done", "")
-        assert name == f"scenario-{line['scenario']}_scenario.detach-{line['scenario.detach']}_seed-{line['seed']}"
+        assert name == f"{line['scenario']}_detach-{line['scenario.detach']}_seed-{line['seed']}"
     assert {(line["scenario"], line["scenario.detach"], line["seed"]) for line in lines.values()} == {
         (scenario, detach, seed) for scenario in ("modify", "augment") for detach in ("True", "False") for seed in "01"
     }
@@ -87,20 +90,44 @@ def test_a_sweep_ends_with_a_line_for_each_job(answered):
 def test_a_sweep_prints_and_writes_its_tables(answered):
     result, folder = answered
     markdown = (folder / "sweep.md").read_text()
-    a, b = (summary(folder / f"scenario-augment_scenario.detach-True_seed-{seed}")["test/acc"] for seed in (0, 1))
+    a, b = (summary(folder / f"augment_detach-True_seed-{seed}")["test/acc"] for seed in (0, 1))
     accuracy = f"{50 * (a + b):.2f} ± {100 * abs(a - b) / math.sqrt(2):.2f} %"
     for shown in (result.stdout, markdown):
-        assert any("scenario=augment scenario.detach=True" in x and accuracy in x for x in shown.splitlines())
+        assert any("augment detach=true" in x and accuracy in x for x in shown.splitlines())
         assert "What detach does" in shown
         assert "sweep          sweep: 8 done" in shown
     # The loss never uses modify's rows, so nothing that it learns depends on detach.
-    assert "| scenario=modify | test/acc | 2 | 0 in every pair | – | – |" in markdown
+    assert "| modify | test/acc | 2 | 0 in every pair | – | – |" in markdown
     assert "scipy.stats.ttest_rel" in markdown
+
+
+def test_a_sweep_begins_with_sentences_and_ends_with_how_to_watch_it(answered):
+    result, folder = answered
+    facts = {path.parent.name: json.loads(path.read_text()) for path in folder.glob("*/summary.json")}
+    changes = [
+        facts[f"augment_detach-True_seed-{seed}"]["test/acc"] - facts[f"augment_detach-False_seed-{seed}"]["test/acc"]
+        for seed in (0, 1)
+    ]
+    stopped = sum(facts[f"augment_detach-True_seed-{seed}"]["cut_fraction"] for seed in (0, 1)) / 2
+    low, high = stats.ttest_1samp(changes, 0).confidence_interval()
+    between = f"95 % interval {100 * low:+.2f} to {100 * high:+.2f}, 2 pairs"
+    zeros = f"augment: detach makes the zeros of rows 0–13 and stops {100 * stopped:.2f} % of the squared gradient"
+    change = f"it changes the test accuracy by {100 * sum(changes) / 2:+.2f} points ({between})"
+    loss = "modify: the loss makes the zeros of rows 14–27, not detach: they are there without it too"
+    expected = [f"{zeros}; {change}.", f"{loss}, and the test accuracy is the same in 2 pairs."]
+    page = (folder / "sweep.md").read_text()
+    assert [line.removeprefix("- ") for line in page.splitlines() if line.startswith("- ")] == expected
+    assert page.index(expected[0]) < page.index("| --- |")
+    printed = " ".join(result.stdout.split())
+    assert all(sentence in printed for sentence in expected)
+    assert printed.index(expected[0]) < printed.index("Over seeds")
+    assert result.stdout.splitlines()[-1].startswith("watch it       ")
+    assert result.stdout.endswith("tensorboard --logdir sweep, then http://localhost:6006/#rowgrad\n")
 
 
 def test_a_job_of_a_sweep_is_bit_identical_to_the_run_alone(answered, tmp_path):
     _, folder = answered
-    job = folder / "scenario-augment_scenario.detach-False_seed-1"  # the last of eight in one process
+    job = folder / "augment_detach-False_seed-1"  # the last of eight in one process
     train(configure(*QUICK, "scenario.detach=false", "seed=1"), tmp_path / "alone")
     assert (job / "row_gradients.csv").read_bytes() == (tmp_path / "alone" / "row_gradients.csv").read_bytes()
     assert all(weights(job)[key].equal(value) for key, value in weights(tmp_path / "alone").items())
@@ -108,7 +135,7 @@ def test_a_job_of_a_sweep_is_bit_identical_to_the_run_alone(answered, tmp_path):
 
 def test_the_hparams_tab_has_a_runs_settings_and_metrics(answered):
     _, folder = answered
-    job = folder / "scenario-augment_scenario.detach-False_seed-1"
+    job = folder / "augment_detach-False_seed-1"
     accumulator = EventAccumulator(str(job / "tensorboard"))
     accumulator.Reload()
     content = accumulator.PluginTagToContent("hparams")
@@ -210,6 +237,7 @@ def test_ctrl_c_ends_the_sweep_and_says_how_to_go_on(tmp_path):
     assert f"interrupted    seed-0: after step {summary(job)['train/steps']}\n" in output
     assert "go on          python scripts/train.py sweep.resume=sweep\n" in output
     assert not (tmp_path / "sweep" / "seed-1").exists()
+    assert "never started  1 of 2 jobs\n" in output
 
 
 def hydras(folder, *overrides):
@@ -288,8 +316,8 @@ def test_what_cannot_be_swept_is_said_plainly(answered, tmp_path, arguments, wor
 def test_a_jobs_folder_is_named_after_what_differs_and_never_after_its_place(tmp_path):
     write_whole(tmp_path / "sweep.json", json.dumps({"common": ["data=digits"]}))
     name = lambda *overrides: job_name(str(tmp_path), "augment", overrides)  # noqa: E731
-    assert name("data=digits", "seed=3", "scenario=modify") == "scenario-modify_seed-3"
-    assert name("scenario=modify", "sweep=joblib", "seed=3", "data=digits") == "scenario-modify_seed-3"
+    assert name("data=digits", "seed=3", "scenario=modify") == "modify_seed-3"
+    assert name("scenario=modify", "sweep=joblib", "seed=3", "data=digits") == "modify_seed-3"
     assert name("data=digits") == "augment"
     long = [name(f"scenario.rows=[{','.join(map(str, range(n)))}]") for n in (27, 28)]
     assert long[0] != long[1]
@@ -356,7 +384,7 @@ def test_equal_differences_do_not_vary_where_accuracies_are_float32(more):
 def test_an_accuracy_that_is_no_number_is_left_out():
     jobs = [job(0, 0.5), job(1, math.nan), job(2, 0.7), job(3, math.inf), job(4, None)]
     jobs += [job(s, 0.4 + s / 100, detach="False") for s in range(5)]
-    assert seeds_table(jobs).body[0] == ["scenario.detach=True", "2", "60.00 ± 14.14 %"]  # n is of what was averaged
+    assert seeds_table(jobs).body[0] == ["detach=true", "2", "60.00 ± 14.14 %"]  # n is of what was averaged
     assert detach_table(jobs).body[0][:4] == ["all jobs", "test/acc", "2", "+19.00 pp"]
 
 
@@ -364,8 +392,8 @@ def test_a_mean_over_fewer_jobs_than_the_others_says_so():
     jobs = [job(s, 0.5 + s / 10, **{"test/loss": loss}) for s, loss in enumerate((0.1, math.nan, 0.3))]
     jobs += [job(9, math.nan, scenario="modify")]
     assert seeds_table(jobs).body == [
-        ["scenario=augment", "3", "60.00 ± 10.00 %", "0.2000 ± 0.1414 (n = 2)"],
-        ["scenario=modify", "0", "–", "–"],
+        ["augment", "3", "60.00 ± 10.00 %", "0.2000 ± 0.1414 (n = 2)"],
+        ["modify", "0", "–", "–"],
     ]
 
 
@@ -378,8 +406,8 @@ def job(seed, accuracy, *, scenario="augment", detach="True", status="done", **m
 def test_groups_are_over_seeds_of_finished_jobs_with_the_sample_deviation():
     jobs = [job(0, 0.90), job(1, 0.94), job(2, 0.10, status="failed"), job(0, 0.5, scenario="modify")]
     assert seeds_table(jobs).body == [
-        ["scenario=augment", "2", "92.00 ± 2.83 %"],  # sqrt(2 · 0.02²) = 0.0283
-        ["scenario=modify", "1", "50.00 %"],
+        ["augment", "2", "92.00 ± 2.83 %"],  # sqrt(2 · 0.02²) = 0.0283
+        ["modify", "1", "50.00 %"],
     ]
     assert spread([1.0, 2.0, 4.5], "{:.2f}".format) == "2.50 ± 1.80"
 
@@ -390,8 +418,21 @@ def test_the_effect_of_detach_pairs_jobs_of_the_same_seed_only():
     jobs += [job(0, 0.5, scenario="modify")]  # has no partner
     effects = detach_table(jobs)
     # Differences 0.02, 0.03, 0.01: mean 0.02, error 0.01 / sqrt(3), t = 3.4641 with 2 degrees, quantile 4.302653.
-    assert effects.body == [["scenario=augment", "test/acc", "3", "+2.00 pp", "-0.48 … +4.48 pp", "0.074"]]
+    assert effects.body == [["augment", "test/acc", "3", "+2.00 pp", "-0.48 … +4.48 pp", "0.074"]]
     assert detach_table(jobs[:4]) is None
+
+
+def test_p_values_of_several_tests_are_corrected_for_their_number():
+    accuracies = {"a": (0.90, 0.91, 0.93), "b": (0.80, 0.85, 0.84), "c": (0.70, 0.70, 0.72)}
+    jobs = [job(s, a, scenario=name) for name, some in accuracies.items() for s, a in enumerate(some)]
+    jobs += [job(s, 0.7, scenario=name, detach="False") for name in accuracies for s in range(3)]
+    table_ = detach_table(jobs)
+    assert table_.header[-1] == "p of 3 tests"
+    raw = [stats.ttest_1samp([a - 0.7 for a in some], 0).pvalue for some in accuracies.values()]
+    # Benjamini and Hochberg: p · m / rank, and none larger than that of a later rank.
+    first, second, third = sorted(raw)
+    wanted = {first: min(3 * first, 1.5 * second, third), second: min(1.5 * second, third), third: third}
+    assert [line[-1] for line in table_.body] == [f"{wanted[p]:.2g}" for p in raw]
 
 
 def test_two_jobs_that_are_alike_are_not_paired_and_the_table_says_so():
@@ -400,8 +441,8 @@ def test_two_jobs_that_are_alike_are_not_paired_and_the_table_says_so():
     jobs += [job(0, 0.1, scenario="a", detach="true")]
     jobs += [job(7, 0.1, scenario="b"), job(7, 0.2, scenario="b")]  # have no partner, so nothing is in doubt
     assert detach_table(jobs).body == [
-        ["scenario=a", "–", "0", "not paired: two jobs have one seed and are alike", "–", "–"],
-        ["scenario=b", "test/acc", "2", "0 in every pair", "–", "–"],
+        ["a", "–", "0", "not paired: two jobs have one seed and are alike", "–", "–"],
+        ["b", "test/acc", "2", "0 in every pair", "–", "–"],
     ]
 
 
@@ -438,7 +479,7 @@ def test_joblib_trains_several_jobs_at_once_and_divides_the_cores(tmp_path):
     )
     assert result.returncode == 1  # there are no 1,298 images
     words = "data.batch_size=1298 is larger than the 1297 training images of digits."
-    assert f"failed         data.batch_size-1298: UserError: {words}" in result.stdout
+    assert f"failed         batch_size-1298: UserError: {words}" in result.stdout
     assert "sweep          sweep: 2 done, 1 failed\n" in result.stdout
     assert "go on          python scripts/train.py sweep.resume=sweep\n" in result.stdout
     assert "Traceback" not in result.stderr

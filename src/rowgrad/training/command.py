@@ -46,7 +46,11 @@ def train(*overrides: str) -> Run:
         config = compose("train", readable(overrides), return_hydra_config=True)
     folder = RunFolder(Path(config.hydra.run.dir).absolute())
     del config.hydra
-    _train_unless_finished(config, folder, overrides)
+    try:
+        _train_unless_finished(config, folder, overrides)
+    except BaseException:
+        folder.leave_if_empty()
+        raise
 
     from rowgrad.results.run import Run
 

@@ -16,10 +16,11 @@ from rowgrad.folders import SweepFolder
 from rowgrad.results.names import APART
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 LOGS = Path("logs")
 LONGEST = 80  # characters that are kept of a name that is no folder's
+SHOWING = {"--cfg", "-c", "--info", "-i", "--help", "-h"}  # flags with which nothing is trained
 UNTOLD = (*APART, "logger", "trust", "trainer.accelerator", "trainer.devices")  # what a run's name need not say
 
 
@@ -49,10 +50,20 @@ def name_of(overrides: Sequence[str], scenario: str = "") -> str:
     return f"{plain[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def free(folder: Path) -> str:
-    """A folder's path, numbered where there is such a folder already."""
-    again = (folder.with_name(f"{folder.name}_{number}") for number in count(2))
-    return str(next(path for path in chain([folder], again) if not path.exists()))
+def numbered(folder: Path) -> Iterator[Path]:
+    """A folder's path, and the same with numbers behind it."""
+    return chain([folder], (folder.with_name(f"{folder.name}_{number}") for number in count(2)))
+
+
+def taken(folder: Path) -> str:
+    """The first of the numbered folders that was not there. It is made: of two that ask at once, each gets its own."""
+    for path in numbered(folder):
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return str(path)
+    raise AssertionError("numbers do not end")
 
 
 def run_folder(resume: str | None, scenario: Any, overrides: Any, seed: Any) -> str:
@@ -60,14 +71,16 @@ def run_folder(resume: str | None, scenario: Any, overrides: Any, seed: Any) -> 
     if resume is not None:
         return resume if Path(resume).is_dir() else "."
     told = [word for word in what_is_trained(overrides) if not word.lstrip("+~").startswith(UNTOLD)]
-    return free(LOGS / name_of(told, str(scenario)) / name_of([f"seed={seed}"]))
+    folder = LOGS / name_of(told, str(scenario)) / name_of([f"seed={seed}"])
+    return str(folder) if SHOWING.intersection(sys.argv) else taken(folder)
 
 
 def sweep_folder() -> str:
     """A new folder for a sweep, called by its experiment or by the keys that it varies."""
     typed = dict(word.partition("=")[::2] for word in sys.argv[1:] if "=" in word)
     varied = [key.rpartition(".")[2] for key, value in typed.items() if "," in value and not key.startswith("hydra")]
-    return free(LOGS / "sweeps" / name_of([], typed.get("experiment") or "_".join(varied) or "sweep"))
+    name = name_of([], typed.get("experiment") or "_".join(varied) or "sweep")
+    return str(next(path for path in numbered(LOGS / "sweeps" / name) if not path.exists()))
 
 
 def job_name(sweep: str, scenario: str, overrides: Any) -> str:

@@ -1,0 +1,142 @@
+"""Who made a zero, against gradients that torch computes with detach and without; and what is said of it."""
+
+import json
+
+import pytest
+import torch
+from conftest import configure, train
+
+from rowgrad.data.settings import Shape
+from rowgrad.randomness import Draw
+from rowgrad.results.beside import describe_beside, find_baseline, find_control
+from rowgrad.results.run import open_run
+from rowgrad.scenario.maker import Maker, describe_maker, maker
+from rowgrad.scenario.scenario import Scenario
+
+SHAPE = Shape(28, 20, 3, 10)
+QUICK = ["data=digits", "model=mlp", "trainer.accelerator=cpu", "trainer.max_steps=3", "callbacks.progress=null"]
+QUICK += ["callbacks.pictures=null", "callbacks.histograms=null", "data.eval_batch_size=300"]
+
+CASES = {
+    Maker.DETACH: [
+        {"rows": "0:14", "operation": "shift 1", "probability": 0.5},
+        {"rows": "all", "operation": "blur 1"},
+        {"rows": 3},
+        {"rows": "::2", "operation": "RandomHorizontalFlip 0.5"},
+        {"rows": 5, "operation": "quantise 2", "straight_through": True},
+        {"rows": 5, "operation": "erase", "probability": 0.25},
+    ],
+    Maker.LOSS: [
+        {"rows": "14:28", "operation": "scale 2", "route": "exclude"},
+        {"rows": 0, "route": "exclude", "detach": False},
+    ],
+    Maker.OPERATION: [
+        {"rows": 5, "operation": "static 1"},
+        {"rows": 5, "operation": "static 1", "detach": False},
+        {"rows": "all", "operation": "quantise 2", "detach": False},
+        {"rows": "0:3", "operation": "erase"},
+    ],
+    Maker.NOBODY: [
+        {"rows": "none"},
+        {"rows": "0:14", "route": "observe"},
+        {"rows": "0:14", "operation": "shift 1", "detach": False},
+        {"rows": 5, "operation": "quantise 2", "straight_through": True, "detach": False},
+    ],
+}
+
+
+def zeros(settings):
+    """Whether a selected row gets exactly nothing from a loss that uses every pixel, with detach as given."""
+    scenario = Scenario.of(height=SHAPE.height, **settings)
+    images = torch.randn(12, SHAPE.channels, SHAPE.height, SHAPE.width, requires_grad=True)
+    seen = scenario(images, Draw(1, 2))
+    (gradient,) = torch.autograd.grad((seen * torch.randn_like(seen)).sum(), images)
+    return not gradient[:, :, scenario.selected].any()
+
+
+@pytest.mark.parametrize(("found", "settings"), [(found, case) for found, cases in CASES.items() for case in cases])
+def test_the_maker_of_zeros_is_who_autograd_says_it_is(found, settings):
+    scenario = Scenario.of(height=SHAPE.height, **settings)
+    assert maker(scenario, SHAPE) is found
+    if scenario.idle or found is Maker.NOBODY:
+        assert scenario.idle or not zeros(settings)
+        return
+    cut, control = zeros(settings | {"detach": True}), zeros(settings | {"detach": False})
+    assert cut
+    assert control == (found is not Maker.DETACH)  # only what detach makes goes away without it
+
+
+@pytest.mark.parametrize("detach", [True, False])
+def test_the_words_say_that_detach_is_off_where_it_is(detach):
+    words = {route: describe_maker(Maker.LOSS, detach=detach, route=route) for route in ("exclude",)}["exclude"]
+    assert words.startswith("the loss, not detach: ")
+    assert words.endswith("(here it is off)") != detach
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Six runs beside one another."""
+    folder = tmp_path_factory.mktemp("beside")
+    typed = {
+        "baseline": ["scenario=baseline"],
+        "other_seed": ["scenario=baseline", "seed=5"],
+        "visualize": ["scenario=visualize"],
+        "augment": ["scenario=augment"],
+        "augment_off": ["scenario=augment", "scenario.detach=false"],
+        "modify": ["scenario=modify"],
+        "modify_off": ["scenario=modify", "scenario.detach=false"],
+        "alone": ["scenario=augment", "seed=5"],
+    }
+    for name, words in typed.items():
+        train(configure(*QUICK, *words), folder / name)
+    return {name: open_run(folder / name) for name in typed}
+
+
+def said(run):
+    return dict(describe_beside(run))
+
+
+def test_a_run_finds_its_control_and_says_what_detach_changed(runs):
+    assert find_control(runs["augment"]).folder.path == runs["augment_off"].folder.path
+    assert find_control(runs["augment_off"]).folder.path == runs["augment"].folder.path
+    assert find_control(runs["alone"]) is None
+    with_, without = (runs[name].summary for name in ("augment", "augment_off"))
+    change = f"{100 * (with_['test/acc'] - without['test/acc']):+.2f} points (one seed)"
+    stopped = f"stops {with_['cut_fraction']:.1%} of the squared gradient"
+    for name, beside in (("augment", "without detach"), ("augment_off", "with detach")):
+        words = said(runs[name])["control"]
+        assert beside in words
+        assert f"detach changes the test accuracy by {change}, and {stopped}" in words
+    assert said(runs["alone"])["control"].endswith("the same command with scenario.detach=false makes one")
+
+
+def test_where_the_loss_makes_the_zeros_detach_changes_nothing_and_that_is_checked(runs):
+    for name in ("modify", "modify_off"):
+        assert runs[name].zeros_by is Maker.LOSS
+        assert said(runs[name])["control"].endswith(
+            "bit-identical, every recorded norm and every weight. Detach changes nothing"
+        )
+
+
+def test_observing_is_checked_against_the_baseline_of_the_same_seed(runs):
+    assert find_baseline(runs["visualize"]).folder.path == runs["baseline"].folder.path
+    assert said(runs["visualize"])["baseline"].endswith("every recorded norm and every weight is bit-identical")
+    lines = runs["baseline"].folder.norms_file
+    before = lines.read_text()
+    try:
+        lines.write_text(before.replace("1", "2", 1))
+        assert "not bit-identical" in said(runs["visualize"])["baseline"]
+    finally:
+        lines.write_text(before)
+
+
+def test_neighbours_that_are_nonsense_are_passed_over(runs):
+    folder = runs["augment"].folder.path.parent
+    for name, text in {"junk": "\0\1", "list": "- scenario: 3", "empty": ""}.items():
+        (folder / name).mkdir()
+        (folder / name / "config.yaml").write_text(text)
+    copy = folder / "broken"
+    copy.mkdir()
+    (copy / "config.yaml").write_text(runs["augment_off"].folder.config_file.read_text())
+    (copy / "summary.json").write_text(json.dumps({"status": "done", "test/acc": "high"}))
+    assert find_control(runs["augment"]).folder.path == runs["augment_off"].folder.path
