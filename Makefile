@@ -20,7 +20,7 @@ test-browser: .venv/browser
 pictures: .venv/browser
 	$(BIN)/python tools/pictures.py logs/pictures
 
-# The experiments of docs/results.md, which take three quarters of an hour, and their figures.
+# The experiments of docs/results.md, which take an hour, and their figures.
 results: .venv/browser
 	$(BIN)/python tools/results.py logs/results
 

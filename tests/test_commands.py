@@ -44,7 +44,7 @@ def test_a_run_ends_with_what_people_want_to_know(trained):
     assert share.strip() == f"{energy} arrives there and goes no further"
     assert maker == "made by        detach: the loss uses these rows, and without detach gradient would reach them"
     assert control == "control        none beside it; the same command with scenario.detach=false makes one"
-    assert weights_ == "weights        their gradient is exactly what it would be without detach"
+    assert weights_ == "weights        on the same batch, their gradient is exactly what it would be without detach"
     where = f"logs/{run.parent.name}/{run.name}"
     assert folder == f"run's folder   {where}"
     assert watch.startswith("watch it ")

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 
 import pytest
+import torch
 from conftest import PROJECT, command
 
 README = (PROJECT / "README.md").read_text()
@@ -77,16 +78,27 @@ def test_every_make_target_of_the_readme_exists(line):
         assert f".venv/bin/python scripts/train.py {' '.join(arguments)}".strip() in result.stdout
 
 
+def test_the_four_lines_of_the_readme_cut_what_they_say():
+    (code,) = [text for kind, text in BLOCKS if kind == "python" and "requires_grad=True)  # θ" in text]
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(784, 10))
+    there = {"torch": torch, "images": torch.randn(4, 28, 28), "network": network, "loss": lambda x: x.square().sum()}
+    exec(code, there)
+    gradient = there["rows"].grad
+    assert not gradient[:14].any()
+    assert (gradient[14:].norm(dim=1) > 0).all()
+
+
 def test_the_readme_is_short_and_its_pictures_are_small():
     assert len(README.splitlines()) < 200
 
 
 def test_every_picture_and_page_that_is_shown_is_there_and_pictures_are_small():
-    links = {
-        page.parent / link
-        for page in (PROJECT / "README.md", *(PROJECT / "docs").glob("*.md"))
-        for link in re.findall(r"\]\(([^):]*)\)", page.read_text())
-    }
+    pages = (PROJECT / "README.md", *(PROJECT / "docs").glob("*.md"))
+    found = [(page, link) for page in pages for link in re.findall(r"\]\(([^):]*)\)", page.read_text())]
+    links = {page.parent / link for page, link in found if not link.startswith("#")}
+    for page, link in found:
+        assert not link.startswith("#") or f'<a id="{link[1:]}"></a>' in page.read_text(), link
     pictures = {link.resolve() for link in links if link.suffix == ".png"}
     assert len(pictures) > 3
     assert all(link.exists() for link in links)

@@ -221,6 +221,18 @@ def test_a_row_atlas_in_numbers():
     )
 
 
+def test_a_row_atlas_says_of_how_many_rows_anything_can_be_told():
+    noise = [0.01, -0.02, 0.015, -0.003]
+    rows = [[0.100, 0.101, 0.102, 0.103], noise, noise[::-1]]  # t = 157, and two below 1
+    losses = [noise, rows[0], [-x for x in rows[0]]]
+    words = describe_atlas(
+        *([*zip(*table, strict=True)] for table in (rows, [[1.0] * 4, [2.0] * 4, [3.0] * 4], losses))
+    )
+    told = "4 seeds can tell of row 0 (1) in accuracy, of rows 1–2 (2) in test loss that it changes anything by itself"
+    assert f"; {told} (paired t-tests, p < 0.05 after correction for the number of rows); lost accuracy" in words
+    assert "can tell of no row in accuracy" in describe_atlas([*zip(noise, noise[::-1], strict=True)], [[1.0, 2.0]] * 4)
+
+
 def test_a_row_atlas_says_in_words_where_there_is_no_order():
     same, rising = [0.25] * 8, [float(row) for row in range(8)]
     assert describe_atlas([rising], [same]).endswith(

@@ -91,7 +91,7 @@ def _lines_on_gradients(run: Run, scenario: Scenario) -> list[tuple[str, str]]:
 
 def _describe_bias(cosine: float, ratio: float) -> str:
     if cosine == ratio == 1:
-        return "their gradient is exactly what it would be without detach"
+        return "on the same batch, their gradient is exactly what it would be without detach"
     return f"their gradient beside the one without detach: cosine {cosine:.4f}, {ratio:.4f} of its norm (means)"
 
 

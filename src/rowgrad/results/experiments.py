@@ -11,6 +11,8 @@ import torch
 
 from rowgrad.results import figures
 from rowgrad.results.names import group_names
+from rowgrad.results.paired import compare, corrected
+from rowgrad.scenario.rows import name_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from rowgrad.results.run import Run
+
+
+LEVEL = 0.05
 
 
 def repair_figure(runs: Mapping[str, Run]) -> tuple[str, Figure] | None:
@@ -51,10 +56,13 @@ def atlas_figure(runs: Sequence[Run]) -> tuple[str, Figure] | None:
     name, (whole, alone, more) = next(iter(atlases.items()))
     lost = [[run.summary["test/acc"] - cut.summary["test/acc"] for cut in alone[seed]] for seed, run in whole.items()]
     shares = [[cut.cut_fraction or 0.0 for cut in alone[seed]] for seed in whole]
+    losses = [
+        [cut.summary["test/loss"] - run.summary["test/loss"] for cut in alone[seed]] for seed, run in whole.items()
+    ]
     words = (
         "Each row alone was cut, with noise in its place: what accuracy that cost against the runs with all rows, and"
         f" which share of the gradient it stopped. Bars end at the mean of {len(whole)} seeds, whiskers are a standard"
-        f" deviation. {describe_atlas(lost, shares)}"
+        f" deviation. {describe_atlas(lost, shares, losses)}"
     )
     if more:
         words += f" Left aside, because a run with the same row and seed came before: {more}."
@@ -93,8 +101,26 @@ def _atlas(runs: Sequence[Run]) -> tuple[dict[int, Run], dict[int, list[Run]], i
     return whole, alone, len(runs) - len(found)
 
 
-def describe_atlas(lost: Sequence[Sequence[float]], shares: Sequence[Sequence[float]]) -> str:
-    """What the bars say together: lost accuracy and stopped shares, a list of rows for each seed."""
+def _told_apart(lost: Sequence[Sequence[float]], losses: Sequence[Sequence[float]]) -> str:
+    """Of how many rows the seeds can tell that they cost anything, in tests of all rows at once."""
+    found = {}
+    for metric, table in {"accuracy": lost, "test loss": losses}.items():
+        tests = [compare(row, [0.0] * len(row)).p for row in zip(*table, strict=True)]
+        if any(p is not None for p in tests):
+            rows = [p is not None and p < LEVEL for p in corrected(tests)]
+            found[metric] = f"of {name_rows(rows)} ({sum(rows)}) in {metric}" if any(rows) else f"of no row in {metric}"
+    if not found:
+        return ""
+    return (
+        f"; {len(lost)} seeds can tell {', '.join(found.values())} that it changes anything by itself (paired t-tests,"
+        f" p < {LEVEL:g} after correction for the number of rows)"
+    )
+
+
+def describe_atlas(
+    lost: Sequence[Sequence[float]], shares: Sequence[Sequence[float]], losses: Sequence[Sequence[float]] = ()
+) -> str:
+    """What the bars say together: lost accuracy, stopped shares and added test loss, a list of rows for each seed."""
     from scipy import stats
 
     mean_lost, mean_share = ([statistics.mean(row) for row in zip(*table, strict=True)] for table in (lost, shares))
@@ -102,6 +128,7 @@ def describe_atlas(lost: Sequence[Sequence[float]], shares: Sequence[Sequence[fl
     if len(lost) > 1:  # an interval needs a spread
         low, high = stats.ttest_1samp([statistics.mean(row) for row in lost], 0).confidence_interval(0.95)
         words += f" (95 % interval over seeds {100 * low:+.2f} to {100 * high:+.2f})"
+        words += _told_apart(lost, losses)
     if min(mean_share) == max(mean_share):
         return f"{words}. It stopped the same share of the gradient in every row, so there is no order to compare."
     if min(mean_lost) == max(mean_lost):
