@@ -3,7 +3,7 @@ PYTHON ?= python3
 ARGS ?=
 BIN := .venv/bin
 
-.PHONY: train test test-browser pictures results bench lint format tensorboard clean
+.PHONY: train test test-browser pictures results bench lint format tensorboard tour clean
 
 train: .venv/ready
 	$(BIN)/python scripts/train.py $(ARGS)
@@ -46,6 +46,10 @@ tensorboard: .venv/ready
 	@echo "TensorBoard's other tabs show new steps after a click on its reload button, or with Settings > Reload data."
 	$(BIN)/tensorboard --logdir logs --samples_per_plugin scalars=10000 --reload_interval 2 $(ARGS)
 
+# A lesson of 45 minutes, in the browser.
+tour: .venv/tour
+	$(BIN)/jupyter-lab docs/tour.ipynb $(ARGS)
+
 # uv resolves everything in one go; its date in pyproject.toml makes that reproducible.
 .venv/ready: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -63,6 +67,10 @@ tensorboard: .venv/ready
 		SUDO=$$([ "$$(id -u)" = 0 ] || echo "sudo -n"); \
 		$$SUDO apt-get update -qq && $$SUDO apt-get install -qq -y --no-install-recommends chromium; \
 	} || { echo "No Chromium here and none could be installed: install it, then again make test-browser"; exit 1; }
+	@touch $@
+
+.venv/tour: .venv/ready
+	@$(BIN)/uv sync --quiet --inexact --group tour --python $(BIN)/python
 	@touch $@
 
 clean:

@@ -35,7 +35,7 @@ DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 # Tests that take long come first, one by one, to whichever process is free; those of any other file stay together,
 # because they share what was trained for them.
 SPREAD = ["test_benchmarks.py", "test_experiments.py", "test_readme.py", "test_invariants.py", "test_mistakes.py"]
-LONG = [*SPREAD[:3], "test_sweep.py", "test_resume.py", "test_commands.py"]
+LONG = [*SPREAD[:3], "test_sweep.py", "test_resume.py", "test_commands.py", "test_tour.py"]
 
 
 def pytest_collection_modifyitems(items):
