@@ -70,7 +70,7 @@ def test_the_maker_of_zeros_is_who_autograd_says_it_is(found, settings):
 def test_the_words_say_that_detach_is_off_where_it_is(detach):
     words = {route: describe_maker(Maker.LOSS, detach=detach, route=route) for route in ("exclude",)}["exclude"]
     assert words.startswith("the loss, not detach: ")
-    assert words.endswith("(here it is off)") != detach
+    assert words.endswith("(detach is off here)") != detach
 
 
 @pytest.fixture(scope="module")

@@ -128,6 +128,7 @@ def test_cut_rows_are_the_grey_of_zero_and_others_are_not(chromium, address, dar
             assert all(pixel[3] == 255 for pixel in line)
     text = frame.locator("article[data-name='augment/tensorboard'] .card").inner_text()
     assert re.search(r"rows 0–13: exactly 0 at every step; \d+\.\d % of the squared gradient that arrives", text)
+    assert "made by detach" in text
     paper, ink = (
         frame.locator(":root").evaluate(f"e => getComputedStyle(e).{name}") for name in ("backgroundColor", "color")
     )

@@ -66,7 +66,7 @@ def describe_maker(found: Maker, *, detach: bool, route: str) -> str:
         return "detach is on copies that only observers see: nothing that is learnt from is cut"
     else:
         return "detach is off: this is the control of the same run with it"
-    return f"{found.value}, not detach: {why}" + ("" if detach else " (here it is off)")
+    return f"{found.value}, not detach: {why}" + ("" if detach else " (detach is off here)")
 
 
 def sentence_on_zeros(found: Maker, *, detach: bool, route: str) -> str:

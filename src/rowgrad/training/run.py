@@ -146,7 +146,8 @@ class Training:
         sentences = [self.module.sentence(), *filter(None, [zeros]), *missing, f"Data set: {self.data.name}."]
         for writer in writers(self.trainer) if self.checkpoint is None else ():
             announce(writer, self.config, sentences, versions(), compares=compares_gradients(self.trainer, self.module))
-            describe(writer, self.config, self.module, self.data.dataset.train.pixels, zeros)
+            known = {"zeros": zeros, "zeros_by": self.summary["zeros_by"]}
+            describe(writer, self.config, self.module, self.data.dataset.train.pixels, **known)
             if recorder_of(self.trainer) is None:  # which writes its own
                 add_layout(writer, layout(means=[], cut=False, curves=True))
         for logger in other_loggers(self.trainer):

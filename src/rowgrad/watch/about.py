@@ -71,7 +71,9 @@ def announce(
         add_record(writer, record)
 
 
-def describe(writer: SummaryWriter, config: DictConfig, module: RowClassifier, images: Tensor, zeros: str) -> None:
+def describe(
+    writer: SummaryWriter, config: DictConfig, module: RowClassifier, images: Tensor, *, zeros: str, zeros_by: str
+) -> None:
     """Writes what the tab *Rows* shows beside a run's heatmaps.
 
     Args:
@@ -80,6 +82,7 @@ def describe(writer: SummaryWriter, config: DictConfig, module: RowClassifier, i
         module: what is trained.
         images: the training images, (N, H, W) or (N, C, H, W) of uint8.
         zeros: who makes them, in a sentence.
+        zeros_by: the same in a word.
     """
     mean = images.reshape(-1, *images.shape[-2:]).mean(0, dtype=torch.float32)
     digit = (mean * (255 / mean.max().clamp_min(1))).byte()
@@ -89,6 +92,7 @@ def describe(writer: SummaryWriter, config: DictConfig, module: RowClassifier, i
         {
             "sentence": module.sentence(),
             "zeros": zeros,
+            "zeros_by": zeros_by,
             "settings": hyperparameters(config),
             "alike": digest_but_for_seed(config),
             "selected": [row for row, chosen in enumerate(module.scenario.chosen) if chosen],

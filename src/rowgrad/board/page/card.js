@@ -30,9 +30,10 @@ export class Card {
     this.state.dataset.state = [...states][0];
     say(this.accuracy, accuracySaid(line));
     say(this.apart, isControl || !control ? "" : differenceSaid(line, control));
-    say(this.sentence, [line.facts.sentence, line.facts.zeros].filter((words) => typeof words === "string").join(" "));
+    say(this.sentence, line.facts.sentence ?? "");
     const error = line.members.find((run) => run.ended && typeof run.facts.error === "string")?.facts.error.replace(/^UserError: /, "");
-    say(this.cut, [isControl ? "the control" : "", cut, biasSaid(line)].filter(Boolean).join("; "));
+    say(this.cut, [isControl ? "the control" : "", cut, makerSaid(line, cut), biasSaid(line)].filter(Boolean).join("; "));
+    this.cut.title = typeof line.facts.zeros === "string" ? line.facts.zeros : "";
     say(this.note, error ?? "");
   }
 }
@@ -68,6 +69,13 @@ function differenceSaid(line, control) {
   if (!own || own[0] !== other?.[0]) return "";
   const apart = 100 * (own[1] - other[1]);
   return `${apart < 0 ? "−" : "+"}${Math.abs(apart).toFixed(2)} against the control`;
+}
+
+/** Who made the zeros, where there are any; why, is said under the mouse. */
+function makerSaid(line, cut) {
+  const maker = line.facts.zeros_by;
+  if (typeof maker !== "string" || maker === "nobody" || !cut.includes("exactly 0")) return "";
+  return maker === "detach" ? "made by detach" : `made by ${maker}, not detach`;
 }
 
 function biasSaid(line) {
