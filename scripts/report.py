@@ -5,11 +5,8 @@ import os
 import sys
 from pathlib import Path
 
-from rich.console import Console
-
-from rowgrad.errors import tell_mistakes_plainly
 from rowgrad.folders import RunFolder, find_run_folders
-from rowgrad.process import commanded
+from rowgrad.process import run_script
 
 
 def main() -> None:
@@ -20,6 +17,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="where the page goes (default: report/ in the runs' common folder)")
     arguments = parser.parse_args()
     folders = find_run_folders(arguments.runs)
+
+    from rich.console import Console
 
     from rowgrad.results.comparison import compare_runs  # late, so that --help and typing mistakes answer at once
     from rowgrad.results.report import write_report
@@ -40,6 +39,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    tell_mistakes_plainly("report")
-    with commanded(at_once=True):
-        main()
+    run_script("report", main)

@@ -1,118 +1,290 @@
 """The article's three scenarios on its own 2x3 tensor, run through the scenario code that training uses.
 
-`python scripts/two_rows.py` prints claim, measurement, verdict. Every gradient is measured and every verdict follows
-from a comparison with a control; nothing is written in.
+`python scripts/two_rows.py` prints claim, loss, gradient by hand, measurement, verdict. What is by hand is worked out
+from the pixels and the target, with no torch in it; every verdict follows from comparing it with what was measured, and
+that with a control. No number is written in but the article's own.
 
 Source: "How does pytorch.detach() affect two rows of pixels?" (2025-01-30).
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
-from torch import Tensor
 
-from rowgrad.process import commanded
-from rowgrad.randomness import Draw
-from rowgrad.scenario.scenario import Scenario
+from rowgrad.process import run_script
 
-PIXELS = torch.tensor([[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]])
+Grid = list[list[float]]
+
+PIXELS: Grid = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+FIRST, SECOND = 0, 1
+ROW = ("first row", "second row")
 
 
-def gradient(loss: Callable[[Tensor], Tensor], **scenario: Any) -> Tensor:
-    """∂L/∂θ (2, 3) of a loss of what the network would see."""
-    rows = torch.zeros(2, 3, requires_grad=True)
+@dataclass(frozen=True)
+class ByHand:
+    """Loss and gradient on paper. The loss is (sum of the pixels that it sees - target)².
+
+    Its derivative by a pixel is 2 · (sum - target) where the pixel itself is among them, and 0 where it is left out, or
+    only a copy that does not lead back is there.
+
+    Attributes:
+        sees: the pixels that the loss sees, row by row; none where it sees none of a row.
+        uses: whether it sees each row itself.
+        target: the article's.
+    """
+
+    sees: Grid
+    uses: tuple[bool, bool]
+    target: float
+
+    @property
+    def total(self) -> float:
+        return sum(map(sum, self.sees))
+
+    @property
+    def loss(self) -> float:
+        return (self.total - self.target) ** 2
+
+    @property
+    def slope(self) -> float:
+        """What each pixel gets that the loss uses."""
+        return 2 * (self.total - self.target)
+
+    @property
+    def gradient(self) -> Grid:
+        return [[self.slope if used else 0.0] * len(PIXELS[row]) for row, used in enumerate(self.uses)]
+
+    def sum_in_words(self) -> str:
+        """As one would write it down: "1 + 2 + 3 = 6"."""
+        return " + ".join(number(pixel) for row in self.sees for pixel in row) + f" = {number(self.total)}"
+
+    def loss_in_words(self) -> str:
+        return f"({number(self.total)} − {number(self.target)})² = {number(self.loss)}"
+
+    def slope_in_words(self) -> str:
+        return f"2 · ({number(self.total)} − {number(self.target)}) = {number(self.slope)}"
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the scenario code and autograd give."""
+
+    loss: float
+    gradient: Grid
+
+    def agrees(self, hand: ByHand) -> bool:
+        """Whether it is what was worked out by hand."""
+        return (self.loss, self.gradient) == (hand.loss, hand.gradient)
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A claim of the article, examined.
+
+    Attributes:
+        title: what is done.
+        claim: what the article says of it.
+        verdict: whether that is so.
+        work: further lines, each a name and words.
+        grids: gradients to be set side by side, by what they are.
+    """
+
+    title: str
+    claim: str
+    verdict: str
+    work: list[tuple[str, str]] = field(default_factory=list)
+    grids: dict[str, Grid] = field(default_factory=dict)
+
+    def text(self) -> str:
+        """All of it, in 80 columns."""
+        from rowgrad.results.tables import hanging
+
+        work = [hanging(name, words) for name, words in self.work]
+        grids = ["", *side_by_side(self.grids), ""] if self.grids else []
+        return "\n".join([self.title, hanging("claim", self.claim), *work, *grids, hanging("verdict", self.verdict)])
+
+
+def measure(target: float, **scenario: Any) -> Measured:
+    """The article's loss of what the network would see, and its gradient by the rows."""
+    from rowgrad.randomness import Draw
+    from rowgrad.scenario.scenario import Scenario
+
+    theta = torch.zeros(2, 3, requires_grad=True)
     route = Scenario.of(**scenario, height=2)
-    loss(route((PIXELS + rows)[None, None], Draw(seed=0, step=0))).backward()
-    assert rows.grad is not None
-    return rows.grad
+    loss = (route((torch.tensor(PIXELS) + theta)[None, None], Draw(seed=0, step=0)).sum() - target) ** 2
+    loss.backward()
+    assert theta.grad is not None
+    return Measured(loss.item(), theta.grad.tolist())
 
 
-def squared_distance(target: float) -> Callable[[Tensor], Tensor]:
-    """The article's loss: (sum of the pixels - target)²."""
-    return lambda pixels: (pixels.sum() - target) ** 2
+def judge(pairs: list[tuple[ByHand, Measured]], verdict: str) -> str:
+    """The verdict, if all that was measured is what was worked out by hand; otherwise that one of them is wrong."""
+    for hand, measured in pairs:
+        if not measured.agrees(hand):
+            by_hand = f"by hand the loss is {number(hand.loss)} and the gradient {hand.gradient}"
+            return f"NONE: {by_hand}, measured {number(measured.loss)} and {measured.gradient}; one of them is wrong"
+    return verdict
 
 
-def modify() -> tuple[str, str, str]:
+def modify() -> Finding:
     """Scenario 1: the second row is detached, doubled and left out of the loss."""
-    rows = {"rows": 1, "operation": "scale 2", "route": "exclude"}
-    cut, control = (gradient(squared_distance(10), **rows, detach=detach) for detach in (True, False))
-    numbers = "numbers right" if cut[0].any() and not cut[1].any() else "numbers wrong"
-    reason = "reason wrong: the loss never uses the row, so it is 0 without detach too"
-    verdict = numbers + (f", {reason}" if torch.equal(cut, control) else ", reason right: without detach it is not 0")
-    claim = "only the first row gets gradient, because the second was detached"
-    return claim, f"{show(cut)}\nwithout detach\n{show(control)}", verdict
+    hand = ByHand([PIXELS[FIRST], []], uses=(True, False), target=10)
+    cut, control = (
+        measure(hand.target, rows=1, operation="scale 2", route="exclude", detach=detach) for detach in (True, False)
+    )
+    numbers = "numbers right" if any(cut.gradient[FIRST]) and not any(cut.gradient[SECOND]) else "numbers wrong"
+    without = "without detach the second row gets"
+    reason = (
+        f"reason wrong: {without} 0 too, because the loss never uses it"
+        if cut == control
+        else f"reason right: {without} {row_of(control.gradient, SECOND)}"
+    )
+    return Finding(
+        "1 modify: the second row is detached, doubled and left out of the loss",
+        "only the first row gets gradient, because the second was detached",
+        judge([(hand, cut), (hand, control)], f"{numbers}, {reason}"),
+        [
+            ("loss", f"(sum of the first row − {number(hand.target)})²"),
+            ("", f"the sum is {hand.sum_in_words()}, the loss {hand.loss_in_words()}; measured {number(cut.loss)}"),
+            ("by hand", f"first row: {hand.slope_in_words()} for each pixel"),
+            ("", f"second row: {row_of(hand.gradient, SECOND)}, as it is not in the loss, detached or not"),
+        ],
+        {"by hand": hand.gradient, "measured": cut.gradient, "without detach": control.gradient},
+    )
 
 
-def visualize() -> tuple[str, str, str]:
+def visualize() -> Finding:
     """Scenario 2: the first row is detached, halved and looked at."""
-    looked = gradient(squared_distance(20), rows=0, operation="scale 0.5", route="observe")
-    alone = gradient(squared_distance(20))
-    verdict = "right" if torch.equal(looked, alone) else "wrong: looking changes the gradient"
-    return "the gradient reaches both rows as if nobody looked", f"{show(looked)}\nnobody looks\n{show(alone)}", verdict
+    hand = ByHand(PIXELS, uses=(True, True), target=20)
+    looked = measure(hand.target, rows=0, operation="scale 0.5", route="observe")
+    alone = measure(hand.target)
+    verdict = "right" if looked == alone else "wrong: looking changes the gradient"
+    return Finding(
+        "2 visualize: the first row is detached, halved and only looked at",
+        "the gradient reaches both rows as if nobody looked",
+        judge([(hand, looked), (hand, alone)], verdict),
+        [
+            ("loss", f"(sum of all pixels − {number(hand.target)})²; the halved copy is not in it"),
+            ("", f"the sum is {hand.sum_in_words()}, the loss {hand.loss_in_words()}; measured {number(looked.loss)}"),
+            ("by hand", f"both rows: {hand.slope_in_words()} for each pixel"),
+        ],
+        {"by hand": hand.gradient, "measured": looked.gradient, "nobody looks": alone.gradient},
+    )
 
 
-def augment_as_published() -> tuple[str, str, str]:
+def augment_as_published() -> Finding:
     """Scenario 3 as the article has it: the row is replaced inside the leaf tensor."""
-    leaf = PIXELS.clone().requires_grad_()
+    leaf = torch.tensor(PIXELS, requires_grad=True)
     try:
         leaf[0, :] = leaf[0, :].detach() + 1
-        squared_distance(20)(leaf).backward()
-        measured, verdict = show(leaf.grad), "runs"
+        ((leaf.sum() - 20) ** 2).backward()
+        assert leaf.grad is not None
+        measured, verdict = str(leaf.grad.tolist()), "it runs"
     except RuntimeError as error:
         measured, verdict = f"RuntimeError: {error}", "does not run"
-    return "the row can be replaced in place", measured, verdict
+    title = "3 augment, as published: the first row is replaced inside the tensor"
+    return Finding(title, "the row can be replaced in place", verdict, [("measured", measured)])
 
 
-def augment() -> tuple[str, str, str]:
+def augment() -> Finding:
     """Scenario 3 with a new tensor: the first row is detached, shifted by +1 and fed to the loss."""
-    replaced = gradient(squared_distance(20), rows=0, operation="shift 1")
-    alone = gradient(squared_distance(20))
+    shifted = [[pixel + 1 for pixel in PIXELS[FIRST]], PIXELS[SECOND]]
+    hand = ByHand(shifted, uses=(False, True), target=20)
+    hand_without = ByHand(shifted, uses=(True, True), target=20)
+    hand_claimed = ByHand(PIXELS, uses=(True, True), target=20)
+    replaced, control = (measure(hand.target, rows=0, operation="shift 1", detach=detach) for detach in (True, False))
+    alone = measure(hand.target)
+    gets, others = replaced.gradient, alone.gradient
     faults = []
-    if not torch.equal(replaced[0], alone[0]):
-        faults.append(f"the replaced row gets {replaced[0, 0]:g}, not {alone[0, 0]:g}")
-    if not torch.equal(replaced[1], alone[1]):
-        faults.append(f"the loss sees augmented values, so the other row gets {replaced[1, 0]:g}, not {alone[1, 0]:g}")
+    if gets[FIRST] != others[FIRST]:
+        faults.append(f"the replaced row gets {row_of(gets, FIRST)}, not {row_of(others, FIRST)}")
+    if gets[SECOND] != others[SECOND]:
+        seen = "the loss sees augmented values, so the other row gets"
+        faults.append(f"{seen} {row_of(gets, SECOND)}, not {row_of(others, SECOND)}")
     counted = {0: "right", 1: "wrong: ", 2: "wrong twice: "}[len(faults)] + "; ".join(faults)
-    claim = "backpropagation goes on as if the augmentation did not occur"
-    return claim, f"{show(replaced)}\nno augmentation\n{show(alone)}", counted
+    if gets[FIRST] != control.gradient[FIRST]:
+        counted += f". The {row_of(gets, FIRST)} is detach's doing: without it {row_of(control.gradient, FIRST)}"
+    return Finding(
+        "3 augment, out of place: the first row is detached, shifted by +1 and replaced",
+        "backpropagation goes on as if the augmentation did not occur",
+        judge([(hand, replaced), (hand_without, control), (hand_claimed, alone)], counted),
+        [
+            ("loss", f"(sum of the shifted first row and the second row − {number(hand.target)})²"),
+            (
+                "",
+                f"the sum is {hand.sum_in_words()}, the loss {hand.loss_in_words()}; measured {number(replaced.loss)}",
+            ),
+            ("by hand", f"first row: {row_of(hand.gradient, FIRST)}, as only a detached copy of it is in the loss"),
+            ("", f"second row: {hand.slope_in_words()} for each pixel"),
+            ("", f"had nothing been augmented: {hand_claimed.slope_in_words()} for each pixel of both"),
+        ],
+        {
+            "by hand": hand.gradient,
+            "measured": gets,
+            "without detach": control.gradient,
+            "not augmented": others,
+        },
+    )
 
 
-def storage() -> tuple[str, str, str]:
+def storage() -> Finding:
     """What the article leaves out: the detached row is the original's own memory."""
-    leaf = PIXELS.clone().requires_grad_()
-    leaf[0].detach().mul_(100)
-    changed = not torch.equal(leaf, PIXELS)
-    verdict = "right, and left out: changing it in place changes the original, silently" if changed else "wrong: a copy"
-    return "a detached tensor shares the data", f"after detached row 0 × 100\n{show(leaf)}", verdict
+    factor = 100
+    leaf = torch.tensor(PIXELS, requires_grad=True)
+    leaf[FIRST].detach().mul_(factor)
+    after = leaf.tolist()
+    if after == PIXELS:
+        verdict = "wrong: it is a copy"
+    elif after == [[pixel * factor for pixel in PIXELS[FIRST]], PIXELS[SECOND]]:
+        verdict = "right, and left out: changing it in place changes the original, silently"
+    else:
+        verdict = "NONE: the original is changed, but not as its copy was"
+    return Finding(
+        f"storage: the first row is detached, and that is multiplied by {factor} in place",
+        "a detached tensor shares the data",
+        verdict,
+        grids={"pixels before": PIXELS, "pixels after": after},
+    )
 
 
-def show(values: Tensor | None) -> str:
-    """A tensor (2, 3) as nested lists."""
-    assert values is not None
-    rows = [",".join(f"{value:g}" for value in row) for row in values.detach().tolist()]
-    return "[" + ",".join(f"[{row}]" for row in rows) + "]"
+def number(value: float) -> str:
+    """A number as one writes it."""
+    return f"{value:g}".replace("-", "−")
+
+
+def row_of(grid: Grid, row: int) -> str:
+    """What the pixels of a row have: one number where they have the same."""
+    values = [number(value) for value in grid[row]]
+    return values[0] if len(set(values)) == 1 else ", ".join(values)
+
+
+def side_by_side(grids: dict[str, Grid]) -> list[str]:
+    """Grids of two rows beside each other, under their names."""
+    widest = max(len(number(value)) for grid in grids.values() for row in grid for value in row)
+    columns = [
+        [name, *(" ".join(f"{number(value):>{widest}}" for value in row) for row in grid)]
+        for name, grid in grids.items()
+    ]
+    lines = zip(*columns, strict=True)
+    return [
+        "".join([f"{start:16}", *(f"{cell:16}" for cell in line)]).rstrip()
+        for start, line in zip(("", *ROW), lines, strict=True)
+    ]
+
+
+EXAMINED: tuple[Callable[[], Finding], ...] = (modify, visualize, augment_as_published, augment, storage)
 
 
 def main() -> None:
-    """Prints the table."""
-    table = Table(title="The article, executed", show_lines=True, caption=f"PyTorch {torch.__version__}")
-    for column in ("scenario", "claim", "measured gradient", "verdict"):
-        table.add_column(column, width=23 if column == "measured gradient" else None)
-    examined = {
-        "1 modify": modify,
-        "2 visualize": visualize,
-        "3 augment, as published": augment_as_published,
-        "3 augment, out of place": augment,
-        "storage": storage,
-    }
-    for name, examine in examined.items():
-        table.add_row(name, *examine())
-    Console(markup=False).print(table)
+    """Prints all of it."""
+    print('The article "How does pytorch.detach() affect two rows of pixels?" (2025-01-30),')
+    print(f"executed with PyTorch {torch.__version__}. Its two rows of pixels:\n")
+    print("\n".join(side_by_side({"": PIXELS})))
+    for examine in EXAMINED:
+        print(f"\n\n{examine().text()}")
 
 
 if __name__ == "__main__":
-    with commanded(at_once=True):
-        main()
+    run_script("execute the article", main)

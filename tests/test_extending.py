@@ -75,7 +75,7 @@ def test_a_network_is_trained_resumed_and_evaluated_by_whoever_trusts_it(tmp_pat
     assert "my_network.RowMixer" in refused.stderr
     assert refused.stderr.endswith("If it is yours: trust=[my_network].\n")
     assert len(refused.stderr.splitlines()) == 1
-    trusted = command(*evaluate, "--trust", "my_network", cwd=tmp_path)
+    trusted = command(*evaluate, "--trust", "my_network", "--format", "json", cwd=tmp_path)
     assert json.loads(trusted.stdout)["test/acc"] == facts["test/acc"]
     resume = [f"resume={run}", "trainer.max_steps=8"]
     assert "If it is yours: trust=[my_network]." in command(LAUNCHER, *resume, cwd=tmp_path).stderr
@@ -95,7 +95,8 @@ def test_a_data_set_of_another_size_with_three_channels(tmp_path):
     assert state["theta"].shape == (3, 20, 16)
     report = command(PROJECT / "scripts" / "report.py", run, "--out", tmp_path / "report", cwd=tmp_path)
     assert report.returncode == 0, report.stderr
-    trusted = command(PROJECT / "scripts" / "evaluate.py", run, "--trust", "stripes", cwd=tmp_path)
+    evaluate = [PROJECT / "scripts" / "evaluate.py", run, "--trust", "stripes", "--format", "json"]
+    trusted = command(*evaluate, cwd=tmp_path)
     assert json.loads(trusted.stdout)["test/acc"] == facts["test/acc"]
 
 

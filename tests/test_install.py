@@ -206,12 +206,14 @@ def test_what_needs_the_pipeline_says_how_to_install_it(tapped):
         assert told[name] == f"this needs packages that are not installed ({', '.join(PIPELINE)}): {LINE}"
 
 
-def test_the_command_without_the_pipeline_is_told_so_in_one_line(without, tmp_path):
-    for words in (["-m", "rowgrad", "scenario=augment"], [PROJECT / "scripts" / "train.py"]):
-        result = python(without, *words, cwd=tmp_path)
+def test_every_command_without_the_pipeline_is_told_so_in_one_line(without, tmp_path):
+    commands = {(script, "RUN"): script.removesuffix(".py") for script in ("train.py", "evaluate.py", "report.py")}
+    commands |= {("two_rows.py",): "execute the article", ("-m", "rowgrad", "scenario=augment"): "train"}
+    for (first, *others), action in commands.items():
+        result = python(without, first if first == "-m" else PROJECT / "scripts" / first, *others, cwd=tmp_path)
         assert result.returncode == 1
         assert len(result.stderr.splitlines()) == 1
-        assert result.stderr.startswith("Cannot train: this needs packages that are not installed (")
+        assert result.stderr.startswith(f"Cannot {action}: this needs packages that are not installed (")
         assert result.stderr.endswith(f": {LINE}\n")
     assert [path.name for path in tmp_path.iterdir()] == []
 

@@ -11,8 +11,10 @@ import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from rowgrad.errors import need_pipeline, tell_mistakes_plainly
+
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
     from types import FrameType
 
 INTERRUPTED = 130
@@ -132,6 +134,19 @@ def commanded(*, at_once: bool = False) -> Generator[None]:
         SIGNALS.check()
     except Interrupted:
         sys.exit(INTERRUPTED)
+
+
+def run_script(action: str, main: Callable[[], None]) -> None:
+    """Runs a script that has nothing to lose: a mistake, or packages that are missing, are one plain line.
+
+    Args:
+        action: what it does, as in "evaluate".
+        main: does it; there, and not before, it imports what the extra `pipeline` installs.
+    """
+    tell_mistakes_plainly(action)
+    need_pipeline()
+    with commanded(at_once=True):
+        main()
 
 
 class _Outliving(io.FileIO):

@@ -104,11 +104,16 @@ class RowClassifier(pl.LightningModule):
 
     def forward(self, images: Tensor, draw: Draw) -> Tensor:
         """Normalised images x (B, C, H, W) -> logits (B, classes), or (B, H, classes): a prediction after each row."""
-        step = draw.step if self.training else max(self.trained, self.global_step, 1) - 1
+        step = draw.step if self.training else self.last_step
         rows = self.row(self.corruption(images) + self.theta)
         seen = self.input(self.scenario(rows, draw, step))
         edges = self.scenario.edges(len(images), draw, step)
         return self.network(seen, edges) if edges else self.network(seen)
+
+    @property
+    def last_step(self) -> int:
+        """The last optimizer step that was trained, by which the scenario's schedule goes in evaluation."""
+        return max(self.trained, self.global_step, 1) - 1
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The micro-batch's share of the loss and the accuracy of one optimizer step."""

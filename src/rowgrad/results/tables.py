@@ -3,7 +3,18 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 from dataclasses import dataclass
+
+WIDTH = 80
+
+
+def hanging(name: str, words: str) -> str:
+    """A name and words beside it, wrapped so that they stay beside it in 80 columns."""
+    indent = " " * 16
+    return textwrap.fill(
+        f"{name:16}{words}", WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,14 @@ class Unchanged(Operation):
 
 
 @dataclass(frozen=True)
+class Named(Operation):
+    """One that is not made: its name alone, for words about it."""
+
+    name: str
+    words = "put through {name}"
+
+
+@dataclass(frozen=True)
 class Shift(Operation):
     """x + offset."""
 

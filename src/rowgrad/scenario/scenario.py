@@ -128,8 +128,12 @@ class Scenario(nn.Module):
         }
 
     def _is_due(self, draw: Draw, step: int | None) -> bool:
-        in_phase = self.training or self.when == "train and eval"
-        return in_phase and self.at_work(draw.step if step is None else step)
+        return (self.training or self.in_evaluation) and self.at_work(draw.step if step is None else step)
+
+    @property
+    def in_evaluation(self) -> bool:
+        """Whether validation and test images go through it too."""
+        return self.when == "train and eval"
 
     def at_work(self, step: int) -> bool:
         """Whether the schedule has the scenario at work at an optimizer step."""

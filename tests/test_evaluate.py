@@ -1,0 +1,211 @@
+"""A run tested again: the table, the numbers beside the reported ones, and the words for a scenario that is swapped."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import PROJECT, command, configure, train
+
+from rowgrad.results.evaluation import Evaluation
+from rowgrad.scenario.scenario import Scenario
+from rowgrad.training.run import load_run
+
+EVALUATE = PROJECT / "scripts" / "evaluate.py"
+QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null", "callbacks.pictures=null"]
+
+
+@pytest.fixture(scope="module")
+def modified(tmp_path_factory):
+    """A run in which rows 14-27 are hidden from the network, in validation and test too."""
+    folder = tmp_path_factory.mktemp("modified") / "run"
+    train(configure(*QUICK, "scenario=modify", "trainer.max_epochs=3"), folder)
+    return folder
+
+
+def summary(run):
+    return json.loads((run / "summary.json").read_text())
+
+
+def evaluated(run, *more):
+    result = command(EVALUATE, run, *more, cwd=run.parent)
+    assert result.returncode == 0, result.stderr
+    assert max(map(len, result.stdout.splitlines())) <= 80
+    return result.stdout
+
+
+def numbers(printed):
+    """Name -> what stands beside it in the table."""
+    found = {}
+    for line in printed.split("\n\n")[1].splitlines()[1:]:
+        name, *values = line.strip().split("  ")
+        found[name] = " ".join(values).split()
+    return found
+
+
+def by_hand(run, change):
+    """Accuracy and loss of the run's network on its test images, changed by a function, without the scenario's code."""
+    _, data, module = load_run(run)
+    dataset = data.dataset
+    images = (dataset.test.pixels[:, None] / 255 - dataset.mean) / dataset.std + module.theta
+    with torch.no_grad():
+        logits = module.network.eval()(change(images.clone(), -dataset.mean / dataset.std))
+    loss = torch.nn.functional.cross_entropy(logits, dataset.test.labels)
+    return (logits.argmax(1) == dataset.test.labels).float().mean().item(), loss.item()
+
+
+def black_below(images, black):
+    images[:, :, 14:] = black
+    return images
+
+
+def shifted_above(images, _):
+    images[:, :, :14] += 1
+    return images
+
+
+def test_the_table_has_the_runs_own_numbers_beside_those_it_reported(modified):
+    printed, facts = evaluated(modified), summary(modified)
+    accuracy, loss = by_hand(modified, black_below)
+    assert facts["test/acc"] == pytest.approx(accuracy)
+    assert numbers(printed) == {
+        "test accuracy": [f"{accuracy:.2%}", f"{facts['test/acc']:.2%}", "same"],
+        "rows changed in every image": [f"{accuracy:.2%}", f"{facts['test/acc_operated']:.2%}", "same"],
+        "test loss": [f"{loss:.4f}", f"{facts['test/loss']:.4f}", "same"],
+    }
+    assert "run             run: last.ckpt, after 33 steps; data set digits\n" in printed
+    assert "evaluated with  the same scenario\n" in printed
+    assert "test accuracy   The network saw black in rows 14–27.\n" in printed
+
+
+def test_a_swapped_scenario_shows_the_rows_that_were_hidden_and_says_so(modified):
+    printed, facts = evaluated(modified, "--scenario", "augment"), summary(modified)
+    (accuracy, loss), (shifted, _) = by_hand(modified, lambda images, _: images), by_hand(modified, shifted_above)
+    before = facts["test/acc"]
+    assert accuracy != before != shifted
+    assert numbers(printed) == {
+        "test accuracy": [f"{accuracy:.2%}", f"{before:.2%}", f"{100 * (accuracy - before):+.2f}", "points"],
+        "rows changed in every image": [
+            f"{shifted:.2%}", f"{before:.2%}", f"{100 * (shifted - before):+.2f}", "points",
+        ],
+        "test loss": [f"{loss:.4f}", f"{facts['test/loss']:.4f}", f"{loss - facts['test/loss']:+.4f}"],
+    }  # fmt: skip
+    words = " ".join(printed.split())
+    assert "trained with modify: Rows 14–27 are detached, scaled by 2 for observers only;" in words
+    assert "evaluated with augment: Rows 0–13 are detached, shifted by +1 with probability 0.5 and fed" in words
+    assert words.endswith(
+        "test accuracy In the run's own test, the network saw black in rows 14–27; now it sees the images as they are"
+        " (augment works in training only). In training it never saw rows 14–27; here it does."
+        " rows changed In the run's own test, the network saw black in rows 14–27; now it sees rows 0–13 shifted by +1,"
+        " in every image."
+    )
+
+
+def test_json_is_for_machines(modified):
+    metrics = json.loads(evaluated(modified, "--format", "json"))
+    assert metrics == {key: summary(modified)[key] for key in ("test/acc", "test/acc_operated", "test/loss")}
+    swapped = json.loads(evaluated(modified, "--format", "json", "--scenario", "baseline"))
+    assert swapped["test/acc"] == swapped["test/acc_operated"] == pytest.approx(by_hand(modified, lambda x, _: x)[0])
+
+
+def test_an_older_checkpoint_is_set_beside_what_the_last_one_reported(modified):
+    printed = evaluated(modified / "checkpoints" / "previous.ckpt")
+    assert "previous.ckpt, after 22 steps (it reported those after 33)" in " ".join(printed.split())
+    assert numbers(printed)["test loss"][1] == f"{summary(modified)['test/loss']:.4f}"
+    assert "same" not in printed.split("\n\n")[1]
+
+
+def test_a_scenario_that_does_not_exist_is_one_line(modified):
+    mistaken = command(EVALUATE, modified, "--scenario", "basline", cwd=modified)
+    assert mistaken.returncode == 1
+    assert mistaken.stderr == (
+        "Cannot evaluate: there is no scenario basline. Accepted: augment, baseline, modify, truncate, visualize.\n"
+    )
+
+
+# ---- the words, of scenarios that no run is trained for
+
+SCENARIOS = {
+    "baseline": Scenario.of(name="baseline", height=28),
+    "visualize": Scenario.of(name="visualize", rows="0:14", operation="scale 0.5", route="observe", height=28),
+    "augment": Scenario.of(name="augment", rows="0:14", operation="shift 1", probability=0.5, height=28),
+    "always": Scenario.of(name="always", rows=3, operation="flip", probability=0.5, when="train and eval", height=28),
+    "hidden": Scenario.of(name="hidden", rows="14:28", route="exclude", height=28),
+    "blind": Scenario.of(name="blind", rows="14:28", route="exclude", when="train and eval", height=28),
+    "higher": Scenario.of(name="higher", rows="7:21", route="exclude", when="train and eval", height=28),
+    "late": Scenario.of(name="late", rows=3, route="exclude", when="train and eval", from_step=50, height=28),
+    "drawn": Scenario.of(name="drawn", rows="0:14", random_rows=5, operation="erase", height=28),
+}
+METRICS = {"test/loss": 0.5, "test/acc": 0.75, "test/acc_operated": 0.5}
+
+
+def words(own, used):
+    said = Evaluation(SCENARIOS[own], SCENARIOS[used], 10, METRICS, {}, "run").text().split("\n\n")[2]
+    return " ".join(said.split())
+
+
+UNTOUCHED = "the images as they are"
+TRAINING = "works in training only"
+DRAWN = "5 of rows 0–13 (drawn for each image) erased to 0"
+LOWER, HIGHER = "black in rows 14–27", "black in rows 7–20"
+NEVER = "In training it never saw rows {}; here it does."
+SAID = {
+    "baseline": (UNTOUCHED, None),
+    "visualize": (UNTOUCHED, None),
+    "augment": (f"{UNTOUCHED} (augment {TRAINING})", "rows 0–13 shifted by +1"),
+    "always": ("row 3 flipped from left to right with probability 0.5", "row 3 flipped from left to right"),
+    "hidden": (f"{UNTOUCHED} (hidden {TRAINING}). {NEVER.format('14–27')[:-1]}", "black in rows 14–27"),
+    "late": (f"{UNTOUCHED} (late is not at work at step 10)", "black in row 3"),
+}
+SWAPPED = {
+    ("baseline", "visualize"): [
+        f"No change: the network sees {UNTOUCHED}.",
+        f"No change: the network sees {UNTOUCHED}.",
+    ],
+    ("blind", "higher"): [
+        f"In the run's own test, the network saw {LOWER}; now it sees {HIGHER}. {NEVER.format('21–27')}",
+        f"In the run's own test, the network saw {LOWER}; now it sees {HIGHER}, in every image.",
+    ],
+    ("baseline", "drawn"): [
+        f"No change: the network sees {UNTOUCHED} (drawn {TRAINING}).",
+        f"In the run's own test, the network saw {UNTOUCHED}; now it sees {DRAWN}, in every image.",
+    ],
+}
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_what_the_network_saw_is_said_by_route_phase_and_schedule(name):
+    accuracy, changed = SAID[name]
+    changed = "None: the same images." if changed is None else f"The network saw {changed}, in every image."
+    assert words(name, name) == f"test accuracy The network saw {accuracy}. rows changed {changed}"
+
+
+@pytest.mark.parametrize(("own", "used"), SWAPPED)
+def test_what_a_swap_changes_is_said_by_route_phase_and_schedule(own, used):
+    accuracy, changed = SWAPPED[own, used]
+    swap = "the swap Weights are the run's; only what the network is shown in the test is changed."
+    assert words(own, used) == f"{swap} test accuracy {accuracy} rows changed {changed}"
+
+
+def test_a_run_that_reported_nothing_and_a_difference_however_small_are_told():
+    evaluation = Evaluation(SCENARIOS["baseline"], SCENARIOS["baseline"], 10, METRICS | {"test/f1": 0.25}, {}, "run")
+    assert numbers(evaluation.text())["test/f1"] == ["0.2500", "nothing"]
+    small = replace(evaluation, reported={"test/acc": 0.75 + 1e-8, "test/loss": 0.5 - 3e-7})
+    assert numbers(small.text())["test accuracy"] == ["75.00%", "75.00%", "-1e-06", "points"]
+    assert numbers(small.text())["test loss"] == ["0.5000", "0.5000", "+3e-07"]
+
+
+def test_an_operation_that_is_not_trusted_is_called_by_its_name(modified, tmp_path):
+    folder = Path(tmp_path / "run")
+    folder.mkdir()
+    for file in ("config.yaml", "summary.json", "checkpoints"):
+        (folder / file).symlink_to(modified / file)
+    (folder / "config.yaml").unlink()
+    text = (modified / "config.yaml").read_text()
+    assert "  operation: scale 2\n" in text
+    (folder / "config.yaml").write_text(
+        text.replace("  operation: scale 2\n", "  operation:\n    _target_: mine.Half\n")
+    )
+    printed = " ".join(evaluated(folder, "--scenario", "baseline").split())
+    assert "trained with modify: Rows 14–27 are detached, put through mine.Half for observers only" in printed
