@@ -281,7 +281,7 @@ def main() -> None:
     """Prints all of it."""
     print('The article "How does pytorch.detach() affect two rows of pixels?" (2025-01-30),')
     print(f"executed with PyTorch {torch.__version__}. Its two rows of pixels:\n")
-    print("\n".join(side_by_side({"": PIXELS})))
+    print("\n".join(side_by_side({"": PIXELS})[1:]))
     for examine in EXAMINED:
         print(f"\n\n{examine().text()}")
 
