@@ -8,8 +8,8 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 
 from rowgrad.errors import UserError, tell_mistakes_plainly
+from rowgrad.files import configs_folder
 from rowgrad.process import commanded
-from rowgrad.training.command import configs_folder
 
 
 def main() -> None:

@@ -1,0 +1,150 @@
+"""Settings side by side as pictures of rows: norms over steps, and θ. Plain matplotlib: nothing is measured here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import LogNorm, Normalize
+
+from rowgrad.results.sheets import LINE, Canvas, Key, Sheet, count_steps, wrapped
+from rowgrad.watch.drawing import SELECTED, ZERO, draw_heatmap, draw_theta, title_of
+from rowgrad.watch.quantities import ARRIVES, REACHES, Quantity
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+BAR = 4.4  # ems that a colour scale needs
+SMALL = 0.88  # of what stands below a name
+
+Wall = "Mapping[str, tuple[Tensor, Mapping[str, Tensor], Sequence[bool]]]"
+
+
+def compared_heatmaps(wall: Wall, scale: LogNorm, words: Mapping[str, str], verdict: str, sheet: Sheet) -> Figure:
+    """Row and input gradient norms of several settings, all on one colour scale, below their names.
+
+    Args:
+        wall: steps (T,), norms (T, H) by their names, and the selected rows, by the setting's name.
+        scale: of the colours.
+        words: what stands below each name.
+        verdict: what stands above the figure.
+        sheet: to draw for.
+    """
+    em, across = sheet.em, 1 if sheet.narrow or len(wall) <= 2 else 2  # noqa: PLR2004
+    down = -(-len(wall) // across)
+    step = (sheet.width - em) / across
+    room = step - 5 * em
+    most = 1 if sheet.fixed else 2
+    heads = {
+        name: (wrapped(name, room, sheet.text, most, "bold"), wrapped(words[name], room, sheet.text * SMALL, most + 1))
+        for name in wall
+    }
+    top = max(len(a) + SMALL * len(b) for a, b in heads.values()) * LINE * em + 0.5 * em
+    width = (room - 1.2 * em) / 2
+    titles = [wrapped(title_of(quantity), width, sheet.text * 0.92, 4) for quantity in (REACHES, ARRIVES)]
+    title = max(map(len, titles)) * LINE * 0.92 * em + 0.5 * em
+    tall = (1.45 if across == 1 and not sheet.narrow else 1.0) + top + 2.1 * em
+    canvas = Canvas(sheet, verdict, title + down * tall + 1.2 * em, _key(sheet, wall), BAR * em)
+    tall = (canvas.body - title - 1.2 * em) / down
+    for column in range(across):
+        for place, lines in enumerate(titles):
+            canvas.words(_left(canvas, step, column) + place * (width + 1.2 * em), canvas.top, lines, sheet.text * 0.92)
+    for number, (name, (steps, norms, selected)) in enumerate(wall.items()):
+        x, y = _left(canvas, step, number % across), canvas.top + title + number // across * tall
+        canvas.words(x, y, heads[name][0], weight="bold")
+        canvas.words(x, y + len(heads[name][0]) * LINE * em, heads[name][1], sheet.text * SMALL)
+        last = number + across >= len(wall)
+        for place, quantity in enumerate((REACHES, ARRIVES)):
+            panel = canvas.axes(x + place * (width + 1.2 * em), y + top, width, tall - top - 2.1 * em)
+            if quantity in norms:
+                draw_heatmap(panel, steps, norms[quantity], selected, scale)
+            else:
+                panel.text(0.5, 0.5, "not recorded", ha="center", transform=panel.transAxes, fontsize=sheet.text)
+                panel.set(xticks=[], yticks=[])
+            _label(panel, canvas, "optimizer step" if last else "", left=not place)
+    _bar(canvas, ScalarMappable(scale, "viridis"), Quantity.unit)
+    return canvas.figure
+
+
+def _left(canvas: Canvas, step: float, column: int) -> float:
+    return 4.4 * canvas.em + column * step
+
+
+def _label(panel: Axes, canvas: Canvas, label: str, *, left: bool) -> None:
+    if panel.images:
+        count_steps(panel, canvas, label)
+    if left:
+        panel.set_ylabel("image row", fontsize=canvas.sheet.text * SMALL)
+    else:
+        panel.set_yticklabels([])
+
+
+def _key(sheet: Sheet, wall: Wall) -> Key:
+    entries = [("exactly 0", {"color": ZERO, "lw": sheet.text, "solid_capstyle": "butt"})]
+    if any(any(selected) for _, _, selected in wall.values()):
+        entries.append(("selected rows", {"color": SELECTED, "lw": 4}))
+    return Key(sheet, entries)
+
+
+def _bar(canvas: Canvas, colors: ScalarMappable, label: str) -> None:
+    """A colour scale below the panels."""
+    em, low, high = canvas.em, *colors.get_clim()
+    left = 4.4 * em
+    bar = canvas.axes(left, canvas.bottom + 0.5 * em, canvas.sheet.width - left - 3 * em, 0.8 * em)
+    ticks = np.linspace(low, high, 5)
+    if isinstance(colors.norm, LogNorm):
+        powers = 10.0 ** np.arange(np.ceil(np.log10(low)), np.floor(np.log10(high)) + 1)
+        ticks = powers[:: len(powers) // 7 + 1] if len(powers) > 1 else np.array([low, high])
+    bar.imshow(np.linspace(0, 1, 256)[None], cmap=colors.cmap, aspect="auto", extent=(0, 1, 0, 1))
+    bar.set_yticks([])
+    bar.set_xticks(np.asarray(colors.norm(ticks)), [f"{tick:.2g}" for tick in ticks])
+    bar.set_xlabel(label, fontsize=canvas.sheet.text * SMALL, labelpad=1)
+
+
+def compared_theta(thetas: Mapping[str, tuple[Tensor, Sequence[bool]]], verdict: str, sheet: Sheet) -> Figure:
+    """θ (C, H, W) of several settings on one colour scale, with the selected rows, by the setting's name."""
+    limit = max(float(theta.abs().max()) for theta, _ in thetas.values()) or 1.0
+    canvas, panels = named_grid([[name] for name in thetas], 1.75, verdict, sheet, _theta_key(sheet, thetas), BAR)
+    for panel, (theta, selected) in zip(panels, thetas.values(), strict=True):
+        draw_theta(panel, theta, selected, limit)
+    _bar(canvas, ScalarMappable(Normalize(-limit, limit), "PuOr"), "θ, normalised pixels")
+    return canvas.figure
+
+
+def _theta_key(sheet: Sheet, thetas: Mapping[str, tuple[Tensor, Sequence[bool]]]) -> Key | None:
+    selected = any(any(rows) for _, rows in thetas.values())
+    return Key(sheet, [("selected rows", {"color": SELECTED, "lw": 4})]) if selected else None
+
+
+def named_grid(
+    names: Sequence[Sequence[str]], tall: float, verdict: str, sheet: Sheet, key: Key | None, foot: float = 0.0
+) -> tuple[Canvas, list[Axes]]:
+    """Panels below names, four side by side, or two on a narrow sheet.
+
+    Args:
+        names: paragraphs above each panel.
+        tall: height of a panel where there is room, inches.
+        verdict: what stands above all.
+        sheet: to draw for.
+        key: below all.
+        foot: further ems below the panels.
+    """
+    em, across = sheet.em, min(len(names), 2 if sheet.narrow else 4)
+    down = -(-len(names) // across)
+    step, size = (sheet.width - em) / across, sheet.text * SMALL
+    lines = [[line for part in parts for line in wrapped(part, step - 3 * em, size, 3)] for parts in names]
+    top = (max(map(len, lines)) * LINE * SMALL + 0.4) * em
+    below = 2.4 * em
+    canvas = Canvas(sheet, verdict, down * (top + tall + below), key, foot * em)
+    tall = canvas.body / down - top - below
+    panels = []
+    for number, head in enumerate(lines):
+        x, y = 2.6 * em + number % across * step, canvas.top + number // across * (canvas.body / down)
+        canvas.words(x, y, head, size)
+        panels.append(canvas.axes(x, y + top, step - 3 * em, tall))
+    return canvas, panels
