@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.ticker import NullFormatter, NullLocator
 
 from rowgrad.results.heatmaps import SMALL, named_grid
-from rowgrad.results.sheets import Canvas, Key, Sheet, count_steps
+from rowgrad.results.sheets import Canvas, Key, Sheet, count_steps, logarithms
 from rowgrad.watch.drawing import INK, OTHER, SELECTED, ZERO, mark_selected, title_of
 from rowgrad.watch.quantities import ARRIVES, REACHES, Quantity
 
@@ -37,7 +37,7 @@ def learning_curves(curves: Mapping[str, Mapping[str, Curves]], verdict: str, sh
         sheet: to draw for.
     """
     canvas = side_by_side(2, curves, verdict, sheet)
-    panels = canvas.panels(["Loss: training batches (lines), validation (dots)", "Accuracy, %: the same"])
+    panels = canvas.panels(["Loss, training (lines) and validation (dots)", "Accuracy in %, training and validation"])
     for panel, metric in zip(panels, ("loss", "acc"), strict=True):
         factor = 100 if metric == "acc" else 1
         for setting, style in zip(curves.values(), styles(len(curves)), strict=True):
@@ -72,7 +72,7 @@ def row_profiles(profiles: Mapping[str, Mapping[str, Tensor]], verdict: str, she
                 with_band(panel, np.arange(values.shape[1]), values, style, sheet, marker="o", ms=0.3 * sheet.text)
         count_rows(panel, canvas, profiles)
         panel.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
-    panels[0].set_ylabel(f"mean over steps,\n{Quantity.unit}", fontsize=sheet.text * SMALL)
+    panels[0].set_ylabel(Quantity.unit, fontsize=sheet.text * SMALL)
     return canvas.figure
 
 
@@ -113,14 +113,7 @@ def styles(count: int) -> list[dict[str, Any]]:
 def label_logarithms(panel: Axes) -> None:
     """A logarithmic y axis whose labels are plain numbers, three to seven of them."""
     panel.set_yscale("log")
-    low, high = panel.get_ylim()
-    for marks in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), [1 + n / 10 for n in range(90)]):
-        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        ticks = [mark * 10.0**power for power in decades for mark in marks]
-        inside = [tick for tick in ticks if low <= tick <= high]
-        if len(inside) > 2:  # noqa: PLR2004
-            break
-    panel.set_yticks(inside[:: len(inside) // 7 + 1])
+    panel.set_yticks(logarithms(*panel.get_ylim()))
     panel.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
     panel.yaxis.set_minor_locator(NullLocator())
     panel.yaxis.set_minor_formatter(NullFormatter())
@@ -183,7 +176,7 @@ def row_atlas(losses: Tensor, shares: Tensor, digit: Tensor | None, verdict: str
     panels[0].set_ylabel("image row (0 = top)", fontsize=sheet.text * SMALL)
     for panel, values in zip(panels[1:], titles.values(), strict=True):
         spread = 100 * values.std(0).numpy() if len(values) > 1 else None
-        bars = {"height": 0.8, "color": OTHER, "ecolor": INK, "error_kw": {"lw": 0.8}}
+        bars: dict[str, Any] = {"height": 0.8, "color": OTHER, "ecolor": INK, "error_kw": {"lw": 0.8}}
         panel.barh(rows, 100 * values.mean(0).numpy(), xerr=spread, **bars)
         panel.grid(axis="x", alpha=0.25)
         panel.locator_params(axis="x", nbins=3 if sheet.narrow else 5)

@@ -86,7 +86,8 @@ def _heatmaps(settings: Sequence[Setting]) -> list[Picture]:
         def on(verdict: str, sheet: Sheet) -> Figure:
             return heatmaps.compared_heatmaps(wall, scale, below, verdict, sheet)
 
-        return Picture(verdicts.on_heatmaps(some), f"{verdicts.on_makers(some)} {words}", on)
+        how = f" {words}" if some[0] is shown[0] else ""
+        return Picture(verdicts.on_heatmaps(some), f"{verdicts.on_makers(some)}{how}".strip(), on)
 
     return [picture(some) for some in shared_out(shown, WALL)]
 

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm, Normalize
 
-from rowgrad.results.sheets import LINE, Canvas, Key, Sheet, count_steps, wrapped
+from rowgrad.results.sheets import LINE, Canvas, Key, Sheet, count_steps, logarithms, wrapped
 from rowgrad.watch.drawing import SELECTED, ZERO, draw_heatmap, draw_theta, title_of
 from rowgrad.watch.quantities import ARRIVES, REACHES, Quantity
 
@@ -19,10 +19,12 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from torch import Tensor
 
-BAR = 4.4  # ems that a colour scale needs
-SMALL = 0.88  # of what stands below a name
+    One = tuple[Tensor, Mapping[str, Tensor], Sequence[bool]]
+    Wall = Mapping[str, One]
 
-Wall = "Mapping[str, tuple[Tensor, Mapping[str, Tensor], Sequence[bool]]]"
+BAR = 4.4  # ems that a colour scale needs
+GAP = 2  # ems between two panels of a pair
+SMALL, SUBTITLE = 0.88, 0.92  # of what stands below a name, and above columns
 
 
 def compared_heatmaps(wall: Wall, scale: LogNorm, words: Mapping[str, str], verdict: str, sheet: Sheet) -> Figure:
@@ -36,39 +38,45 @@ def compared_heatmaps(wall: Wall, scale: LogNorm, words: Mapping[str, str], verd
         sheet: to draw for.
     """
     em, across = sheet.em, 1 if sheet.narrow or len(wall) <= 2 else 2  # noqa: PLR2004
-    down = -(-len(wall) // across)
-    step = (sheet.width - em) / across
-    room = step - 5 * em
-    most = 1 if sheet.fixed else 2
-    heads = {
-        name: (wrapped(name, room, sheet.text, most, "bold"), wrapped(words[name], room, sheet.text * SMALL, most + 1))
-        for name in wall
-    }
-    top = max(len(a) + SMALL * len(b) for a, b in heads.values()) * LINE * em + 0.5 * em
-    width = (room - 1.2 * em) / 2
-    titles = [wrapped(title_of(quantity), width, sheet.text * 0.92, 4) for quantity in (REACHES, ARRIVES)]
-    title = max(map(len, titles)) * LINE * 0.92 * em + 0.5 * em
-    tall = (1.45 if across == 1 and not sheet.narrow else 1.0) + top + 2.1 * em
+    step, down = (sheet.width - em) / across, -(-len(wall) // across)
+    width = (step - (5 + GAP) * em) / 2
+    titles = [wrapped(title_of(quantity), width, sheet.text * SUBTITLE, 4) for quantity in (REACHES, ARRIVES)]
+    title = max(map(len, titles)) * LINE * SUBTITLE * em + 0.5 * em
+    heads = [_head(name, words[name], step - 5 * em, sheet) for name in wall]
+    top = max(len(name) + SMALL * len(below) for name, below in heads) * LINE * em + 0.5 * em
+    tall = (1.0 if sheet.narrow else 1.45) + top + 2.1 * em
     canvas = Canvas(sheet, verdict, title + down * tall + 1.2 * em, _key(sheet, wall), BAR * em)
     tall = (canvas.body - title - 1.2 * em) / down
-    for column in range(across):
-        for place, lines in enumerate(titles):
-            canvas.words(_left(canvas, step, column) + place * (width + 1.2 * em), canvas.top, lines, sheet.text * 0.92)
-    for number, (name, (steps, norms, selected)) in enumerate(wall.items()):
+    for place, lines in enumerate(titles * across):
+        x = _left(canvas, step, place // 2) + place % 2 * (width + GAP * em)
+        canvas.words(x, canvas.top, lines, sheet.text * SUBTITLE)
+    for number, ((name, below), one) in enumerate(zip(heads, wall.values(), strict=True)):
         x, y = _left(canvas, step, number % across), canvas.top + title + number // across * tall
-        canvas.words(x, y, heads[name][0], weight="bold")
-        canvas.words(x, y + len(heads[name][0]) * LINE * em, heads[name][1], sheet.text * SMALL)
-        last = number + across >= len(wall)
-        for place, quantity in enumerate((REACHES, ARRIVES)):
-            panel = canvas.axes(x + place * (width + 1.2 * em), y + top, width, tall - top - 2.1 * em)
-            if quantity in norms:
-                draw_heatmap(panel, steps, norms[quantity], selected, scale)
-            else:
-                panel.text(0.5, 0.5, "not recorded", ha="center", transform=panel.transAxes, fontsize=sheet.text)
-                panel.set(xticks=[], yticks=[])
-            _label(panel, canvas, "optimizer step" if last else "", left=not place)
+        canvas.words(x, y, name, weight="bold")
+        canvas.words(x, y + len(name) * LINE * em, below, sheet.text * SMALL)
+        boxes = [(x + place * (width + GAP * em), y + top, width, tall - top - 2.1 * em) for place in range(2)]
+        _pair(canvas, boxes, one, scale, "optimizer step" if number + across >= len(wall) else "")
     _bar(canvas, ScalarMappable(scale, "viridis"), Quantity.unit)
     return canvas.figure
+
+
+def _head(name: str, words: str, room: float, sheet: Sheet) -> tuple[list[str], list[str]]:
+    """What stands above a pair of panels, in lines: a name, and words."""
+    below = wrapped(words, room, sheet.text * SMALL, 2 if sheet.fixed else 3)
+    return wrapped(name, room, sheet.text, 2, "bold"), below
+
+
+def _pair(canvas: Canvas, boxes: Sequence[tuple[float, float, float, float]], one: One, scale: LogNorm, x: str) -> None:
+    """What reaches the rows, and beside it what arrives at the input."""
+    steps, norms, selected = one
+    for place, (box, quantity) in enumerate(zip(boxes, (REACHES, ARRIVES), strict=True)):
+        panel = canvas.axes(*box)
+        if quantity in norms:
+            draw_heatmap(panel, steps, norms[quantity], selected, scale)
+        else:
+            panel.text(0.5, 0.5, "not recorded", ha="center", transform=panel.transAxes, fontsize=canvas.sheet.text)
+            panel.set(xticks=[], yticks=[])
+        _label(panel, canvas, x, left=not place)
 
 
 def _left(canvas: Canvas, step: float, column: int) -> float:
@@ -96,10 +104,8 @@ def _bar(canvas: Canvas, colors: ScalarMappable, label: str) -> None:
     em, low, high = canvas.em, *colors.get_clim()
     left = 4.4 * em
     bar = canvas.axes(left, canvas.bottom + 0.5 * em, canvas.sheet.width - left - 3 * em, 0.8 * em)
-    ticks = np.linspace(low, high, 5)
-    if isinstance(colors.norm, LogNorm):
-        powers = 10.0 ** np.arange(np.ceil(np.log10(low)), np.floor(np.log10(high)) + 1)
-        ticks = powers[:: len(powers) // 7 + 1] if len(powers) > 1 else np.array([low, high])
+    logarithmic = isinstance(colors.norm, LogNorm)
+    ticks = np.array(logarithms(low, high)) if logarithmic else np.linspace(low, high, 5)
     bar.imshow(np.linspace(0, 1, 256)[None], cmap=colors.cmap, aspect="auto", extent=(0, 1, 0, 1))
     bar.set_yticks([])
     bar.set_xticks(np.asarray(colors.norm(ticks)), [f"{tick:.2g}" for tick in ticks])
@@ -109,9 +115,12 @@ def _bar(canvas: Canvas, colors: ScalarMappable, label: str) -> None:
 def compared_theta(thetas: Mapping[str, tuple[Tensor, Sequence[bool]]], verdict: str, sheet: Sheet) -> Figure:
     """θ (C, H, W) of several settings on one colour scale, with the selected rows, by the setting's name."""
     limit = max(float(theta.abs().max()) for theta, _ in thetas.values()) or 1.0
-    canvas, panels = named_grid([[name] for name in thetas], 1.75, verdict, sheet, _theta_key(sheet, thetas), BAR)
+    canvas, panels = named_grid(
+        [[name] for name in thetas], 1.3 if sheet.narrow else 1.75, verdict, sheet, _theta_key(sheet, thetas), BAR
+    )
     for panel, (theta, selected) in zip(panels, thetas.values(), strict=True):
         draw_theta(panel, theta, selected, limit)
+        panel.set_anchor("NW")
     _bar(canvas, ScalarMappable(Normalize(-limit, limit), "PuOr"), "θ, normalised pixels")
     return canvas.figure
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from rowgrad.results.run import Run
-    from rowgrad.results.sheets import Sheet
+    from rowgrad.results.sheets import Picture, Sheet
     from rowgrad.results.tables import Table
 
 STYLE: Any = {  # matplotlib's names are no plain text to a type checker
@@ -64,19 +64,11 @@ def write_report(
         The page.
     """
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    settings = settings_of(runs)
     with mpl.rc_context(STYLE):
         pictures = draw(runs, progress)
-        sections = []
-        for name, picture in pictures.items():
-            progress(name.replace("_", " "))
-            for sheet in sheets:
-                _save(picture.on(sheet), folder, f"{name}{sheet.suffix}", sheet)
-            svg_ = _save(picture.on(PAGE), folder, name, PAGE)
-            title = name.replace("_", " ").capitalize()
-            sections.append({"title": title, "picture": picture, "svg": _inline(svg_, picture.caption)})
+        sections = [_section(folder, name, picture, sheets) for name, picture in pictures.items()]
     templates = jinja2.Environment(loader=jinja2.PackageLoader("rowgrad.results", "."), autoescape=True)
-    facts = runs[0].summary
+    facts, settings = runs[0].summary, settings_of(runs)
     page = folder / "report.html"
     text = templates.get_template("report.html.jinja").render(
         count=f"{len(runs)} run{'s' if len(runs) > 1 else ''}",
@@ -93,6 +85,15 @@ def write_report(
     return page
 
 
+def _section(folder: Path, name: str, picture: Picture, sheets: Sequence[Sheet]) -> dict[str, Any]:
+    """Writes a figure in all sizes; what the page says of it, with the two that it shows on wide and narrow screens."""
+    drawn = {sheet: _save(picture.on(sheet), folder, f"{name}{sheet.suffix}", sheet) for sheet in (PAGE, *sheets)}
+    inline = {
+        one.suffix or "_page": _inline(drawn[one], one, picture.caption) for one in (PAGE, COLUMN) if one in drawn
+    }
+    return {"title": name.replace("_", " ").capitalize(), "picture": picture, "svgs": inline}
+
+
 def _save(figure: Figure, folder: Path, name: str, sheet: Sheet) -> str:
     """Writes a figure as PNG and SVG, and gives the latter."""
     (folder / "figures" / f"{name}.png").write_bytes(drawing.png(figure, dpi=sheet.dpi))
@@ -101,13 +102,13 @@ def _save(figure: Figure, folder: Path, name: str, sheet: Sheet) -> str:
     return picture
 
 
-def _inline(picture: str, words: str) -> str:
+def _inline(picture: str, sheet: Sheet, words: str) -> str:
     """An SVG as it stands in a page: its colours are the page's, and the verdict above it is left to the caption."""
     inline = picture[picture.index("<svg") :].replace(drawing.INK, "currentColor")
     inline, count = re.subn(rf'<g id="{VERDICT}_\d+">.*?</g>', "", inline, flags=re.DOTALL)
     if count:
         width, height = (float(number) for number in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', inline)[0])
-        top = verdict_height(count, PAGE) * INCH
+        top = verdict_height(count, sheet) * INCH
         inline = re.sub(r'viewBox="[^"]*"', f'viewBox="0 {top:g} {width:g} {height - top:g}"', inline, count=1)
         inline = re.sub(r'height="[\d.]+pt"', f'height="{height - top:g}pt"', inline, count=1)
     return inline.replace("<svg ", f'<svg role="img" aria-label="{escape(words)}" ', 1)

@@ -6,6 +6,7 @@ automatic layouts draw a figure several times over, and do not see that labels l
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 LINE = 1.4  # ems from one line of text to the next
 VERDICT = "verdict"  # what the lines above a figure are called in its SVG
 INCH = 72  # points
+HINTED = 1.03  # letters that are drawn in pixels are so much wider than their outlines
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ def _letters(text: str, weight: str) -> float:
 
 def wrapped(text: str, width: float, size: float, most: int = 99, weight: str = "normal") -> list[str]:
     """A text in lines that are not wider than so many inches, at a size in points; what is left over becomes `…`."""
-    room = width * INCH / size
+    room = width * INCH / size / HINTED
     lines, line = [], ""
     for word in text.split():
         rest = word
@@ -117,7 +119,7 @@ class Key:
         """As many as leave each name in one line, but for long ones."""
         longest = max((_letters(name, "normal") for name, _ in self.entries), default=0) * self.size / INCH
         least = 1 if self.sheet.narrow else 2
-        fitting = (n for n in (5, 4, 3, 2) if n <= len(self.entries) and self._room(n) >= longest)
+        fitting = (n for n in (5, 4, 3, 2) if n <= len(self.entries) and self._room(n) >= longest * HINTED)
         return min(next(fitting, least), max(len(self.entries), 1))
 
     def _room(self, columns: int) -> float:
@@ -175,7 +177,7 @@ class Canvas:
 
     def __init__(self, sheet: Sheet, verdict: str, body: float, key: Key | None = None, foot: float = 0.0) -> None:
         self.sheet, self.em = sheet, sheet.em
-        lines = wrapped(verdict, sheet.width - 2 * self.em, sheet.text * 1.1, 4 if sheet.fixed else 12)
+        lines = wrapped(verdict, sheet.width - 2 * self.em, sheet.text * 1.1, 4 if sheet.fixed else 12, "bold")
         self.top = verdict_height(len(lines), sheet)
         below = foot + (key.height + 0.6 * self.em if key else 0.0)
         limit = sheet.highest - (self.top if sheet.fixed else 0)
@@ -212,7 +214,8 @@ class Canvas:
         """A sample of a line, at a place from the upper left corner, inches."""
         ends = [x / self.sheet.width, (x + width) / self.sheet.width]
         high = 1 - y / self.height
-        self.figure.add_artist(Line2D(ends, [high, high], **{"lw": 0.2 * self.sheet.text, **style}))
+        look: Any = {"lw": 0.2 * self.sheet.text, **style}
+        self.figure.add_artist(Line2D(ends, [high, high], **look))
 
     def panels(self, titles: Sequence[str], widths: Sequence[float] = (), **others: Any) -> list[Axes]:
         """Panels with axes, each below its title; side by side, or on a narrow sheet below each other.
@@ -237,6 +240,17 @@ class Canvas:
             found.append(self.axes(left, y + head, box - 5.6 * self.em, tall - head - 3.2 * self.em, **share))
             x, y = (x, y + tall) if stacked else (x + box, y)
         return found
+
+
+def logarithms(low: float, high: float) -> list[float]:
+    """Three to seven round numbers in a range, for a logarithmic axis."""
+    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    inside: list[float] = []
+    for marks in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), [1 + n / 10 for n in range(90)]):
+        inside = [tick for power in decades for mark in marks if low <= (tick := mark * 10.0**power) <= high]
+        if len(inside) > 2:  # noqa: PLR2004
+            break
+    return inside[:: len(inside) // 7 + 1] or [low, high]
 
 
 def count_steps(axes: Axes, canvas: Canvas, label: str = "optimizer step") -> None:

@@ -6,7 +6,7 @@ import math
 import statistics
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rowgrad.results.figures import side_by_side, styles
 from rowgrad.results.names import group_names
@@ -108,7 +108,7 @@ def _draw(lines: Mapping[str, Mapping[int, Point]], verdict: str, sheet: Sheet) 
                 found = {window: [factor * v for v in numbers] for window, numbers in found.items() if numbers}
                 means = [statistics.mean(numbers) for numbers in found.values()]
                 bars = [statistics.stdev(numbers) if len(numbers) > 1 else 0 for numbers in found.values()]
-                look = {"alpha": 0.4, "ls": ":"} if control else {"ls": "-"}
+                look: dict[str, Any] = {"alpha": 0.4, "ls": ":"} if control else {"ls": "-"}
                 look |= {"marker": "o", "ms": 0.45 * sheet.text, "lw": 0.13 * sheet.text, "capsize": 3}
                 if found:
                     panel.errorbar(list(found), means, bars, **{**style, **look})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -106,7 +106,7 @@ def _draw(lines: Mapping[str, Known], verdict: str, sheet: Sheet) -> Figure:
         for panel, parts in zip(panels, zip(*(first_and_last(n) for _, n in some), strict=True), strict=True):
             shares = torch.stack([share_of_rows(part) for part in parts]).clamp_min(LEAST).numpy()
             rows = np.arange(shares.shape[1])
-            look = {"marker": "o", "ms": 0.3 * sheet.text, "lw": 0.13 * sheet.text}
+            look: dict[str, Any] = {"marker": "o", "ms": 0.3 * sheet.text, "lw": 0.13 * sheet.text}
             panel.plot(rows, np.exp(np.log(shares).mean(0)), **look, **style)
             if len(shares) > 1:
                 panel.fill_between(rows, shares.min(0), shares.max(0), color=style["color"], alpha=0.2, lw=0)

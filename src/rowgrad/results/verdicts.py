@@ -97,7 +97,7 @@ def on_makers(settings: Sequence[Setting]) -> str:
         if maker is not None and any(setting.first.selected):
             words = sentence_on_zeros(maker, detach=scenario.detach, route=scenario.route)
             found.setdefault(words, []).append(setting.name)
-    return " ".join(f"{whole(listed(names)).removesuffix('.')}: {words}" for words, names in found.items())
+    return " ".join(f"{listed(names)}: {words}" for words, names in found.items())
 
 
 def on_rows(what: str, rows: Mapping[str, Sequence[bool]]) -> str:
