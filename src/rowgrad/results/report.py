@@ -42,6 +42,9 @@ STYLE: Any = {  # matplotlib's names are no plain text to a type checker
 }
 
 
+SAID = ("rowgrad", "torch", "lightning")  # whose versions the page says
+
+
 def write_report(
     runs: Sequence[Run],
     folder: Path,
@@ -65,15 +68,13 @@ def write_report(
     """
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
-        pictures = draw(runs, progress)
-        sections = [_section(folder, name, picture, sheets) for name, picture in pictures.items()]
+        sections = [_section(folder, name, picture, sheets) for name, picture in draw(runs, progress).items()]
     templates = jinja2.Environment(loader=jinja2.PackageLoader("rowgrad.results", "."), autoescape=True)
     facts, settings = runs[0].summary, settings_of(runs)
-    page = folder / "report.html"
     text = templates.get_template("report.html.jinja").render(
         count=f"{len(runs)} run{'s' if len(runs) > 1 else ''}",
         device=facts.get("device", "?"),
-        versions=", ".join(f"{name} {facts[name]}" for name in ("rowgrad", "torch", "lightning") if name in facts),
+        versions=", ".join(f"{name} {facts[name]}" for name in SAID if name in facts),
         settings=compare_settings(settings).condensed(),
         runs=compare_runs(runs).condensed() if len(settings) < len(runs) else None,
         answers=answers,
@@ -81,8 +82,8 @@ def write_report(
         figures=sections,
         folders=list(zip(run_names(runs), runs, strict=True)),
     )
-    write_whole(page, text)
-    return page
+    write_whole(folder / "report.html", text)
+    return folder / "report.html"
 
 
 def _section(folder: Path, name: str, picture: Picture, sheets: Sequence[Sheet]) -> dict[str, Any]:

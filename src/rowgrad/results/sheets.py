@@ -60,7 +60,7 @@ class Sheet:
 
 
 PAGE = Sheet("", 10, 8.2, 9, 150)  # at 96 pixels an inch it fills the report's page, and no screen of 900 pixels
-COLUMN = Sheet("_column", 8.5 / 2.54, 9.2, 7, 300)
+COLUMN = Sheet("_column", 8.5 / 2.54, 9.2, 8, 300)
 SLIDE = Sheet("_slide", 13.333, 7.5, 14, 144, fixed=True)
 
 
@@ -161,7 +161,7 @@ class Key:
 
 def verdict_height(lines: int, sheet: Sheet) -> float:
     """What so many lines of verdict take at the top of a sheet, inches."""
-    return (lines * LINE * 1.1 + 0.9) * sheet.em if lines else 0.0
+    return (lines * LINE + 0.9) * sheet.em if lines else 0.0
 
 
 class Canvas:
@@ -177,7 +177,7 @@ class Canvas:
 
     def __init__(self, sheet: Sheet, verdict: str, body: float, key: Key | None = None, foot: float = 0.0) -> None:
         self.sheet, self.em = sheet, sheet.em
-        lines = wrapped(verdict, sheet.width - 2 * self.em, sheet.text * 1.1, 4 if sheet.fixed else 12, "bold")
+        lines = wrapped(verdict, sheet.width - 2 * self.em, sheet.text, 4 if sheet.fixed else 12, "bold")
         self.top = verdict_height(len(lines), sheet)
         below = foot + (key.height + 0.6 * self.em if key else 0.0)
         limit = sheet.highest - (self.top if sheet.fixed else 0)
@@ -185,8 +185,8 @@ class Canvas:
         self.height = self.top + self.body + below
         self.figure = Figure(figsize=(sheet.width, self.height))
         for number, line in enumerate(lines):
-            y = (0.5 + number * LINE * 1.1) * self.em
-            self.words(self.em, y, [line], sheet.text * 1.1, gid=f"{VERDICT}_{number}", weight="bold")
+            y = (0.5 + number * LINE) * self.em
+            self.words(self.em, y, [line], weight="bold", gid=f"{VERDICT}_{number}")
         if key:
             key.draw(self, self.height - key.height - 0.3 * self.em)
 
@@ -199,7 +199,7 @@ class Canvas:
         """A panel at a place from the upper left corner, inches."""
         tall, wide = self.height, self.sheet.width
         axes = self.figure.add_axes((x / wide, 1 - (y + height) / tall, width / wide, height / tall), **others)
-        axes.tick_params(labelsize=self.sheet.text * 0.85, length=0.3 * self.sheet.text, pad=0.25 * self.sheet.text)
+        axes.tick_params(labelsize=self.sheet.text * 0.88, length=0.3 * self.sheet.text, pad=0.25 * self.sheet.text)
         return axes
 
     def words(self, x: float, y: float, lines: Sequence[str], size: float | None = None, **look: Any) -> None:
@@ -243,14 +243,14 @@ class Canvas:
 
 
 def logarithms(low: float, high: float) -> list[float]:
-    """Three to seven round numbers in a range, for a logarithmic axis."""
+    """Round numbers in a range, seven at most, for a logarithmic axis."""
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     inside: list[float] = []
     for marks in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), [1 + n / 10 for n in range(90)]):
         inside = [tick for power in decades for mark in marks if low <= (tick := mark * 10.0**power) <= high]
         if len(inside) > 2:  # noqa: PLR2004
             break
-    return inside[:: len(inside) // 7 + 1] or [low, high]
+    return inside[:: len(inside) // 7 + 1] or sorted({low, high})
 
 
 def count_steps(axes: Axes, canvas: Canvas, label: str = "optimizer step") -> None:
