@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 CURVES = ("train/loss", "train/acc", "val/loss", "val/acc")
 MOST = 24  # settings that are drawn
+LONG = 60  # letters of a name for which there is room in every figure
 WALL, GRID = 4, 8  # settings in one figure of heatmaps, and in one of θ: more would be higher than a screen
 
 Drawn = dict[str, Picture]  # by the figure's name
@@ -60,7 +61,10 @@ def draw(runs: Sequence[Run], progress: Callable[[str], None] = lambda _: None) 
 
 
 def _left_out(settings: Sequence[Setting]) -> str:
-    return f" {MOST} of {len(settings)} settings are shown." if len(settings) > MOST else ""
+    """What a figure does not show: settings, and the ends of long names."""
+    words = f" {MOST} of {len(settings)} settings are shown." if len(settings) > MOST else ""
+    long = any(len(setting.title) > LONG for setting in settings)
+    return words + (" Long names are shortened; the table above has them in full." if long else "")
 
 
 def _over_seeds(settings: Sequence[Setting], what: str) -> str:
@@ -105,7 +109,7 @@ def _row_profiles(settings: Sequence[Setting]) -> Picture | None:
     if not profiles:
         return None
     zeros = {
-        title.partition(", n =")[0]: (norms[REACHES] == 0).all(0).tolist()
+        verdicts.name_in(title): (norms[REACHES] == 0).all(0).tolist()
         for title, norms in profiles.items()
         if REACHES in norms
     }
@@ -133,7 +137,7 @@ def _same_curves(one: dict[str, Curves], other: dict[str, Curves]) -> bool:
 def _learning_curves(settings: Sequence[Setting]) -> Picture:
     curves = merged({setting: setting.curves(CURVES) for setting in settings[:MOST]}, _same_curves)
     last = {
-        title.partition(", n =")[0]: float(found["val/acc"][1][:, -1].mean())
+        verdicts.name_in(title): float(found["val/acc"][1][:, -1].mean())
         for title, found in curves.items()
         if "val/acc" in found
     }

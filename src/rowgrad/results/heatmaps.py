@@ -84,12 +84,15 @@ def _left(canvas: Canvas, step: float, column: int) -> float:
 
 
 def _label(panel: Axes, canvas: Canvas, label: str, *, left: bool) -> None:
+    """What stands beside a panel, where there is room for it."""
+    low = panel.get_position().height * canvas.height < 5 * canvas.em
     if panel.images:
         count_steps(panel, canvas, label)
-    if left:
-        panel.set_ylabel("image row", fontsize=canvas.sheet.text * SMALL)
-    else:
+        panel.set_yticks(panel.get_yticks()[:: 2 if low else 1])
+    if not left:
         panel.set_yticklabels([])
+    elif not low:
+        panel.set_ylabel("image row", fontsize=canvas.sheet.text * SMALL)
 
 
 def _key(sheet: Sheet, wall: Wall) -> Key:

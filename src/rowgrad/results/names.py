@@ -106,4 +106,6 @@ def run_names(runs: Sequence[Run]) -> list[str]:
 
 def word_of(value: Any) -> str:
     """A value as one types it, but for null."""
+    if isinstance(value, list):
+        return f"[{','.join(map(word_of, value))}]"
     return str(value).lower() if isinstance(value, bool | None) else str(value)

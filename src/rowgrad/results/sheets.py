@@ -177,7 +177,7 @@ class Canvas:
 
     def __init__(self, sheet: Sheet, verdict: str, body: float, key: Key | None = None, foot: float = 0.0) -> None:
         self.sheet, self.em = sheet, sheet.em
-        lines = wrapped(verdict, sheet.width - 2 * self.em, sheet.text, 4 if sheet.fixed else 12, "bold")
+        lines = wrapped(verdict, sheet.width - 2 * self.em, sheet.text, 3 if sheet.fixed else 12, "bold")
         self.top = verdict_height(len(lines), sheet)
         below = foot + (key.height + 0.6 * self.em if key else 0.0)
         limit = sheet.highest - (self.top if sheet.fixed else 0)

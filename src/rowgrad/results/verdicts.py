@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from rowgrad.results.groups import Setting
 
-MOST = 3  # names in a sentence
+MOST, LONG = 3, 90  # names in a sentence, and their letters
 WHO = {
     Maker.DETACH: "detach",
     Maker.LOSS: "the loss, not detach,",
@@ -25,7 +25,7 @@ WHO = {
 
 def listed(names: Sequence[str]) -> str:
     """Names in a sentence, or how many there are."""
-    if len(names) > MOST:
+    if len(names) > MOST or (len(names) > 1 and sum(map(len, names)) > LONG):
         return f"{len(names)} settings"
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
@@ -124,10 +124,20 @@ def on_range(what: str, found: Mapping[str, float]) -> str:
     low, high = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
     if known[low] == known[high]:
         return f"{what} is {known[low]:.2%}.".replace("%", " %")
-    return f"{what} lies between {known[low]:.2%} ({low}) and {known[high]:.2%} ({high}).".replace("%", " %")
+    ends = [f"{known[name]:.2%}" + (f" ({name})" if len(name) <= LONG else "") for name in (low, high)]
+    return f"{what} lies between {' and '.join(ends)}.".replace("%", " %")
 
 
 def on_equals(titles: Sequence[str]) -> str:
     """Which settings are equal in every number."""
-    same = [title.partition(", n =")[0] for title in titles if " = " in title.partition(", n =")[0]]
-    return f"Equal in every number: {'; '.join(same)}." if same else ""
+    same = [name for title in titles if " = " in (name := name_in(title))]
+    if not same:
+        return ""
+    if sum(map(len, same)) > LONG:
+        return "Equal in every number: " + ", ".join(f"{name.count(' = ') + 1} settings" for name in same) + "."
+    return f"Equal in every number: {'; '.join(same)}."
+
+
+def name_in(title: str) -> str:
+    """A title without the number of seeds."""
+    return title.partition(", n =")[0]
