@@ -435,7 +435,13 @@ def test_curves_that_are_equal_in_every_number_are_named_together(observed, runs
         assert not {"visualize", "baseline"} & set(words)
         assert "Equal in every number: visualize = baseline." in drawn[name].verdict
     assert len(drawn["learning_curves"].on().axes[0].lines) == 2 * 2  # a line and dots of each
+    assert "none in visualize and baseline" in drawn["row_profiles"].verdict
     assert "Equal" not in draw(runs)["learning_curves"].verdict
+
+
+def test_many_equal_settings_are_counted_in_the_legend():
+    assert figures.in_short("a x=1 = b = c, n = 3 seeds") == "a x=1 = b = c, n = 3 seeds"
+    assert figures.in_short("a x=1 = b = c = baseline, n = 3 seeds") == "a x=1 = 3 others, n = 3 seeds"
 
 
 # ---- what is seen

@@ -101,8 +101,15 @@ def _spread(values: np.ndarray) -> Any:
 
 def side_by_side(count: int, names: Iterable[str], verdict: str, sheet: Sheet) -> Canvas:
     """A canvas for so many panels with lines, and a key of the lines' names."""
-    entries = list(zip(names, styles(len(list(names))), strict=True))
+    entries = list(zip(map(in_short, names), styles(len(list(names))), strict=True))
     return Canvas(sheet, verdict, count * STACKED if sheet.narrow else TALL, Key(sheet, entries))
+
+
+def in_short(title: str) -> str:
+    """A title without most of many settings that are equal."""
+    names, n, count = title.partition(", n =")
+    first, *others = names.split(" = ")
+    return f"{first} = {len(others)} others{n}{count}" if len(others) > 2 else title  # noqa: PLR2004
 
 
 def styles(count: int) -> list[dict[str, Any]]:

@@ -109,9 +109,10 @@ def _row_profiles(settings: Sequence[Setting]) -> Picture | None:
     if not profiles:
         return None
     zeros = {
-        verdicts.name_in(title): (norms[REACHES] == 0).all(0).tolist()
+        name: (norms[REACHES] == 0).all(0).tolist()
         for title, norms in profiles.items()
         if REACHES in norms
+        for name in verdicts.name_in(title).split(" = ")
     }
     words = "Each row's norm, averaged over the steps."
     words += _over_seeds(settings, "Bands are one standard deviation over seeds") + _left_out(settings)
