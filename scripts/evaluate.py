@@ -45,7 +45,7 @@ def read_scenario(name: str) -> "DictConfig":
     """
     from hydra import compose, initialize_config_dir
 
-    from rowgrad.training.command import configs_folder
+    from rowgrad.files import configs_folder
 
     names = sorted(path.stem for path in (configs_folder() / "scenario").glob("*.yaml"))
     if name not in names:

@@ -15,7 +15,7 @@ from conftest import PROJECT, command, events
 
 import rowgrad
 from rowgrad.errors import PIPELINE
-from rowgrad.training.command import configs_folder
+from rowgrad.files import configs_folder
 
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
 IMPORTED_AS = {"google-crc32c": "google_crc32c", "hydra-core": "hydra", "scikit-learn": "sklearn"}

@@ -153,9 +153,14 @@ def test_a_table_has_a_line_for_each_window_and_sets_the_control_beside_it(run):
             assert cell == f"{statistics.mean(found):.2f} ± {statistics.stdev(found):.2f} %"
         cosines = [runs[rows, "true", seed].summary["grad_bias/cosine"] for seed in (0, 1)]
         assert line[5].startswith(f"{statistics.mean(cosines):.4f} ± ")
-    words, figure = truncation_figure(list(runs.values()))
-    assert "detach=false" in words
-    assert len(figure.axes) == 3
+    picture = truncation_figure(list(runs.values()))
+    assert "detach=false" in picture.words
+    ends = [
+        statistics.mean([100 * runs[rows, "true", seed].summary["test/acc"] for seed in (0, 1)])
+        for rows in ("14", "all")
+    ]
+    assert re.findall(r"([\d.]+) ±", picture.verdict) == [f"{end:.2f}" for end in ends]
+    assert len(picture.on().axes) == 3
     assert truncation_table([run for (rows, *_), run in runs.items() if rows == "14"]) is None
     # What is cut has no gradient that vanishes: the whole ones have, and the least of row 27 is row 0's.
     assert vanishing_table([runs["14", "true", 0]]) is None
@@ -166,7 +171,7 @@ def test_a_table_has_a_line_for_each_window_and_sets_the_control_beside_it(run):
     assert line[4] == "never"
     shorter = copy.copy(runs["14", "false", 1])  # of other images
     shorter.norms = {name: values[:, :20] for name, values in shorter.norms.items()}
-    assert len(vanishing_figure([runs["14", "false", 0]])[1].axes) == 2
+    assert len(vanishing_figure([runs["14", "false", 0]]).on().axes) == 2
     shorter.config = shorter.config.copy()
     shorter.config.data.name = "others"
-    assert len(vanishing_figure([runs["14", "false", 0], shorter])[1].axes) == 2
+    assert len(vanishing_figure([runs["14", "false", 0], shorter]).on().axes) == 2

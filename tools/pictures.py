@@ -121,7 +121,7 @@ def main() -> None:
         page = browser.new_page(viewport={"width": 1040, "height": 1300})
         page.goto((folder / "report" / "report.html").absolute().as_uri())
         for number, name in enumerate(("heatmaps", "row_profiles")):
-            page.locator("figure").nth(number).screenshot(path=IMAGES / f"{name}.png")
+            page.locator("figure svg:visible").nth(number).screenshot(path=IMAGES / f"{name}.png")
     for path in IMAGES.glob("*.png"):
         shrink(path)
         print(path.relative_to(PROJECT), f"{path.stat().st_size / 1000:.0f} kB")

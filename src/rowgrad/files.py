@@ -53,6 +53,13 @@ def command_typed() -> str:
     return "python scripts/train.py" if script.is_file() else "python -m rowgrad"
 
 
+def configs_folder() -> Path:
+    """Where the YAML files are: in the package where it was installed, beside `src` in a clone."""
+    package = Path(__file__).parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parents[1] / "configs"
+
+
 def read_json(file: Path) -> dict[str, Any]:
     """A JSON file's names and values; empty where it is not there, not whole, or something else."""
     try:

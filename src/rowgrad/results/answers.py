@@ -1,4 +1,4 @@
-"""A sweep's answers in sentences, one for each question: what detach did, who made the zeros, what was best."""
+"""Answers in sentences, of a sweep or of any runs: what detach did, who made the zeros, what was best."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from rowgrad.results.beside import find_baseline, identical
 from rowgrad.results.experiments import atlas_sentence
-from rowgrad.results.jobs import SEED, grouped, pairs, values
+from rowgrad.results.jobs import DETACH, SEED, Job, grouped, paired, pairs, values
+from rowgrad.results.names import group_names
 from rowgrad.results.paired import compare, percent, spread
 from rowgrad.results.vanishing import vanishing_sentence
 from rowgrad.scenario.maker import Maker
@@ -16,12 +17,11 @@ from rowgrad.scenario.settings import STATE
 from rowgrad.watch.quantities import COSINE
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
-    from rowgrad.results.jobs import Job
     from rowgrad.results.run import Run
 
-Pairs = "Sequence[tuple[Job, Job]]"
+    Pairs = Sequence[tuple[Job, Job]]
 
 
 def answer(jobs: Sequence[Job], runs: Sequence[Run]) -> list[str]:
@@ -31,12 +31,24 @@ def answer(jobs: Sequence[Job], runs: Sequence[Run]) -> list[str]:
         jobs: of the sweep.
         runs: those of them that have trained, opened.
     """
-    by_name = {run.folder.path.name: run for run in runs}
-    found = [on_detach(setting, both, by_name[both[0][0].name]) for setting, both in pairs(jobs).items() if both]
-    found += [on_observers(runs)]
-    found += [vanishing_sentence(runs), atlas_sentence(runs)]
-    if not any(found):
-        found = [on_settings(jobs)]
+    found = _answers(pairs(jobs), {run.folder.path.name: run for run in runs}, runs)
+    return found or [sentence for sentence in [on_settings(jobs)] if sentence]
+
+
+def answer_runs(runs: Sequence[Run]) -> list[str]:
+    """The sentences on runs that need not be of one sweep: of pairs, of observers, of experiments."""
+    by_name = {str(run.folder.path.absolute()): run for run in runs}
+    done = {name: run for name, run in by_name.items() if run.status == "done"}
+    groups: dict[str, list[Job]] = {}
+    for setting, (name, run) in zip(group_names(list(done.values()), DETACH), done.items(), strict=True):
+        overrides = {SEED: str(run.seed), DETACH: str(run.scenario.detach)}
+        groups.setdefault(setting, []).append(Job(name, overrides, run.summary))
+    return _answers(paired(groups), by_name, runs)
+
+
+def _answers(both_of: Mapping[str, Pairs], by_name: Mapping[str, Run], runs: Sequence[Run]) -> list[str]:
+    found = [on_detach(setting, both, by_name[both[0][0].name]) for setting, both in both_of.items() if both]
+    found += [on_observers(runs), vanishing_sentence(runs), atlas_sentence(runs)]
     return [sentence for sentence in found if sentence]
 
 
@@ -72,19 +84,19 @@ def effect(both: Sequence[tuple[Job, Job]], metric: str) -> str:
     count = f"{len(have)} pair{'s' * (len(have) != 1)}"
     if not have:
         return "no test accuracy is known"
-    paired = compare(*(values([pair[side] for pair in have], metric) for side in (0, 1)))
-    if paired.p is None and not paired.mean:
+    change = compare(*(values([pair[side] for pair in have], metric) for side in (0, 1)))
+    if change.p is None and not change.mean:
         return f"the test accuracy is the same in {count}"
-    change = f"it changes the test accuracy by {100 * paired.mean:+.2f} points"
-    if paired.low is None or paired.high is None:
-        return f"{change} ({count})"
-    return f"{change} (95 % interval {100 * paired.low:+.2f} to {100 * paired.high:+.2f}, {count})"
+    words = f"it changes the test accuracy by {100 * change.mean:+.2f} points"
+    if change.low is None or change.high is None:
+        return f"{words} ({count})"
+    return f"{words} (95 % interval {100 * change.low:+.2f} to {100 * change.high:+.2f}, {count})"
 
 
 def on_observers(runs: Sequence[Run]) -> str:
     """Whether runs that only observe are bit-identical to the baseline of their seed, where that is beside them."""
     observing = [run for run in runs if run.scenario.route == "observe" and any(run.selected)]
-    seen = [(run, other) for run in observing if (other := find_baseline(run))]
+    seen = [(run, other) for run in observing if (other := find_baseline(run, runs))]
     if not seen:
         return ""
     same = sum(identical(*pair) for pair in seen)

@@ -17,7 +17,7 @@ from rowgrad.results.run import Run
 from rowgrad.trust import MOST_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 APART = ("resume", "trust")  # keys that change nothing of what is trained
 ON, OFF, NO_ROWS = "\n  detach: true\n", "\n  detach: false\n", "\n  rows: none\n"  # as a config is written
@@ -31,9 +31,19 @@ def find_control(run: Run) -> Run | None:
     return next((Run(other) for other, found in _beside(run.folder, own) if found == wanted), None)
 
 
-def find_baseline(run: Run) -> Run | None:
-    """The newest finished run beside this one that differs in its scenario alone, and selects no row."""
-    return next((Run(other) for other, found in _beside(run.folder, _blocks(run.folder)) if NO_ROWS in found), None)
+def find_baseline(run: Run, among: Sequence[Run] = ()) -> Run | None:
+    """A finished run that differs in its scenario alone, and selects no row; None where there is none.
+
+    Args:
+        run: that it is to be compared with.
+        among: runs that are looked at first; then those beside it, the newest first.
+    """
+    own = _blocks(run.folder)
+    for other in among:
+        blocks = _blocks(other.folder)
+        if other.status == "done" and NO_ROWS in blocks.get("scenario", "") and _alike(own, blocks):
+            return other
+    return next((Run(other) for other, found in _beside(run.folder, own) if NO_ROWS in found), None)
 
 
 def describe_beside(run: Run) -> list[tuple[str, str]]:
@@ -85,13 +95,18 @@ def _beside(folder: RunFolder, own: dict[str, str]) -> Iterator[tuple[RunFolder,
     for file in sorted(found, key=found.__getitem__, reverse=True):
         other = RunFolder(file.parent)
         blocks = _blocks(other)
-        if blocks.keys() == own.keys() and all(blocks[key] == own[key] for key in own if key != "scenario"):
+        if _alike(own, blocks):
             try:
                 summary = other.read_summary()
             except UserError:
                 continue
             if summary.get("status") == "done" and "test/acc" in summary:
                 yield other, blocks.get("scenario", "")
+
+
+def _alike(one: dict[str, str], other: dict[str, str]) -> bool:
+    """Whether two configs are equal in everything but the scenario."""
+    return one.keys() == other.keys() and all(one[key] == other[key] for key in one if key != "scenario")
 
 
 def _configs_beside(folder: RunFolder) -> list[Path]:

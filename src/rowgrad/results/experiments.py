@@ -10,41 +10,54 @@ from typing import TYPE_CHECKING
 import torch
 
 from rowgrad.results import figures
+from rowgrad.results.groups import shared_out
 from rowgrad.results.names import group_names
 from rowgrad.results.paired import compare, corrected
+from rowgrad.results.sheets import Picture
+from rowgrad.results.verdicts import on_range
 from rowgrad.scenario.rows import name_rows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
-    from matplotlib.figure import Figure
+    from torch import Tensor
 
+    from rowgrad.results.groups import Setting
     from rowgrad.results.run import Run
 
 
 LEVEL = 0.05
 
 
-def repair_figure(runs: Mapping[str, Run]) -> tuple[str, Figure] | None:
-    """The broken cameras, and what the rows have made of them; of runs that differ in their seed, the first one's."""
-    cameras, seed = {}, next(iter(runs.values())).seed
-    for name, run in runs.items():
-        damage = run.damage
-        if damage is not None and run.theta is not None and run.seed == seed:
-            cameras[name] = (
-                damage,
-                run.theta.float().mean((0, 2)),
-                run.selected,
-                run.summary.get("test/acc", float("nan")),
-            )
+def repair_figure(settings: Sequence[Setting], most: int) -> list[Picture]:
+    """The broken cameras, and what the rows have made of them; of runs that differ in their seed, the first one's.
+
+    Args:
+        settings: of which those with a broken camera are shown.
+        most: in one figure.
+    """
+    cameras: dict[str, tuple[Tensor, Tensor, Sequence[bool], float]] = {}
+    for setting in settings:
+        run, theta = setting.first, setting.first.theta
+        if run.damage is not None and theta is not None:
+            accuracy = run.summary.get("test/acc", math.nan)
+            cameras[setting.name] = (run.damage, theta.float().mean((0, 2)), run.selected, accuracy)
     words = (
         "Grey: what the camera adds to each row. θ is drawn beside it, averaged over the row, and what is left of the"
-        f" damage; above it, the test accuracy. Runs with seed {seed}."
+        " damage; above it, the test accuracy."
     )
-    return (words, figures.repairs(cameras)) if cameras else None
+    if any(len(setting.runs) > 1 for setting in settings):
+        words += " Of several seeds, the first run's."
+
+    def picture(names: Sequence[str]) -> Picture:
+        some = {name: cameras[name] for name in names}
+        verdict = on_range("The test accuracy", {name: accuracy for name, (*_, accuracy) in some.items()})
+        return Picture(verdict, words, lambda above, sheet: figures.repairs(some, above, sheet))
+
+    return [picture(names) for names in shared_out(list(cameras), most)]
 
 
-def atlas_figure(runs: Sequence[Run]) -> tuple[str, Figure] | None:
+def atlas_figure(runs: Sequence[Run]) -> Picture | None:
     """What each row carries, where every row was cut alone, beside runs in which none was, with the same seeds.
 
     Of runs that differ in something else too, as the network or the camera, those of the first kind that is complete;
@@ -62,21 +75,22 @@ def atlas_figure(runs: Sequence[Run]) -> tuple[str, Figure] | None:
     words = (
         "Each row alone was cut, with noise in its place: what accuracy that cost against the runs with all rows, and"
         f" which share of the gradient it stopped. Bars end at the mean of {len(whole)} seeds, whiskers are a standard"
-        f" deviation. {describe_atlas(lost, shares, losses)}"
+        " deviation."
     )
     if more:
         words += f" Left aside, because a run with the same row and seed came before: {more}."
     if others := [other for other in atlases if other != name]:
         words += f" Shown: {name}. Not shown: {'; '.join(others)}."
-    return words, figures.row_atlas(torch.tensor(lost), torch.tensor(shares), next(iter(whole.values())).mean_image())
+    numbers = (torch.tensor(lost), torch.tensor(shares), next(iter(whole.values())).mean_image())
+    return Picture(
+        describe_atlas(lost, shares, losses), words, lambda verdict, sheet: figures.row_atlas(*numbers, verdict, sheet)
+    )
 
 
 def atlas_sentence(runs: Sequence[Run]) -> str:
     """What the atlas says, where some runs are one; nothing where they are not."""
     drawn = atlas_figure(runs)
-    if drawn is None:
-        return ""
-    return "Each row alone without its image: " + drawn[0].partition("standard deviation. ")[2]
+    return f"Each row alone without its image: {drawn.verdict}" if drawn else ""
 
 
 def _kinds(runs: Sequence[Run]) -> dict[str, list[Run]]:

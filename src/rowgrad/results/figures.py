@@ -1,4 +1,4 @@
-"""Runs side by side -> figures. Plain matplotlib: nothing is measured here, no file is read or written."""
+"""Settings side by side as curves and bars. Plain matplotlib: nothing is measured here, no file is read or written."""
 
 from __future__ import annotations
 
@@ -6,217 +6,188 @@ import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.cm import ScalarMappable
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
+from matplotlib.ticker import NullFormatter, NullLocator
 
-from rowgrad.watch.drawing import (
-    INK,
-    OTHER,
-    SELECTED,
-    ZERO,
-    draw_heatmap,
-    draw_theta,
-    log_scale,
-    mark_selected,
-    title_of,
-)
+from rowgrad.results.heatmaps import SMALL, named_grid
+from rowgrad.results.sheets import Canvas, Key, Sheet, count_steps, logarithms
+from rowgrad.watch.drawing import INK, OTHER, SELECTED, ZERO, mark_selected, title_of
 from rowgrad.watch.quantities import ARRIVES, REACHES, Quantity
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
     from torch import Tensor
 
-    from rowgrad.results.run import Curve
+    from rowgrad.results.groups import Curves
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 DASHES = ("-", "--", ":", "-.")
 POINTS = 60  # of a smoothed curve
-LONG = 40  # letters of a name
+TALL, STACKED = 3.2, 1.9  # of panels side by side, and of each of those below each other, inches
 
 
-def compared_heatmaps(runs: Mapping[str, tuple[Tensor, Mapping[str, Tensor], Sequence[bool]]]) -> Figure:
-    """Row and input gradient norms of several runs, all on one colour scale.
-
-    Args:
-        runs: steps (T,), norms (T, H) by their names, and the selected rows, by the run's name.
-    """
-    figure = Figure(figsize=(9.2, 1.7 * len(runs) + 0.9), layout="constrained")
-    quantities = (REACHES, ARRIVES)
-    panels = figure.subplots(len(runs), 2, squeeze=False, sharey=True)
-    scale = log_scale([norms[q] for _, norms, _ in runs.values() for q in quantities if q in norms])
-    image = ScalarMappable(scale, "viridis")
-    for pair, (name, (steps, norms, selected)) in zip(panels, runs.items(), strict=True):
-        pair[0].set_ylabel(f"{name}\nimage row", fontsize=8)
-        for panel, quantity in zip(pair, quantities, strict=True):
-            if quantity in norms:
-                draw_heatmap(panel, steps, norms[quantity], selected, scale)
-            else:
-                panel.text(0.5, 0.5, "not recorded", ha="center", transform=panel.transAxes)
-    for panel, quantity in zip(panels[0], quantities, strict=True):
-        panel.set_title(title_of(quantity), fontsize=10)
-    for panel in panels[-1]:
-        panel.set_xlabel("optimizer step")
-    figure.colorbar(image, ax=panels, label=Quantity.unit, aspect=30, pad=0.01, format="%.0e")
-    key = [Patch(color=ZERO, label="exactly 0"), Line2D([], [], color=SELECTED, lw=4, label="selected rows")]
-    figure.legend(handles=key, loc="outside lower center", ncols=2, fontsize=9, frameon=False)
-    return figure
-
-
-def learning_curves(curves: Mapping[str, Mapping[str, Sequence[Curve]]]) -> Figure:
+def learning_curves(curves: Mapping[str, Mapping[str, Curves]], verdict: str, sheet: Sheet) -> Figure:
     """Loss and accuracy over optimizer steps: training batches as lines, validation as dots.
 
     Args:
-        curves: for each group of runs that differ in their seed alone, by its name: the runs' curves by their tags.
+        curves: for each setting by its name: steps (T,) and values (N, T) of N seeds by their tags.
+        verdict: what stands above the figure.
+        sheet: to draw for.
     """
-    figure = Figure(figsize=(9.2, 3.6), layout="constrained")
-    panels = figure.subplots(1, 2)
-    for panel, (metric, label) in zip(panels, {"loss": "loss", "acc": "accuracy, %"}.items(), strict=True):
-        for group, style in zip(curves, styles(len(curves)), strict=True):
-            for number, (steps, values) in enumerate(curves[group].get(f"train/{metric}", [])):
-                centres, means = _smoothed(steps, values)
-                shown = means * 100 if metric == "acc" else means
-                panel.plot(centres, shown, lw=1.2, label=None if number else group, **style)
-            for steps, values in curves[group].get(f"val/{metric}", []):
-                panel.plot(steps, np.array(values) * (100 if metric == "acc" else 1), "o", color=style["color"], ms=5)
-        panel.set(xlabel="optimizer step", ylabel=label)
+    canvas = side_by_side(2, curves, verdict, sheet)
+    panels = canvas.panels(["Loss, training (lines) and validation (dots)", "Accuracy in %, training and validation"])
+    for panel, metric in zip(panels, ("loss", "acc"), strict=True):
+        factor = 100 if metric == "acc" else 1
+        for setting, style in zip(curves.values(), styles(len(curves)), strict=True):
+            if f"train/{metric}" in setting:
+                steps, values = smoothed(*setting[f"train/{metric}"])
+                with_band(panel, steps, factor * values, style, sheet)
+            if f"val/{metric}" in setting:
+                steps, values = setting[f"val/{metric}"]
+                mean, spread = factor * values.mean(0), _spread(factor * values)
+                color, size = style["color"], 0.45 * sheet.text
+                panel.errorbar(steps, mean, spread, fmt="o", color=color, ms=size, lw=0.1 * sheet.text)
+        count_steps(panel, canvas)
         panel.grid(alpha=0.25)
-    panels[0].set_yscale("log")
-    panels[0].set_title("Loss of training batches (lines) and validation (dots)", fontsize=10)
-    panels[1].set_title("Accuracy of training batches and validation", fontsize=10)
-    name_groups(figure, curves)
-    return figure
+    label_logarithms(panels[0])
+    return canvas.figure
 
 
-def row_profiles(profiles: Mapping[str, Mapping[str, Tensor]]) -> Figure:
+def row_profiles(profiles: Mapping[str, Mapping[str, Tensor]], verdict: str, sheet: Sheet) -> Figure:
     """Mean norm of each row, with a band of one standard deviation over seeds.
 
     Args:
-        profiles: for each group of runs that differ in their seed alone, by its name: norms by their names, averaged
-            over steps, (N, H) for N seeds.
+        profiles: for each setting by its name: norms by their names, averaged over steps, (N, H) for N seeds.
+        verdict: what stands above the figure.
+        sheet: to draw for.
     """
-    figure = Figure(figsize=(9.2, 3.6), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    height = next(norms.shape[1] for group in profiles.values() for norms in group.values())
+    canvas = side_by_side(2, profiles, verdict, sheet)
+    panels = canvas.panels([title_of(quantity) for quantity in (REACHES, ARRIVES)], sharey=True)
     for panel, quantity in zip(panels, (REACHES, ARRIVES), strict=True):
-        for (group, norms), style in zip(profiles.items(), styles(len(profiles)), strict=True):
-            if quantity not in norms:
-                continue
-            mean = norms[quantity].mean(0).numpy()
-            rows = np.arange(len(mean))
-            panel.plot(rows, mean, marker="o", ms=3, lw=1.2, label=group, **style)
-            if len(norms[quantity]) > 1:
-                spread = norms[quantity].std(0).numpy()
-                panel.fill_between(rows, mean - spread, mean + spread, color=style["color"], alpha=0.2, lw=0)
-        panel.set(xlabel="image row (0 = top)", title=title_of(quantity))
-        panel.title.set_fontsize(10)
-        panel.set_xticks(range(0, height, 7))
-        panel.grid(alpha=0.25)
-    panels[0].set_ylabel(f"mean over steps,\n{Quantity.unit}")
-    name_groups(figure, profiles)
-    return figure
+        for norms, style in zip(profiles.values(), styles(len(profiles)), strict=True):
+            if quantity in norms:
+                values = norms[quantity].numpy()
+                with_band(panel, np.arange(values.shape[1]), values, style, sheet, marker="o", ms=0.3 * sheet.text)
+        count_rows(panel, canvas, profiles)
+        panel.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    panels[0].set_ylabel(Quantity.unit, fontsize=sheet.text * SMALL)
+    return canvas.figure
 
 
-def compared_theta(thetas: Mapping[str, tuple[Tensor, Sequence[bool]]]) -> Figure:
-    """θ (C, H, W) of several runs on one colour scale, with the selected rows, by the run's name."""
-    figure, panels, used = _grid(len(thetas), (2.3, 2.3), (1, 0.6))
-    limit = max(float(theta.abs().max()) for theta, _ in thetas.values())
-    images = []
-    for panel, (name, (theta, selected)) in zip(used, thetas.items(), strict=True):
-        images.append(draw_theta(panel, theta, selected, limit))
-        panel.set_title(name, fontsize=8)
-    figure.colorbar(images[0], ax=panels, label="θ, normalised pixels", aspect=30)
-    return figure
+def count_rows(panel: Axes, canvas: Canvas, profiles: Mapping[str, Mapping[str, Tensor]]) -> None:
+    """An x axis of image rows."""
+    height = max(norms.shape[-1] for setting in profiles.values() for norms in setting.values())
+    panel.set_xticks(range(0, height, 7))
+    panel.set_xlabel("image row (0 = top)", fontsize=canvas.sheet.text * 0.92, labelpad=0.2 * canvas.sheet.text)
+    panel.grid(alpha=0.25)
 
 
-def _grid(
-    count: int, size: tuple[float, float], extra: tuple[float, float], *, sharex: bool = False
-) -> tuple[Figure, Any, list[Axes]]:
-    """A figure with a panel for each of `count` runs, four in a line; all its panels, and those in use."""
-    across = min(count, 4)
-    down = -(-count // across)
-    figure = Figure(figsize=(size[0] * across + extra[0], size[1] * down + extra[1]), layout="constrained")
-    panels = figure.subplots(down, across, squeeze=False, sharex=sharex, sharey=True)
-    for panel in panels.flat[count:]:
-        panel.set_visible(False)
-    return figure, panels, list(panels.flat[:count])
+def with_band(
+    panel: Axes, places: np.ndarray, values: np.ndarray, style: Mapping[str, Any], sheet: Sheet, **look: Any
+) -> None:
+    """The mean of N seeds (N, T) as a line, with a band of one sample standard deviation."""
+    mean, spread = values.mean(0), _spread(values)
+    panel.plot(places, mean, lw=0.13 * sheet.text, **look, **style)
+    if spread is not None:
+        low = np.maximum(mean - spread, 0.02 * mean)  # an axis may be logarithmic
+        panel.fill_between(places, low, mean + spread, color=style["color"], alpha=0.2, lw=0)
+
+
+def _spread(values: np.ndarray) -> Any:
+    return values.std(0, ddof=1) if len(values) > 1 else None
+
+
+def side_by_side(count: int, names: Iterable[str], verdict: str, sheet: Sheet) -> Canvas:
+    """A canvas for so many panels with lines, and a key of the lines' names."""
+    entries = list(zip(map(in_short, names), styles(len(list(names))), strict=True))
+    return Canvas(sheet, verdict, count * STACKED if sheet.narrow else TALL, Key(sheet, entries))
+
+
+def in_short(title: str) -> str:
+    """A title without most of many settings that are equal."""
+    names, n, count = title.partition(", n =")
+    first, *others = names.split(" = ")
+    return f"{first} = {len(others)} others{n}{count}" if len(others) > 2 else title  # noqa: PLR2004
 
 
 def styles(count: int) -> list[dict[str, Any]]:
-    """Colours and dashes that can be told apart, for so many groups."""
+    """Colours and dashes that can be told apart, for so many settings."""
     return [{"color": PALETTE[i % len(PALETTE)], "ls": DASHES[i // len(PALETTE) % len(DASHES)]} for i in range(count)]
 
 
-def name_groups(figure: Figure, groups: Mapping[str, Any]) -> None:
-    """A legend of groups below a figure."""
-    handles = [Line2D([], [], lw=2, label=g, **style) for g, style in zip(groups, styles(len(groups)), strict=True)]
-    columns = 3 if max(map(len, groups), default=0) < LONG else 2
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8, frameon=False)
+def label_logarithms(panel: Axes) -> None:
+    """A logarithmic y axis whose labels are plain numbers, three to seven of them."""
+    panel.set_yscale("log")
+    panel.set_yticks(logarithms(*panel.get_ylim()))
+    panel.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    panel.yaxis.set_minor_locator(NullLocator())
+    panel.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _smoothed(steps: Sequence[int], values: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
-    """Means over `POINTS` pieces of a curve, and the middles of the pieces."""
-    pieces = min(POINTS, len(steps))
-    split = zip(np.array_split(np.array(steps, float), pieces), np.array_split(np.array(values), pieces), strict=True)
-    middles = [(part.mean(), value.mean()) for part, value in split]
-    return np.array([m for m, _ in middles]), np.array([v for _, v in middles])
+def smoothed(steps: np.ndarray, values: np.ndarray) -> Curves:
+    """Means over `POINTS` pieces of some curves (N, T), and the middles of the pieces."""
+    pieces = np.array_split(np.arange(len(steps)), min(POINTS, len(steps)))
+    return np.array([steps[p].mean() for p in pieces]), np.stack([values[:, p].mean(1) for p in pieces], 1)
 
 
-def repairs(cameras: Mapping[str, tuple[Tensor, Tensor, Sequence[bool], float]]) -> Figure:
+def repairs(cameras: Mapping[str, tuple[Tensor, Tensor, Sequence[bool], float]], verdict: str, sheet: Sheet) -> Figure:
     """What a camera adds to each row, what the rows have learnt to add, and what is left.
 
     Args:
-        cameras: damage (H,), θ averaged over each row (H,), the selected rows and the test accuracy, by the run's name.
+        cameras: damage (H,), θ averaged over each row (H,), the selected rows and the test accuracy, by the setting's
+            name.
+        verdict: what stands above the figure.
+        sheet: to draw for.
     """
-    figure, panels, used = _grid(len(cameras), (2.5, 3.2), (0, 0.6), sharex=True)
-    for panel, (name, (damage, learnt, selected, accuracy)) in zip(used, cameras.items(), strict=True):
-        rows = np.arange(len(damage))
+    entries: list[tuple[str, dict[str, Any]]] = [
+        ("damage, normalised pixels", {"color": ZERO, "lw": sheet.text, "solid_capstyle": "butt"}),
+        ("θ, what the row learnt", {"color": OTHER}),
+        ("what is left", {"color": SELECTED, "ls": "--"}),
+        ("selected rows", {"color": SELECTED, "lw": 4}),
+    ]
+    accuracies = [accuracy for *_, accuracy in cameras.values()]
+    words = [f"{value:.2%}" if math.isfinite(value) else "no test accuracy" for value in accuracies]
+    names = list(map(list, zip(cameras, words, strict=True)))
+    canvas, panels = named_grid(names, 2.4, verdict, sheet, Key(sheet, entries))
+    for panel, (damage, learnt, selected, _) in zip(panels, cameras.values(), strict=True):
+        rows, width = np.arange(len(damage)), 0.16 * sheet.text
         panel.barh(rows, damage.numpy(), height=1, color=ZERO)
-        panel.plot(learnt.numpy(), rows, color=OTHER, lw=1.5)
-        panel.plot((damage + learnt).numpy(), rows, color=SELECTED, lw=1.5, ls="--")
+        panel.plot(learnt.numpy(), rows, color=OTHER, lw=width)
+        panel.plot((damage + learnt).numpy(), rows, color=SELECTED, lw=width, ls="--")
         panel.axvline(0, color=INK, lw=0.6)
         mark_selected(panel, selected)
-        words = f"{accuracy:.2%}" if math.isfinite(accuracy) else "no test accuracy"
-        panel.set_title(name.replace(", ", "\n") + f"\n{words}", fontsize=8)
-    for panel in panels[:, 0]:
-        panel.set_ylabel("image row")
-    for panel in panels[-1]:
-        panel.set_xlabel("normalised pixels", fontsize=9)
-    key = [
-        Patch(color=ZERO, label="damage"),
-        Line2D([], [], color=OTHER, label="θ, what the row learnt"),
-        Line2D([], [], color=SELECTED, ls="--", label="what is left"),
-        Line2D([], [], color=SELECTED, lw=4, label="cut rows"),
-    ]
-    figure.legend(handles=key, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
-    return figure
+        panel.locator_params(axis="x", nbins=4)
+        panel.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+    return canvas.figure
 
 
-def row_atlas(losses: Tensor, shares: Tensor, digit: Tensor | None) -> Figure:
+def row_atlas(losses: Tensor, shares: Tensor, digit: Tensor | None, verdict: str, sheet: Sheet) -> Figure:
     """What each row carries, as bars beside a mean digit.
 
     Args:
         losses: test accuracy that is lost where row r is cut, (N, H) for N seeds, as a share.
         shares: cut fraction where row r is cut, (N, H).
         digit: the data set's mean image, (H, W).
+        verdict: what stands above the figure.
+        sheet: to draw for.
     """
-    figure = Figure(figsize=(9.2, 4.2), layout="constrained")
-    panels = figure.subplots(1, 3, sharey=True, width_ratios=[1, 1.4, 1.4])
+    canvas = Canvas(sheet, verdict, 4.0 if not sheet.narrow else 2.8)
+    titles = {"accuracy lost, percentage points": losses, "share of the squared input gradient, %": shares}
+    panels = canvas.panels(["mean digit", *titles], [1.0, 1.3, 1.3], sharey=True)
     rows = np.arange(losses.shape[1])
     if digit is not None:
         panels[0].imshow(digit.numpy(), cmap="gray", aspect="auto")
-    panels[0].set(title="mean digit", xticks=[], ylabel="image row (0 = top)")
-    titles = {"accuracy lost, percentage points": losses, "share of the squared input gradient, %": shares}
-    for panel, (title, values) in zip(panels[1:], titles.items(), strict=True):
+    panels[0].set_xticks([])
+    panels[0].set_ylabel("image row (0 = top)", fontsize=sheet.text * SMALL)
+    for panel, values in zip(panels[1:], titles.values(), strict=True):
         spread = 100 * values.std(0).numpy() if len(values) > 1 else None
-        panel.barh(
-            rows, 100 * values.mean(0).numpy(), xerr=spread, height=0.8, color=OTHER, ecolor=INK, error_kw={"lw": 0.8}
-        )
-        panel.set_xlabel(title)
+        bars: dict[str, Any] = {"height": 0.8, "color": OTHER, "ecolor": INK, "error_kw": {"lw": 0.8}}
+        panel.barh(rows, 100 * values.mean(0).numpy(), xerr=spread, **bars)
         panel.grid(axis="x", alpha=0.25)
+        panel.locator_params(axis="x", nbins=3 if sheet.narrow else 5)
+        panel.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
     panels[0].set_yticks(range(0, len(rows), 7))
-    return figure
+    return canvas.figure

@@ -13,7 +13,7 @@ from rowgrad.errors import UserError
 from rowgrad.files import read_json
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from rowgrad.folders import SweepFolder
 
@@ -100,8 +100,13 @@ def pairs(jobs: Sequence[Job]) -> dict[str, list[tuple[Job, Job]]]:
 
     No pair of a setting where two jobs agree in detach as well: nobody could say which of them belongs to a pair.
     """
+    return paired(grouped(jobs, SEED, DETACH))
+
+
+def paired(groups: Mapping[str, Sequence[Job]]) -> dict[str, list[tuple[Job, Job]]]:
+    """The same of jobs that agree in everything but their seed and detach, by what they agree in."""
     found = {}
-    for setting, group in grouped(jobs, SEED, DETACH).items():
+    for setting, group in groups.items():
         sides: dict[str, dict[Any, list[Job]]] = {"true": {}, "false": {}}
         for job in group:
             side = sides.get(job.overrides.get(DETACH, "").lower(), {})

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from rowgrad.config import plain
+from rowgrad.config import NAME, plain
+from rowgrad.files import configs_folder
+from rowgrad.scenario.settings import ScenarioSettings
+from rowgrad.trust import load_config
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,6 +23,7 @@ NAMED = {
     "corruption": "corruption.name",
     **dict.fromkeys(("model", "optimizer", "trainer"), "model.name"),
 }
+SCENARIO = "scenario."
 
 
 def _flat(config: Any) -> dict[str, Any]:
@@ -36,11 +41,23 @@ def _flat(config: Any) -> dict[str, Any]:
     return pairs
 
 
+@lru_cache
+def _own(name: str) -> dict[str, Any]:
+    """What a scenario of the project's says of itself, by full keys; empty where there is none of that name."""
+    file = configs_folder() / "scenario" / f"{name}.yaml"
+    if not NAME.fullmatch(name) or not file.is_file():
+        return {}
+    try:
+        return _flat({"scenario": ScenarioSettings.defaults() | plain(load_config(file))})
+    except Exception:  # noqa: BLE001 - whatever YAML makes of a file that was spoilt
+        return {}
+
+
 def group_names(runs: Sequence[Run], *apart: str) -> list[str]:
     """A name for each run: its scenario, and what else tells it from other runs of that scenario; never its seed.
 
     What a scenario, a camera or a network is made of is told only where others of the same name differ in it, and so is
-    how it is trained: networks have rates of their own.
+    how it is trained: networks have rates of their own. What stands in the scenario's own file goes without saying.
 
     Args:
         runs: that stand side by side.
@@ -49,14 +66,17 @@ def group_names(runs: Sequence[Run], *apart: str) -> list[str]:
     configs = [_flat(run.config) for run in runs]
     names = []
     for config in configs:
+        scenario = str(config.get("scenario.name"))
         alike = [other for other in configs if other.get("scenario.name") == config.get("scenario.name")]
+        own = _own(scenario)
         telling = [
-            f"{key.removeprefix('scenario.').removesuffix('.name')}={word_of(value)}"
+            f"{key.removeprefix(SCENARIO).removesuffix('.name')}={word_of(value)}"
             for key, value in config.items()
             if not key.startswith((*APART, *apart))
+            and not (key in own and own[key] == value)
             and any(other.get(key) != value for other in _peers(key, config, alike))
         ]
-        names.append(", ".join([str(config.get("scenario.name")), *telling]))
+        names.append(" ".join([scenario, *telling]))
     return names
 
 
@@ -86,4 +106,6 @@ def run_names(runs: Sequence[Run]) -> list[str]:
 
 def word_of(value: Any) -> str:
     """A value as one types it, but for null."""
+    if isinstance(value, list):
+        return f"[{','.join(map(word_of, value))}]"
     return str(value).lower() if isinstance(value, bool | None) else str(value)

@@ -43,6 +43,17 @@ class Table:
         """A section in Markdown, with title and caption."""
         return f"## {self.title}\n\n{self.markdown()}\n{self.caption}\n"
 
+    def condensed(self) -> tuple[Table, str]:
+        """The table without columns that say the same in every line, and what those say, in words."""
+        cells = dict(zip(self.header, zip(*self.body, strict=True), strict=True))
+        alike = {name: column[0] for name, column in list(cells.items())[1:] if len(set(column)) == 1}
+        if len(self.body) == 1:  # then there is nothing to compare; what is not there goes without saying
+            alike = {name: value for name, value in alike.items() if value in {"", "–"}}
+        kept = [place for place, name in enumerate(self.header) if name not in alike]
+        body = [[line[place] for place in kept] for line in self.body]
+        words = ", ".join(f"{name} {value}" for name, value in alike.items() if value not in {"", "–"})
+        return Table(self.title, [self.header[place] for place in kept], body, self.caption), words
+
     def print(self) -> None:
         """On the console."""
         from rich import box

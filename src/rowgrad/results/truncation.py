@@ -6,21 +6,24 @@ import math
 import statistics
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
-
-from rowgrad.results.figures import name_groups, styles
+from rowgrad.results.figures import side_by_side, styles
 from rowgrad.results.names import group_names
 from rowgrad.results.paired import decimals, percent, spread
+from rowgrad.results.sheets import Picture
 from rowgrad.results.tables import Table
+from rowgrad.results.verdicts import whole
 from rowgrad.scenario.settings import STATE
 from rowgrad.watch.quantities import COSINE, RATIO
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from matplotlib.figure import Figure
 
     from rowgrad.results.run import Run
+    from rowgrad.results.sheets import Sheet
 
 APART = ("scenario.rows", "scenario.detach")  # in which runs of one line differ
 TITLES = {"test/acc": "test accuracy, %", COSINE: "cosine with the gradient without detach", RATIO: "ratio of norms"}
@@ -72,13 +75,32 @@ def truncation_table(runs: Sequence[Run]) -> Table | None:
     return Table("Truncation", [*header, "cosine", "ratio of norms"], body, caption)
 
 
-def truncation_figure(runs: Sequence[Run]) -> tuple[str, Figure] | None:
+def truncation_figure(runs: Sequence[Run]) -> Picture | None:
     """Accuracy, cosine and ratio of norms against the length of the window."""
     lines = _lines(runs)
     if lines is None:
         return None
-    figure = Figure(figsize=(9.2, 3.6), layout="constrained")
-    for panel, (metric, title) in zip(figure.subplots(1, len(TITLES)), TITLES.items(), strict=True):
+    words = (
+        "The state is cut each so many rows: what the network has learnt, and how far its weights' gradient is from the"
+        " one without detach. Pale and dotted: the same with detach=false. Bars are one standard deviation over seeds."
+    )
+    return Picture(_verdict(lines), words, lambda verdict, sheet: _draw(lines, verdict, sheet))
+
+
+def _verdict(lines: Mapping[str, Mapping[int, Point]]) -> str:
+    """The accuracy with the longest window and with the shortest, of the first lines."""
+    parts = []
+    for name, points in list(lines.items())[:3]:
+        known = {window: values for window, point in points.items() if (values := point.of("test/acc"))}
+        if len(known) > 1:
+            ends = [f"{spread(known[window], percent)} with {window}" for window in (max(known), min(known))]
+            parts.append(f"{name} reaches {' rows between two cuts, '.join(ends)}")
+    return whole("; ".join(parts))
+
+
+def _draw(lines: Mapping[str, Mapping[int, Point]], verdict: str, sheet: Sheet) -> Figure:
+    canvas = side_by_side(len(TITLES), lines, verdict, sheet)
+    for panel, metric in zip(canvas.panels(list(TITLES.values())), TITLES, strict=True):
         factor = 100 if metric == "test/acc" else 1
         for (_, points), style in zip(lines.items(), styles(len(lines)), strict=True):
             for control in (False, True):
@@ -86,29 +108,25 @@ def truncation_figure(runs: Sequence[Run]) -> tuple[str, Figure] | None:
                 found = {window: [factor * v for v in numbers] for window, numbers in found.items() if numbers}
                 means = [statistics.mean(numbers) for numbers in found.values()]
                 bars = [statistics.stdev(numbers) if len(numbers) > 1 else 0 for numbers in found.values()]
-                look = {"alpha": 0.4, "ls": ":"} if control else {"ls": "-"}
+                look: dict[str, Any] = {"alpha": 0.4, "ls": ":"} if control else {"ls": "-"}
+                look |= {"marker": "o", "ms": 0.45 * sheet.text, "lw": 0.13 * sheet.text, "capsize": 3}
                 if found:
-                    panel.errorbar(list(found), means, bars, marker="o", ms=4, lw=1.2, capsize=3, **{**style, **look})
+                    panel.errorbar(list(found), means, bars, **{**style, **look})
         panel.set_xscale("log", base=2)
         windows = sorted({window for points in lines.values() for window in points})
         panel.set_xticks(windows, [str(window) for window in windows])
         panel.minorticks_off()
-        panel.set(xlabel="rows between two cuts", title=title)
-        panel.title.set_fontsize(10)
+        panel.yaxis.set_major_formatter(lambda value, _: f"{value:.3g}")
+        panel.set_xlabel("rows between two cuts", fontsize=0.92 * sheet.text)
         panel.grid(alpha=0.25)
-    name_groups(figure, lines)
-    words = (
-        "The state is cut each so many rows: what the network has learnt, and how far its weights' gradient is from the"
-        " one without detach. Pale and dotted: the same with detach=false. Bars are one standard deviation over seeds."
-    )
-    return words, figure
+    return canvas.figure
 
 
 def _lines(runs: Sequence[Run]) -> dict[str, dict[int, Point]] | None:
     """Points by window, longest first, by what tells runs apart beside window and detach; None with fewer than two."""
-    whole = [run for run in runs if run.scenario.route == STATE and run.status == "done"]
+    done = [run for run in runs if run.scenario.route == STATE and run.status == "done"]
     found: dict[str, dict[int, Point]] = {}
-    for name, run in zip(group_names(whole, *APART), whole, strict=True):
+    for name, run in zip(group_names(done, *APART), done, strict=True):
         window = window_of(run.selected)
         if window is not None:
             point = found.setdefault(name, {}).setdefault(window, Point({}, {}))

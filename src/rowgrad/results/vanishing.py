@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
-from rowgrad.results.figures import PALETTE, name_groups, styles
+from rowgrad.results.figures import PALETTE, label_logarithms, side_by_side, styles
+from rowgrad.results.groups import merged, settings_of
 from rowgrad.results.names import by_group
+from rowgrad.results.sheets import Picture
 from rowgrad.results.tables import Table
+from rowgrad.results.verdicts import on_equals
 from rowgrad.watch.vanishing import (
     FIRST,
     LAST,
@@ -22,11 +24,15 @@ from rowgrad.watch.vanishing import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
+    from matplotlib.figure import Figure
     from torch import Tensor
 
     from rowgrad.results.run import Run
+    from rowgrad.results.sheets import Sheet
+
+    Known = list[tuple[Tensor, Tensor]]  # steps (T,) and norms (T, H) of each run
 
 ENDS = (f"first {FIRST} steps", f"last {LAST} steps")
 LEAST = 1e-12  # a share that is drawn; smaller ones are at the edge
@@ -74,40 +80,54 @@ def _first_ratio(norms: Tensor) -> float:
     return float(share[0] / share[-1])
 
 
-def vanishing_figure(runs: Sequence[Run]) -> tuple[str, Figure] | None:
+def vanishing_figure(runs: Sequence[Run]) -> Picture | None:
     """Each row's share of the gradient at the first and the last steps, all networks on one logarithmic axis."""
     groups = _groups(runs)
     if groups is None:
         return None
-    figure = Figure(figsize=(9.2, 4.0), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    height = max(norms.shape[1] for some in groups.values() for _, norms in some)
-    for some, style in zip(groups.values(), styles(len(groups)), strict=True):
-        for panel, parts in zip(panels, zip(*(first_and_last(n) for _, n in some), strict=True), strict=True):
-            shares = torch.stack([share_of_rows(part) for part in parts]).clamp_min(LEAST).numpy()
-            rows = np.arange(shares.shape[1])
-            panel.plot(rows, np.exp(np.log(shares).mean(0)), marker="o", ms=3, lw=1.2, **style)
-            if len(shares) > 1:
-                panel.fill_between(rows, shares.min(0), shares.max(0), color=style["color"], alpha=0.2, lw=0)
-    for panel, end in zip(panels, ENDS, strict=True):
-        panel.set(yscale="log", xlabel="image row (0 = top, read first)", title=end)
-        panel.set_xticks(range(0, height, 7))
-        panel.axhline(1 / height, color=PALETTE[-1], lw=0.8, ls=":")
-        panel.yaxis.set_major_formatter(lambda share, _: f"{100 * share:g} %")  # powers would be set as mathematics
-        panel.grid(alpha=0.25)
-    panels[0].set_ylabel("share of the gradient")
-    name_groups(figure, groups)
     words = (
         "Each row's share of the gradient at the network's input, on a logarithmic axis; dotted, where all rows have"
         " alike. Lines are geometric means over seeds, bands reach from the least to the most. A line that falls to the"
         " left is a gradient that vanishes on its way up."
     )
-    return words, figure
+    settings = {setting: groups[setting.name] for setting in settings_of(_whole(runs))}
+    lines = merged(
+        settings, lambda a, b: len(a) == len(b) and all(torch.equal(x, y) for (_, x), (_, y) in zip(a, b, strict=True))
+    )
+    verdict = f"{vanishing_sentence(runs)} {on_equals(list(lines))}".strip()
+    return Picture(verdict, words, lambda above, sheet: _draw(lines, above, sheet))
 
 
-def _groups(runs: Sequence[Run]) -> dict[str, list[tuple[Tensor, Tensor]]] | None:
+def _draw(lines: Mapping[str, Known], verdict: str, sheet: Sheet) -> Figure:
+    canvas = side_by_side(2, lines, verdict, sheet)
+    panels = canvas.panels([f"Share of the gradient, {end}" for end in ENDS], sharey=True)
+    height = max(norms.shape[1] for some in lines.values() for _, norms in some)
+    for some, style in zip(lines.values(), styles(len(lines)), strict=True):
+        for panel, parts in zip(panels, zip(*(first_and_last(n) for _, n in some), strict=True), strict=True):
+            shares = torch.stack([share_of_rows(part) for part in parts]).clamp_min(LEAST).numpy()
+            rows = np.arange(shares.shape[1])
+            look: dict[str, Any] = {"marker": "o", "ms": 0.3 * sheet.text, "lw": 0.13 * sheet.text}
+            panel.plot(rows, np.exp(np.log(shares).mean(0)), **look, **style)
+            if len(shares) > 1:
+                panel.fill_between(rows, shares.min(0), shares.max(0), color=style["color"], alpha=0.2, lw=0)
+    for panel in panels:
+        panel.axhline(1 / height, color=PALETTE[-1], lw=0.8, ls=":")
+        panel.set_xlabel("image row (0 = top, read first)", fontsize=0.92 * sheet.text)
+        panel.set_xticks(range(0, height, 7))
+        label_logarithms(panel)
+        panel.yaxis.set_major_formatter(lambda share, _: f"{100 * share:.2g} %")
+        panel.grid(alpha=0.25)
+    return canvas.figure
+
+
+def _whole(runs: Sequence[Run]) -> list[Run]:
+    """Those that nothing cuts, of which it is known what arrives."""
+    return [run for run in runs if arrived(run.norms) is not None and len(run.steps) and not _is_cut(run)]
+
+
+def _groups(runs: Sequence[Run]) -> dict[str, Known] | None:
     """Steps (T,) and norms (T, H) of runs that nothing cuts, by their group; None where none of them vanishes."""
-    known = [run for run in runs if arrived(run.norms) is not None and len(run.steps) and not _is_cut(run)]
+    known = _whole(runs)
     if not any(describe_vanishing(arrived(run.norms)) for run in known):
         return None
     return {

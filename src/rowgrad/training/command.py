@@ -14,13 +14,13 @@ from omegaconf import DictConfig, OmegaConf
 
 from rowgrad.config import explain
 from rowgrad.errors import UserError, end_on_mistake
-from rowgrad.files import command_typed
+from rowgrad.files import command_typed, configs_folder
 from rowgrad.folders import RunFolder
 from rowgrad.process import INTERRUPTED
 from rowgrad.training.jobs import command_to_repeat, run_job
 from rowgrad.training.settings import OFFERED
 from rowgrad.training.start import config_to_train, describe_finished
-from rowgrad.training.words import check_sweep, configs_folder, readable
+from rowgrad.training.words import check_sweep, readable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

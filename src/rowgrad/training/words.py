@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import rowgrad
 from rowgrad.errors import UserError
+from rowgrad.files import configs_folder
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -15,13 +14,6 @@ if TYPE_CHECKING:
 OPTIONAL = ("sweep", "experiment")  # groups of which nothing is chosen by default
 # A choice, or one of a list, that Hydra would take for a number or a truth value.
 NO_TEXT = re.compile(r"(?<![^\[, ])(true|false|[+-]?(\d[\d_.]*(e[+-]?\d+)?|\.\d+|inf|nan))(?![^\], ])", re.IGNORECASE)
-
-
-def configs_folder() -> Path:
-    """Where the YAML files are: in the package where it was installed, beside `src` in a clone."""
-    package = Path(rowgrad.__file__).parent
-    inside = package / "configs"
-    return inside if inside.is_dir() else package.parents[1] / "configs"
 
 
 def readable(words: Iterable[str]) -> list[str]:
