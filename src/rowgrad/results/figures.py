@@ -175,7 +175,7 @@ def row_atlas(losses: Tensor, shares: Tensor, digit: Tensor | None, verdict: str
     """
     canvas = Canvas(sheet, verdict, 4.0 if not sheet.narrow else 2.8)
     titles = {"accuracy lost, percentage points": losses, "share of the squared input gradient, %": shares}
-    panels = canvas.panels(["mean digit", *titles], [1.0, 1.3, 1.3], sharey=True)
+    panels = canvas.panels(["mean digit", *titles], [0.7, 1.3, 1.3], sharey=True)
     rows = np.arange(losses.shape[1])
     if digit is not None:
         panels[0].imshow(digit.numpy(), cmap="gray", aspect="auto")
@@ -185,6 +185,7 @@ def row_atlas(losses: Tensor, shares: Tensor, digit: Tensor | None, verdict: str
         spread = 100 * values.std(0).numpy() if len(values) > 1 else None
         bars: dict[str, Any] = {"height": 0.8, "color": OTHER, "ecolor": INK, "error_kw": {"lw": 0.8}}
         panel.barh(rows, 100 * values.mean(0).numpy(), xerr=spread, **bars)
+        panel.tick_params(labelleft=False)
         panel.grid(axis="x", alpha=0.25)
         panel.locator_params(axis="x", nbins=3 if sheet.narrow else 5)
         panel.xaxis.set_major_formatter(lambda value, _: f"{value:.3g}")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     One = tuple[Tensor, Mapping[str, Tensor], Sequence[bool]]
     Wall = Mapping[str, One]
 
-BAR = 4.4  # ems that a colour scale needs
+BAR = 4.8  # ems that a colour scale needs
 GAP = 2  # ems between two panels of a pair
 SMALL, SUBTITLE = 0.88, 0.92  # of what stands below a name, and above columns
 
@@ -112,7 +112,7 @@ def _bar(canvas: Canvas, colors: ScalarMappable, label: str) -> None:
     bar.imshow(np.linspace(0, 1, 256)[None], cmap=colors.cmap, aspect="auto", extent=(0, 1, 0, 1))
     bar.set_yticks([])
     bar.set_xticks(np.asarray(colors.norm(ticks)), [f"{tick:.2g}" for tick in ticks])
-    bar.set_xlabel(label, fontsize=canvas.sheet.text * SMALL, labelpad=1)
+    bar.set_xlabel(label, fontsize=canvas.sheet.text * SMALL, labelpad=0.3 * canvas.sheet.text)
 
 
 def compared_theta(thetas: Mapping[str, tuple[Tensor, Sequence[bool]]], verdict: str, sheet: Sheet) -> Figure:

@@ -222,23 +222,25 @@ class Canvas:
 
         Args:
             titles: theirs.
-            widths: relative; equal ones without it. Panels with widths of their own are side by side on any sheet.
+            widths: relative; equal ones without it. Panels with widths of their own are side by side on any sheet, and
+                only the first one's y axis has labels.
             others: what `add_axes` takes.
         """
         stacked = self.sheet.narrow and not widths
-        shares = [1.0] * len(titles) if stacked or not widths else list(widths)
-        wide, tall = self.sheet.width - 0.5 * self.em, self.body / (len(titles) if stacked else 1)
+        tall = self.body / (len(titles) if stacked else 1)
+        margins = [5.4 if stacked or not widths or not place else 1.6 for place in range(len(titles))]
+        room = self.sheet.width - (1.3 + (margins[0] if stacked else sum(margins) + len(titles) - 1)) * self.em
+        shares = list(widths) or [1.0] * len(titles)
+        parts = [share if stacked else share / sum(shares) for share in shares]
+        lines = [wrapped(title, part * room, self.sheet.text, 6) for title, part in zip(titles, parts, strict=True)]
+        head = (max(map(len, lines)) * LINE + 0.3) * self.em
         x, y, found = 0.3 * self.em, self.top, []
-        size = self.sheet.text * (1.0 if stacked or not self.sheet.narrow else 0.9)
-        boxes = [wide if stacked else wide * share / sum(shares) for share in shares]
-        lines = [wrapped(title, box - 5.5 * self.em, size, 3) for title, box in zip(titles, boxes, strict=True)]
-        head = max(map(len, lines)) * LINE * size / INCH + 0.3 * self.em
-        for box, title in zip(boxes, lines, strict=True):
-            left = x + 4.6 * self.em
-            self.words(left, y, title, size)
+        for part, margin, title in zip(parts, margins, lines, strict=True):
+            left = x + margin * self.em
+            self.words(left, y, title)
             share = {name: found[0] for name in others if others[name] and found}
-            found.append(self.axes(left, y + head, box - 5.6 * self.em, tall - head - 3.2 * self.em, **share))
-            x, y = (x, y + tall) if stacked else (x + box, y)
+            found.append(self.axes(left, y + head, part * room, tall - head - 3.2 * self.em, **share))
+            x, y = (x, y + tall) if stacked else (left + part * room + self.em, y)
         return found
 
 

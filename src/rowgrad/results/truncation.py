@@ -13,7 +13,6 @@ from rowgrad.results.names import group_names
 from rowgrad.results.paired import decimals, percent, spread
 from rowgrad.results.sheets import Picture
 from rowgrad.results.tables import Table
-from rowgrad.results.verdicts import whole
 from rowgrad.scenario.settings import STATE
 from rowgrad.watch.quantities import COSINE, RATIO
 
@@ -95,7 +94,7 @@ def _verdict(lines: Mapping[str, Mapping[int, Point]]) -> str:
         if len(known) > 1:
             ends = [f"{spread(known[window], percent)} with {window}" for window in (max(known), min(known))]
             parts.append(f"{name} reaches {' rows between two cuts, '.join(ends)}")
-    return whole("; ".join(parts))
+    return f"{'; '.join(parts)}." if parts else ""
 
 
 def _draw(lines: Mapping[str, Mapping[int, Point]], verdict: str, sheet: Sheet) -> Figure:
