@@ -487,7 +487,7 @@ def test_joblib_trains_several_jobs_at_once_and_divides_the_cores(tmp_path):
     ended = {name.partition("-")[2]: line["status"] for name, line in lines.items()}
     assert ended == {"64": "done", "128": "done", "1298": "failed"}
     share = max(len(os.sched_getaffinity(0)) // 2, 1)
-    assert [lines[name]["threads"] for name in ("data.batch_size-64", "data.batch_size-128")] == [str(share)] * 2
+    assert [lines[name]["threads"] for name in ("batch_size-64", "batch_size-128")] == [str(share)] * 2
 
 
 def workers_of(process):
