@@ -130,6 +130,16 @@ def test_observing_is_checked_against_the_baseline_of_the_same_seed(runs):
         lines.write_text(before)
 
 
+@pytest.mark.parametrize("told", [None, 3, ["detach"], "the weather"])
+def test_a_summary_that_names_no_maker_leaves_it_to_the_route(runs, told):
+    found = {}
+    for name in ("augment", "modify_off", "visualize"):
+        run = open_run(runs[name].folder)
+        run.summary["zeros_by"] = told
+        found[name] = run.zeros_by
+    assert found == {"augment": None, "modify_off": Maker.LOSS, "visualize": Maker.NOBODY}
+
+
 def test_neighbours_that_are_nonsense_are_passed_over(runs):
     folder = runs["augment"].folder.path.parent
     for name, text in {"junk": "\0\1", "list": "- scenario: 3", "empty": ""}.items():

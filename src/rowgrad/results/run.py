@@ -79,8 +79,10 @@ class Run:
 
     @property
     def zeros_by(self) -> Maker | None:
-        """Who makes the zeros in the selected rows; None where the run did not say."""
-        return {maker.value: maker for maker in Maker}.get(self.summary.get("zeros_by", ""))
+        """Who makes the zeros in the selected rows; None where the run did not say, and its route does not tell."""
+        told = {maker.value: maker for maker in Maker}.get(str(self.summary.get("zeros_by")))
+        of_state = Maker.DETACH if self.scenario.detach else Maker.NOBODY
+        return told or {"exclude": Maker.LOSS, "observe": Maker.NOBODY, STATE: of_state}.get(self.scenario.route)
 
     @property
     def height(self) -> int:

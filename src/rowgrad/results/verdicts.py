@@ -19,7 +19,7 @@ WHO = {
     Maker.DETACH: "detach",
     Maker.LOSS: "the loss, not detach,",
     Maker.OPERATION: "the operation, not detach,",
-    None: "something unsaid",
+    None: "what was not recorded",
 }
 
 
