@@ -145,9 +145,9 @@ def norms(folder: Path, quantity: str) -> torch.Tensor:
 
 
 def recorded_steps(folder: Path) -> list[int]:
-    """The `step` column of `row_gradients.csv`."""
-    with (folder / "row_gradients.csv").open() as file:
-        return [int(row["step"]) for row in csv.DictReader(file)]
+    """The `step` column of `row_gradients.csv`, which may be written to at this moment."""
+    text = (folder / "row_gradients.csv").read_text()
+    return [int(row["step"]) for row in csv.DictReader(text.splitlines())]
 
 
 def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
