@@ -130,6 +130,12 @@ def test_observing_is_checked_against_the_baseline_of_the_same_seed(runs):
         lines.write_text(before)
 
 
+@pytest.mark.parametrize(("begins", "says"), [(1, True), (3, False)])
+def test_a_zero_that_is_not_there_has_no_maker(tmp_path, capsys, begins, says):
+    train(configure(*QUICK, "scenario=augment", f"scenario.from_step={begins}"), tmp_path / "run")
+    assert ("made by" in capsys.readouterr().out) == says  # of steps 0, 1 and 2
+
+
 @pytest.mark.parametrize("told", [None, 3, ["detach"], "the weather"])
 def test_a_summary_that_names_no_maker_leaves_it_to_the_route(runs, told):
     found = {}

@@ -78,9 +78,10 @@ def _lines_on_gradients(run: Run, scenario: Scenario) -> list[tuple[str, str]]:
         there = "at the black in their place" if scenario.route == "exclude" else "there"
         lines.append(("", f"{share} arrives {there} and goes no further"))
     if not scenario.idle:
-        found = Maker(summary["zeros_by"])
-        words = describe_maker(found, detach=scenario.detach, route=scenario.route)
-        lines.append(("" if found is Maker.NOBODY else "made by", words))
+        found, counts = Maker(summary["zeros_by"]), run.cut_counts
+        if found is Maker.NOBODY or counts is None or counts.any():  # nobody made a zero that is not there
+            words = describe_maker(found, detach=scenario.detach, route=scenario.route)
+            lines.append(("" if found is Maker.NOBODY else "made by", words))
         lines += describe_beside(run)
     if COSINE in summary:
         lines.append(("weights", _describe_bias(summary[COSINE], summary[RATIO])))
