@@ -30,8 +30,8 @@ from rich.console import Console
 
 from rowgrad.folders import RunFolder
 from rowgrad.training.build import build as build_settings
-from rowgrad.training.run import Training, train_run
 from rowgrad.training.settings import read_settings
+from rowgrad.training.train import Training, train_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable

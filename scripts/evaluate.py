@@ -26,7 +26,7 @@ def main() -> None:
     scenario = read_scenario(arguments.scenario) if arguments.scenario else None
 
     from rowgrad.results.evaluation import Evaluation
-    from rowgrad.training.run import evaluate, load_run  # late, so that --help and typing mistakes answer at once
+    from rowgrad.training.train import evaluate, load_run  # late, so that --help and typing mistakes answer at once
 
     settings, data, module = load_run(arguments.run, scenario, arguments.trust)
     metrics = evaluate(settings, data, module)

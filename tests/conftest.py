@@ -19,8 +19,8 @@ from xdist.scheduler import LoadScopeScheduling
 
 from rowgrad.folders import RunFolder
 from rowgrad.training.build import build as build_settings
-from rowgrad.training.run import train_run
 from rowgrad.training.settings import read_settings
+from rowgrad.training.train import train_run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -106,7 +106,7 @@ def mnist() -> Path:
 
 
 # What the scripts import, and, for those that answer before anything heavy is imported, what is not.
-HEAVY = ["torch", "torchvision", "rowgrad.training.run", "rowgrad.results.report", "torch.utils.tensorboard"]
+HEAVY = ["torch", "torchvision", "rowgrad.training.train", "rowgrad.results.report", "torch.utils.tensorboard"]
 HEAVY += ["scipy.stats", "sklearn.datasets", "tensorboard.backend.event_processing.event_accumulator"]
 LIGHT = ["hydra", "rich.console", "filelock"]
 

@@ -30,8 +30,8 @@ from werkzeug.test import Client
 
 from rowgrad.board import Rows
 from rowgrad.board.plugin import PAGE
-from rowgrad.watch.about import digest_but_for_seed
 from rowgrad.watch.events import add_facts
+from rowgrad.watch.hparams import digest_but_for_seed
 from rowgrad.watch.tags import ABOUT, OUTCOME
 
 QUICK = ["data=digits", "callbacks.progress=null", "callbacks.pictures=null", "trainer.accelerator=cpu"]

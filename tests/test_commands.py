@@ -219,7 +219,7 @@ def test_the_signal_handlers_of_the_process_are_put_back(tmp_path):
 
 
 def test_evaluation_goes_by_the_last_step_that_was_trained(tmp_path):
-    from rowgrad.training.run import evaluate, load_run
+    from rowgrad.training.train import evaluate, load_run
 
     results = {}
     scenario = ["scenario=modify", "scenario.from_step=2"]

@@ -10,7 +10,7 @@ from conftest import PROJECT, command, configure, train
 
 from rowgrad.results.evaluation import Evaluation
 from rowgrad.scenario.scenario import Scenario
-from rowgrad.training.run import load_run
+from rowgrad.training.train import load_run
 
 EVALUATE = PROJECT / "scripts" / "evaluate.py"
 QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null", "callbacks.pictures=null"]

@@ -10,7 +10,7 @@ from conftest import PROJECT, command, events, norms
 from omegaconf import OmegaConf
 from sklearn.metrics import f1_score
 
-from rowgrad.training.run import load_run
+from rowgrad.training.train import load_run
 
 PAGE = (PROJECT / "docs" / "extending.md").read_text()
 RECIPES = dict(section.split("\n", 1) for section in PAGE.split("\n## ")[1:])

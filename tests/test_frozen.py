@@ -8,7 +8,7 @@ import torch
 from conftest import PROJECT, build, command, configure, norms, train, weights
 
 from rowgrad.errors import UserError
-from rowgrad.training.run import evaluate, load_run
+from rowgrad.training.train import evaluate, load_run
 
 TRAIN = PROJECT / "scripts" / "train.py"
 QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null", "callbacks.pictures=null"]

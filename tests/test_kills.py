@@ -20,8 +20,8 @@ from tensorboard.summary.writer import event_file_writer
 from rowgrad.data.datamodule import ImageData
 from rowgrad.folders import RunFolder
 from rowgrad.process import SIGNALS
-from rowgrad.training import run
-from rowgrad.training.run import Training
+from rowgrad.training import train as run
+from rowgrad.training.train import Training
 from rowgrad.watch.outlets import save_loggers
 from rowgrad.watch.tags import ABOUT
 

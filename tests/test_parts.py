@@ -12,7 +12,7 @@ from rowgrad.errors import UserError
 from rowgrad.model.networks import MLP, StridedConvNet
 from rowgrad.model.optimizers import make_optimizer, one_cycle
 from rowgrad.model.settings import OptimizerSettings
-from rowgrad.watch.gradients import cut_fraction, cut_rows, row_norms
+from rowgrad.watch.norms import cut_fraction, cut_rows, row_norms
 
 
 def test_a_row_norm_is_the_euclidean_length():
@@ -141,7 +141,7 @@ def test_a_value_that_is_not_accepted_is_named(settings, words):
 
 
 def test_without_a_gpu_no_optimizer_looks_for_one_at_every_step():
-    from rowgrad.training import run
+    from rowgrad.training import train as run
 
     assert run
     assert torch.cuda.is_available() or "PYTORCH_NVML_BASED_CUDA_CHECK" not in os.environ

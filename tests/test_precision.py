@@ -10,10 +10,10 @@ from test_invariants import expected, fit
 
 from rowgrad import open_run
 from rowgrad.results.report import write_report
-from rowgrad.training.run import evaluate, load_run
 from rowgrad.training.settings import PRECISIONS
-from rowgrad.watch.gradients import cut_fraction, row_norms
-from rowgrad.watch.norms import NormsFile, read_norms
+from rowgrad.training.train import evaluate, load_run
+from rowgrad.watch.csv_file import NormsFile, read_norms
+from rowgrad.watch.norms import cut_fraction, row_norms
 from rowgrad.watch.recorder import RowGradientRecorder
 
 QUICK = [

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from rowgrad.errors import UserError
-from rowgrad.watch.norms import cut_back
+from rowgrad.watch.csv_file import cut_back
 
 TRAIN = PROJECT / "scripts" / "train.py"
 QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null"]

@@ -45,7 +45,7 @@ BEFORE = {
     "overrides are read": "rowgrad.training.command:readable",
     "config is read": "rowgrad.training.command:config_to_train",
     "data": "rowgrad.data.datamodule:ImageData.__init__",
-    "trainer": "rowgrad.training.run:make_trainer",
+    "trainer": "rowgrad.training.train:make_trainer",
 }
 WITHIN = {
     "claim": "rowgrad.folders:RunFolder.claim",
@@ -55,7 +55,7 @@ WITHIN = {
     "step": "rowgrad.model.classifier:RowClassifier.training_step",
     "final validation": "rowgrad.training.checkpoints:Checkpoints.on_validation_end",
     "pictures": "rowgrad.watch.pictures:Pictures.on_train_end",
-    "after training": "rowgrad.training.run:Training._measure",
+    "after training": "rowgrad.training.train:Training._measure",
     "test": "rowgrad.model.classifier:RowClassifier.test_step",
 }
 
@@ -131,7 +131,7 @@ def test_a_signal_during_the_validation_after_training_is_one_too(tmp_path):
 
 
 def test_what_comes_when_the_run_is_done_leaves_it_done(tmp_path):
-    moment = "rowgrad.training.run:Training.close"
+    moment = "rowgrad.training.train:Training.close"
     result = signalled(signal.SIGTERM, moment, *QUICK, "trainer.max_steps=3", "hydra.run.dir=run", cwd=tmp_path)
     ended_well(result, signal.SIGTERM)
     assert summary(tmp_path / "run")["status"] == "done"

@@ -25,7 +25,7 @@ from scipy import integrate, stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
-import rowgrad.training.run
+import rowgrad.training.train
 from rowgrad.data import sources
 from rowgrad.data.datamodule import ImageData
 from rowgrad.data.settings import DataSettings
@@ -254,7 +254,7 @@ def test_a_job_over_several_ranks_is_refused_and_the_others_go_on(tmp_path):
 
 
 def test_even_an_exit_inside_a_job_is_recorded_and_does_not_end_the_sweep(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(rowgrad.training.run, "train_run", lambda *_, **__: sys.exit(3))
+    monkeypatch.setattr(rowgrad.training.train, "train_run", lambda *_, **__: sys.exit(3))
     assert run_job(configure("data=digits"), hydras(tmp_path / "job", "seed=0")) is None
     assert summary(tmp_path / "job") == {"status": "failed", "error": "SystemExit: 3"}
     assert "job failed: SystemExit(3)" in capsys.readouterr().err
@@ -264,7 +264,7 @@ def test_ctrl_c_outside_of_training_ends_the_sweep_too(tmp_path, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(rowgrad.training.run, "train_run", interrupted)
+    monkeypatch.setattr(rowgrad.training.train, "train_run", interrupted)
     with pytest.raises(KeyboardInterrupt):
         run_job(configure("data=digits"), hydras(tmp_path / "job", "seed=0"))
     assert summary(tmp_path / "job")["status"] == "interrupted"

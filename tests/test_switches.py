@@ -13,8 +13,8 @@ from conftest import PROJECT, command, configure, recorded_steps, train, weights
 from omegaconf import OmegaConf
 
 from rowgrad.errors import UserError
-from rowgrad.training.run import evaluate, load_run
 from rowgrad.training.settings import read_settings
+from rowgrad.training.train import evaluate, load_run
 
 TRAIN = PROJECT / "scripts" / "train.py"
 QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null", "callbacks.pictures=null"]
@@ -273,7 +273,7 @@ WRONG = {
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
 def test_a_value_that_is_not_accepted_is_one_line_that_names_the_key(tmp_path, name, value):
     from rowgrad.folders import RunFolder
-    from rowgrad.training.run import Training
+    from rowgrad.training.train import Training
 
     config = configure(*QUICK, "model=mlp", f"++trainer.{name}={value}")
     with pytest.raises(UserError, match=rf"^trainer\.{name}\b[^\n]*$"):

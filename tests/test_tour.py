@@ -38,7 +38,7 @@ def test_every_cell_runs_and_prints_what_is_told_in_the_lesson(tmp_path, mnist, 
     assert "modify,  with detach and without: identical = True" in text
     assert re.findall(r"zeros in row 14: +(\d+) of 100, made by (.*)", text) == [
         ("100", "detach"),
-        ("0", "nobody"),
+        ("0", "none"),
         ("100", "the loss"),
         ("100", "the loss"),
     ]

@@ -14,9 +14,9 @@ from rowgrad.errors import UserError
 from rowgrad.folders import RunFolder
 from rowgrad.results.run import Run
 from rowgrad.training.jobs import command_to_repeat, what_is_trained
-from rowgrad.training.run import load_run
 from rowgrad.training.start import config_to_train
 from rowgrad.training.targets import CLASSES, KINDS, targets_of
+from rowgrad.training.train import load_run
 
 TRAIN, EVALUATE, REPORT = (PROJECT / "scripts" / f"{name}.py" for name in ("train", "evaluate", "report"))
 TINY = ["data=digits", "trainer.accelerator=cpu", "model=mlp", "callbacks.pictures=null", "callbacks.progress=null"]
@@ -53,7 +53,7 @@ def hostile(honest, tmp_path):
 
 def resumed(folder, **trust):
     """What resuming the folder would build, built."""
-    from rowgrad.training.run import Training
+    from rowgrad.training.train import Training
 
     typed = configure(f"resume={folder}", *(f"{key}={value}" for key, value in trust.items()))
     config, settings = config_to_train(typed, RunFolder(folder), [f"resume={folder}"])

@@ -42,9 +42,9 @@ QUICK = ["callbacks.progress=null", "callbacks.recorder.flush_every=3", "callbac
 MOMENTS = {
     "validating": "rowgrad.model.classifier:RowClassifier.validation_step",
     "drawing": "rowgrad.watch.pictures:Pictures._digits",
-    "after training": "rowgrad.training.run:Training._measure",
+    "after training": "rowgrad.training.train:Training._measure",
     "testing": "rowgrad.model.classifier:RowClassifier.test_step",
-    "telling TensorBoard": "rowgrad.training.run:write_outcome",
+    "telling TensorBoard": "rowgrad.training.train:write_outcome",
     "writing the summary": "rowgrad.folders:RunFolder.write_summary",
 }
 

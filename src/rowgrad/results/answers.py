@@ -11,9 +11,9 @@ from rowgrad.results.jobs import DETACH, SEED, Job, grouped, paired, pairs, valu
 from rowgrad.results.names import group_names
 from rowgrad.results.paired import compare, percent, spread
 from rowgrad.results.vanishing import vanishing_sentence
-from rowgrad.scenario.maker import Maker
 from rowgrad.scenario.rows import name_rows
 from rowgrad.scenario.settings import STATE
+from rowgrad.scenario.zeros import ZeroCause
 from rowgrad.watch.quantities import COSINE
 
 if TYPE_CHECKING:
@@ -63,9 +63,9 @@ def on_detach(setting: str, both: Sequence[tuple[Job, Job]], run: Run) -> str:
     if not any(run.selected) or run.zeros_by is None:
         return ""
     maker, rows, accuracy = run.zeros_by, name_rows(run.selected), effect(both, "test/acc")
-    if maker is Maker.NOBODY:
+    if maker is ZeroCause.NONE:
         return f"{setting}: nothing is cut, with detach or without, and {accuracy}."
-    if maker is not Maker.DETACH:
+    if maker is not ZeroCause.DETACH:
         there = "they are there without it too"
         return f"{setting}: {maker.value} makes the zeros of {rows}, not detach: {there}, and {accuracy}."
     if run.scenario.route == STATE:

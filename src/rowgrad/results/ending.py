@@ -13,9 +13,9 @@ from rich.panel import Panel
 from rowgrad.files import command_typed, shown
 from rowgrad.folders import DRY
 from rowgrad.results.beside import describe_beside
-from rowgrad.scenario.maker import Maker, describe_maker
 from rowgrad.scenario.rows import name_rows
 from rowgrad.scenario.settings import STATE
+from rowgrad.scenario.zeros import ZeroCause, describe_zeros
 from rowgrad.watch.quantities import COSINE, RATIO
 from rowgrad.watch.tags import FACTS
 from rowgrad.watch.vanishing import arrived, describe_vanishing
@@ -78,10 +78,10 @@ def _lines_on_gradients(run: Run, scenario: Scenario) -> list[tuple[str, str]]:
         there = "at the black in their place" if scenario.route == "exclude" else "there"
         lines.append(("", f"{share} arrives {there} and goes no further"))
     if not scenario.idle:
-        found, counts = Maker(summary["zeros_by"]), run.cut_counts
-        if found is Maker.NOBODY or counts is None or counts.any():  # nobody made a zero that is not there
-            words = describe_maker(found, detach=scenario.detach, route=scenario.route)
-            lines.append(("" if found is Maker.NOBODY else "made by", words))
+        found, counts = ZeroCause(summary["zeros_by"]), run.cut_counts
+        if found is ZeroCause.NONE or counts is None or counts.any():  # nobody made a zero that is not there
+            words = describe_zeros(found, detach=scenario.detach, route=scenario.route)
+            lines.append(("" if found is ZeroCause.NONE else "made by", words))
         lines += describe_beside(run)
     if COSINE in summary:
         lines.append(("weights", _describe_bias(summary[COSINE], summary[RATIO])))

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from rowgrad.results.names import by_group
-from rowgrad.scenario.maker import Maker
+from rowgrad.scenario.zeros import ZeroCause
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -91,9 +91,9 @@ class Setting:
         return statistics.mean(known) if known else None
 
     @property
-    def zeros_by(self) -> Maker | None:
+    def zeros_by(self) -> ZeroCause | None:
         """Who makes the zeros; None where the runs did not say."""
-        return self.first.zeros_by if any(self.first.selected) else Maker.NOBODY
+        return self.first.zeros_by if any(self.first.selected) else ZeroCause.NONE
 
     def curves(self, tags: Sequence[str]) -> dict[str, Curves]:
         """Curves of the event files by their tags, at the steps that all seeds have."""

@@ -20,10 +20,10 @@ from rowgrad.data.sources import SOURCES
 from rowgrad.errors import UserError
 from rowgrad.folders import RunFolder
 from rowgrad.scenario.corruption import Corruption
-from rowgrad.scenario.maker import Maker
 from rowgrad.scenario.settings import STATE, CorruptionSettings, ScenarioSettings
-from rowgrad.watch.gradients import cut_fraction, cut_rows
-from rowgrad.watch.norms import read_norms
+from rowgrad.scenario.zeros import ZeroCause
+from rowgrad.watch.csv_file import read_norms
+from rowgrad.watch.norms import cut_fraction, cut_rows
 from rowgrad.watch.quantities import ARRIVES, REACHES
 from rowgrad.watch.vanishing import arrived, describe_vanishing
 
@@ -78,11 +78,11 @@ class Run:
         return ScenarioSettings.read(self.config.scenario)
 
     @property
-    def zeros_by(self) -> Maker | None:
+    def zeros_by(self) -> ZeroCause | None:
         """Who makes the zeros in the selected rows; None where the run did not say, and its route does not tell."""
-        told = {maker.value: maker for maker in Maker}.get(str(self.summary.get("zeros_by")))
-        of_state = Maker.DETACH if self.scenario.detach else Maker.NOBODY
-        return told or {"exclude": Maker.LOSS, "observe": Maker.NOBODY, STATE: of_state}.get(self.scenario.route)
+        told = {maker.value: maker for maker in ZeroCause}.get(str(self.summary.get("zeros_by")))
+        of_state = ZeroCause.DETACH if self.scenario.detach else ZeroCause.NONE
+        return told or {"exclude": ZeroCause.LOSS, "observe": ZeroCause.NONE, STATE: of_state}.get(self.scenario.route)
 
     @property
     def height(self) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from rowgrad.scenario.maker import Maker, sentence_on_zeros
 from rowgrad.scenario.rows import name_rows
 from rowgrad.scenario.settings import STATE
+from rowgrad.scenario.zeros import ZeroCause, zeros_sentence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
 
 MOST, LONG = 3, 90  # names in a sentence, and their letters
 WHO = {
-    Maker.DETACH: "detach",
-    Maker.LOSS: "the loss, not detach,",
-    Maker.OPERATION: "the operation, not detach,",
+    ZeroCause.DETACH: "detach",
+    ZeroCause.LOSS: "the loss, not detach,",
+    ZeroCause.OPERATION: "the operation, not detach,",
     None: "what was not recorded",
 }
 
@@ -37,11 +37,11 @@ def whole(sentence: str) -> str:
 
 def on_heatmaps(settings: Sequence[Setting]) -> str:
     """Who stops how much in which settings, and in which nothing is cut."""
-    cut: dict[Maker | None, list[Setting]] = {}
+    cut: dict[ZeroCause | None, list[Setting]] = {}
     for setting in settings:
         if setting.cut is not None and any(map(any, setting.cut)):
             maker = setting.zeros_by
-            cut.setdefault(None if maker is Maker.NOBODY else maker, []).append(setting)
+            cut.setdefault(None if maker is ZeroCause.NONE else maker, []).append(setting)
     parts = []
     for maker in sorted(cut, key=list(WHO).index):
         state = [one for one in cut[maker] if one.first.scenario.route == STATE]
@@ -85,7 +85,7 @@ def on_cut(setting: Setting) -> str:
         words += f", {name_rows(some)} at some steps"
     both = setting.first.scenario.route == STATE
     words += ", in both norms" if both else f": {_percent(setting.stopped or 0)} of the squared gradient stopped"
-    maker = None if setting.zeros_by is Maker.NOBODY else setting.zeros_by
+    maker = None if setting.zeros_by is ZeroCause.NONE else setting.zeros_by
     return f"{words}, by {WHO[maker].removesuffix(',')}" if maker is not None else words
 
 
@@ -95,7 +95,7 @@ def on_makers(settings: Sequence[Setting]) -> str:
     for setting in settings:
         scenario, maker = setting.first.scenario, setting.zeros_by
         if maker is not None and any(setting.first.selected):
-            words = sentence_on_zeros(maker, detach=scenario.detach, route=scenario.route)
+            words = zeros_sentence(maker, detach=scenario.detach, route=scenario.route)
             found.setdefault(words, []).append(setting.name)
     return " ".join(f"{listed(names)}: {words}" for words, names in found.items())
 

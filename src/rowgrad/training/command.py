@@ -105,7 +105,7 @@ def _train_unless_finished(config: DictConfig, folder: RunFolder, overrides: Seq
     if resume and (words := describe_finished(folder, config)):
         print(words)
         return {}
-    from rowgrad.training.run import train_run  # late, so that --help and typing mistakes answer at once
+    from rowgrad.training.train import train_run  # late, so that --help and typing mistakes answer at once
 
     return train_run(config, folder, settings=settings, resume=resume)
 

@@ -212,7 +212,7 @@ def _attempt(config: DictConfig, job: HydraConf, folder: RunFolder) -> float | N
             settings = read_saved_settings(config, named)
         elif settings.model.checkpoint is not None:
             find_checkpoint(settings.model.checkpoint)
-        from rowgrad.training.run import train_run  # late, so that mistakes answer at once
+        from rowgrad.training.train import train_run  # late, so that mistakes answer at once
 
         summary = train_run(config, folder, settings=settings, resume=folder.holds_a_run)
     except (KeyboardInterrupt, Interrupted) as error:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rowgrad.model.classifier import RowClassifier
-from rowgrad.watch.gradients import row_norms
+from rowgrad.watch.norms import row_norms
 from rowgrad.watch.outlets import table_of, write_to_loggers
 from rowgrad.watch.quantities import COSINE, RATIO, STOPPED
 from rowgrad.watch.ranks import Ranks

@@ -8,7 +8,7 @@ import lightning.pytorch as pl
 import torch
 
 from rowgrad.tap import watched_of
-from rowgrad.watch.gradients import row_norms
+from rowgrad.watch.norms import row_norms
 from rowgrad.watch.outlets import writers, writes_events
 from rowgrad.watch.quantities import GRAD_NORM
 from rowgrad.watch.recorder import recorder_of

@@ -1,159 +1,70 @@
-"""`row_gradients.csv`: a line for each recorded optimizer step, a column for each row and quantity."""
+"""Gradients -> norms. No Lightning, no files: what is recorded is defined here."""
 
 from __future__ import annotations
 
-import os
-import re
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import pad
-
-from rowgrad.files import write_whole
-from rowgrad.watch.tags import row_tags
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from pathlib import Path
-
-# Decimal digits by which a number of 32 bits, and one of 64, is known from all others.
-SINGLE, DOUBLE = 9, 17
-Norms = dict[str, Tensor]  # norms (T, H) by the names of their quantities
-_LINE = re.compile(rb"(\d{1,18})((?:,-?(?:\d+(?:\.\d+)?(?:e[-+]\d+)?|inf|nan))*)\n")  # a step and its norms
+    from collections.abc import Sequence
 
 
-class NormsFile:
-    """The file while a run writes to it. Lines of before are kept.
+def row_norms(gradients: Tensor) -> Tensor:
+    """‖g_r‖₂ of every row r, over channels and columns: N gradients (N, ..., H, W) -> (N, H).
+
+    In float64, whatever the gradients are of, and so that no square under- or overflows: a norm is 0.0 exactly where,
+    and only where, every entry of the row's gradient is.
+    """
+    others = [dim for dim in range(1, gradients.ndim) if dim != gradients.ndim - 2]
+    if gradients.dtype != torch.float64:  # squares of what is smaller have room in 64 bits
+        return torch.linalg.vector_norm(gradients, dim=others, dtype=torch.float64)
+    size = _size(gradients, others)
+    return torch.linalg.vector_norm(gradients / size, dim=others) * size.amax(others)
+
+
+def _size(numbers: Tensor, dim: list[int]) -> Tensor:
+    """The power of two next below the largest of some numbers; 1 where it is 0 or not finite.
+
+    What is divided by it keeps every digit, and its square is a number, where that of 1e-200 would be 0.
+    """
+    largest = numbers.abs().amax(dim, keepdim=True)
+    return torch.where((largest > 0) & largest.isfinite(), largest / (2 * torch.frexp(largest).mantissa), 1.0)
+
+
+def cut_rows(row_grad_norm: Tensor, input_grad_norm: Tensor) -> Tensor:
+    """Which rows were cut: gradient arrived at the network's input there and none of it reached the row.
 
     Args:
-        path: where it is; it is made with the first steps.
-        count: the lines of before.
+        row_grad_norm: (..., H), of ∂L/∂θ.
+        input_grad_norm: (..., H), of ∂L/∂τ.
 
-    Attributes:
-        count: the lines that it has, one for each recorded step.
+    Returns:
+        (..., H) booleans.
     """
-
-    def __init__(self, path: Path, count: int = 0) -> None:
-        self.path, self.count = path, count
-        self._file: TextIO | None = None
-        self._heights: dict[str, int] = {}
-        self._digits = SINGLE
-
-    def append(self, steps: Sequence[int], norms: Norms, digits: int = SINGLE) -> None:
-        """Writes the norms (T, H) of T steps. Where there are more rows than before, those of before got nothing."""
-        self._digits = digits
-        if self._file is None:
-            self._open(norms)
-        heights = {quantity: max(self._heights[quantity], values.shape[1]) for quantity, values in norms.items()}
-        if heights != self._heights:
-            self._widen(heights)
-        table = torch.cat([_padded(values, heights[quantity]) for quantity, values in norms.items()], 1)
-        self._write(lines(steps, table, digits))
-        self.count += len(steps)
-
-    def sync(self) -> None:
-        """Waits until all lines are on the disk."""
-        if self._file is not None:
-            os.fsync(self._file.fileno())
-
-    def close(self) -> None:
-        """Nothing is written after this."""
-        if self._file is not None:
-            self.sync()
-            self._file.close()
-            self._file = None
-
-    def _open(self, norms: Norms) -> None:
-        self._heights = heights_of(self.path) or {quantity: values.shape[1] for quantity, values in norms.items()}
-        self._file = self.path.open("a", encoding="utf-8")
-        if self._file.tell() == 0:
-            self._write(header(self._heights))
-
-    def _widen(self, heights: dict[str, int]) -> None:
-        self.close()
-        steps, before = read_norms(self.path)
-        table = torch.cat([_padded(before[quantity], height) for quantity, height in heights.items()], 1)
-        write_whole(self.path, header(heights) + lines(steps.tolist(), table, self._digits))
-        self._heights = heights
-        self._file = self.path.open("a", encoding="utf-8")
-
-    def _write(self, text: str) -> None:
-        assert self._file is not None
-        self._file.write(text)
-        self._file.flush()
+    return (row_grad_norm == 0) & (input_grad_norm > 0)
 
 
-def header(heights: dict[str, int]) -> str:
-    """The first line."""
-    columns = [tag for quantity, height in heights.items() for tag in row_tags(quantity, height)]
-    return ",".join(["step", *columns]) + "\n"
+def cut_fraction(row_grad_norm: Tensor, input_grad_norm: Tensor) -> Tensor:
+    """Share of the squared input gradient that the cut stopped: Σ over cut rows ÷ Σ over all rows.
+
+    Args:
+        row_grad_norm: (..., H), of ∂L/∂θ.
+        input_grad_norm: (..., H), of ∂L/∂τ.
+
+    Returns:
+        (...), from 0 to 1; 0 where no gradient arrived at all.
+    """
+    arrived = input_grad_norm.double()
+    energy = (arrived / _size(arrived, [-1])).square()
+    total = energy.sum(-1)
+    stopped = (energy * cut_rows(row_grad_norm, input_grad_norm)).sum(-1)
+    return torch.where(total > 0, stopped / total.clamp_min(torch.finfo(torch.float64).tiny), 0.0)
 
 
-def _padded(norms: Tensor, height: int) -> Tensor:
-    return pad(norms, (0, height - norms.shape[1]))
-
-
-def lines(steps: Sequence[int], table: Tensor, digits: int) -> str:
-    """A line for each of T steps with its values (T, columns)."""
-    line = "%d" + f",%.{digits}g" * table.shape[1] + "\n"
-    return "".join(line % (step, *values) for step, values in zip(steps, table.tolist(), strict=True))
-
-
-def heights_of(path: Path) -> dict[str, int]:
-    """How many rows each quantity has in a file; empty where there is none."""
-    heights: dict[str, int] = {}
-    if path.is_file():
-        with path.open(encoding="utf-8", errors="replace") as file:
-            first = next(file, "")
-        for name in first.strip().split(",")[1:] if first.endswith("\n") else ():
-            quantity = name.rpartition("/row_")[0]
-            heights[quantity] = heights.get(quantity, 0) + 1
-    return heights
-
-
-def read_norms(path: Path) -> tuple[Tensor, Norms]:
-    """Optimizer steps (T,) and norms (T, H) by their names; T is 0 where nothing is there."""
-    names, content = [""], []
-    if path.is_file():
-        with path.open(encoding="utf-8") as lines:
-            names = next(lines, "").strip().split(",")
-            content = lines.readlines()
-    if not content:
-        return torch.zeros(0, dtype=torch.long), {}
-    table = torch.from_numpy(np.loadtxt(content, delimiter=",", ndmin=2))
-    columns: dict[str, list[int]] = {}
-    for place, name in enumerate(names[1:], 1):
-        columns.setdefault(name.rpartition("/row_")[0], []).append(place)
-    return table[:, 0].long(), {quantity: table[:, places] for quantity, places in columns.items() if quantity}
-
-
-def count_lines(path: Path, step: int) -> int:
-    """How many steps below `step` a file has, up to the first line that is none: cut off, out of order, garbage."""
-    return max(sum(1 for _ in _good_lines(path, step)) - 1, 0)
-
-
-def cut_back(path: Path, step: int) -> int:
-    """Removes the lines of step `step` and later, and all from the first on that is none; how many steps are left."""
-    sizes = list(_good_lines(path, step))
-    if path.is_file():
-        os.truncate(path, sum(sizes))
-    return max(len(sizes) - 1, 0)
-
-
-def _good_lines(path: Path, step: int) -> Iterator[int]:
-    """The lengths of a file's lines, in bytes: of the first, and of those of steps below `step`."""
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        first, before = next(file, b""), -1
-        if not first.startswith(b"step,") or not first.endswith(b"\n"):
-            return
-        yield len(first)
-        for line in file:
-            match = _LINE.fullmatch(line)
-            if match is None or match[2].count(b",") != first.count(b",") or not before < int(match[1]) < step:
-                return
-            before = int(match[1])
-            yield len(line)
+def means(norms: Tensor, selected: Sequence[bool]) -> dict[str, Tensor]:
+    """Means (...) of norms (..., H) over the selected rows and over the others, each where there are such rows."""
+    mask = torch.tensor(selected)
+    parts = {"selected": mask, "other": ~mask}
+    return {part: norms[..., rows].mean(-1) for part, rows in parts.items() if rows.any()}

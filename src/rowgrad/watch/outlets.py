@@ -12,9 +12,9 @@ from lightning.pytorch.loggers.logger import DummyLogger
 
 from rowgrad.errors import UserError
 from rowgrad.folders import RunFolder
+from rowgrad.watch.csv_file import Norms, NormsFile, cut_back, heights_of
 from rowgrad.watch.events import StepEvents
-from rowgrad.watch.gradients import cut_fraction, means
-from rowgrad.watch.norms import Norms, NormsFile, cut_back, heights_of
+from rowgrad.watch.norms import cut_fraction, means
 from rowgrad.watch.quantities import ARRIVES, GRAD_NORM, REACHES
 from rowgrad.watch.tags import row_tags
 

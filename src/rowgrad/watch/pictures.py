@@ -10,7 +10,7 @@ from rowgrad.model.classifier import RowClassifier
 from rowgrad.process import SIGNALS
 from rowgrad.scenario.settings import STATE
 from rowgrad.watch.events import add_pictures
-from rowgrad.watch.gradients import cut_fraction
+from rowgrad.watch.norms import cut_fraction
 from rowgrad.watch.outlets import writers, writes_events
 from rowgrad.watch.quantities import ARRIVES, REACHES
 from rowgrad.watch.recorder import recorder_of

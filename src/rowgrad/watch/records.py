@@ -9,12 +9,12 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from rowgrad.tap import stacked
-from rowgrad.watch.norms import DOUBLE, SINGLE
+from rowgrad.watch.csv_file import DOUBLE, SINGLE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rowgrad.watch.norms import Norms
+    from rowgrad.watch.csv_file import Norms
     from rowgrad.watch.quantities import Quantity
 
 BYTES = 32 * 2**20  # of gradients on the device; then their norms are taken, whether or not they are written yet

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from rowgrad.watch.csv_file import DOUBLE, Norms, NormsFile, read_norms
 from rowgrad.watch.events import layout
-from rowgrad.watch.norms import DOUBLE, Norms, NormsFile, read_norms
 from rowgrad.watch.outlets import derived, table_of, write_to_loggers
 from rowgrad.watch.records import Records, joined
 

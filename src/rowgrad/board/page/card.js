@@ -74,7 +74,7 @@ function differenceSaid(line, control) {
 /** Who made the zeros, where there are any; why, is said under the mouse. */
 function makerSaid(line, cut) {
   const maker = line.facts.zeros_by;
-  if (typeof maker !== "string" || maker === "nobody" || !cut.includes("exactly 0")) return "";
+  if (typeof maker !== "string" || maker === "none" || !cut.includes("exactly 0")) return "";
   return maker === "detach" ? "made by detach" : `made by ${maker}, not detach`;
 }
 

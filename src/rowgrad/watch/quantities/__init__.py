@@ -55,7 +55,7 @@ class Quantity:
 
     def reduce(self, kept: Tensor) -> Tensor:
         """A number for each row, (T, H), of what was kept at T steps, (T, ..., H, W)."""
-        from rowgrad.watch.gradients import row_norms  # late: it imports torch
+        from rowgrad.watch.norms import row_norms  # late: it imports torch
 
         return row_norms(kept)
 

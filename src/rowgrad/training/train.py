@@ -17,8 +17,8 @@ from rowgrad.folders import DRY, RunFolder
 from rowgrad.process import SIGNALS, Interrupted
 from rowgrad.results.ending import describe_run, fallback_notice
 from rowgrad.results.run import Run, read_checkpoint
-from rowgrad.scenario.maker import Maker, maker, sentence_on_zeros
 from rowgrad.scenario.settings import ScenarioSettings
+from rowgrad.scenario.zeros import ZeroCause, find_zero_cause, zeros_sentence
 from rowgrad.training.build import build
 from rowgrad.training.checkpoints import Checkpoints, newest_good
 from rowgrad.training.settings import notes_on_rows, read_saved_settings, read_settings
@@ -32,9 +32,9 @@ from rowgrad.training.trainer import (
     notes_on_steps,
     skip_driver_checks,
 )
-from rowgrad.watch.about import announce, describe, hyperparameters, versions, write_outcome
 from rowgrad.watch.bias import compares_gradients, measured_bias
 from rowgrad.watch.events import add_layout, layout
+from rowgrad.watch.hparams import announce, describe, hyperparameters, versions, write_outcome
 from rowgrad.watch.outlets import close_loggers, other_loggers, writers
 from rowgrad.watch.recorder import recorder_of
 
@@ -141,8 +141,8 @@ class Training:
         missing = [self.data.missing] if self.data.missing else []
         scenario, zeros = self.module.scenario, ""
         if not scenario.idle:
-            found = Maker(self.summary["zeros_by"])
-            zeros = sentence_on_zeros(found, detach=scenario.detach, route=scenario.route)
+            found = ZeroCause(self.summary["zeros_by"])
+            zeros = zeros_sentence(found, detach=scenario.detach, route=scenario.route)
         sentences = [self.module.sentence(), *filter(None, [zeros]), *missing, f"Data set: {self.data.name}."]
         for writer in writers(self.trainer) if self.checkpoint is None else ():
             announce(writer, self.config, sentences, versions(), compares=compares_gradients(self.trainer, self.module))
@@ -222,7 +222,7 @@ class Training:
             "seed": self.module.seed,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "threads": torch.get_num_threads(),
-            "zeros_by": maker(self.module.scenario, self.data.dataset.shape).value,
+            "zeros_by": find_zero_cause(self.module.scenario, self.data.dataset.shape).value,
             **versions(),
         }
 

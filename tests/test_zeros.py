@@ -10,15 +10,15 @@ from rowgrad.data.settings import Shape
 from rowgrad.randomness import Draw
 from rowgrad.results.beside import describe_beside, find_baseline, find_control
 from rowgrad.results.run import open_run
-from rowgrad.scenario.maker import Maker, describe_maker, maker
 from rowgrad.scenario.scenario import Scenario
+from rowgrad.scenario.zeros import ZeroCause, describe_zeros, find_zero_cause
 
 SHAPE = Shape(28, 20, 3, 10)
 QUICK = ["data=digits", "model=mlp", "trainer.accelerator=cpu", "trainer.max_steps=3", "callbacks.progress=null"]
 QUICK += ["callbacks.pictures=null", "callbacks.histograms=null", "data.eval_batch_size=300"]
 
 CASES = {
-    Maker.DETACH: [
+    ZeroCause.DETACH: [
         {"rows": "0:14", "operation": "shift 1", "probability": 0.5},
         {"rows": "all", "operation": "blur 1"},
         {"rows": 3},
@@ -26,17 +26,17 @@ CASES = {
         {"rows": 5, "operation": "quantise 2", "straight_through": True},
         {"rows": 5, "operation": "erase", "probability": 0.25},
     ],
-    Maker.LOSS: [
+    ZeroCause.LOSS: [
         {"rows": "14:28", "operation": "scale 2", "route": "exclude"},
         {"rows": 0, "route": "exclude", "detach": False},
     ],
-    Maker.OPERATION: [
+    ZeroCause.OPERATION: [
         {"rows": 5, "operation": "static 1"},
         {"rows": 5, "operation": "static 1", "detach": False},
         {"rows": "all", "operation": "quantise 2", "detach": False},
         {"rows": "0:3", "operation": "erase"},
     ],
-    Maker.NOBODY: [
+    ZeroCause.NONE: [
         {"rows": "none"},
         {"rows": "0:14", "route": "observe"},
         {"rows": "0:14", "operation": "shift 1", "detach": False},
@@ -57,18 +57,18 @@ def zeros(settings):
 @pytest.mark.parametrize(("found", "settings"), [(found, case) for found, cases in CASES.items() for case in cases])
 def test_the_maker_of_zeros_is_who_autograd_says_it_is(found, settings):
     scenario = Scenario.of(height=SHAPE.height, **settings)
-    assert maker(scenario, SHAPE) is found
-    if scenario.idle or found is Maker.NOBODY:
+    assert find_zero_cause(scenario, SHAPE) is found
+    if scenario.idle or found is ZeroCause.NONE:
         assert scenario.idle or not zeros(settings)
         return
     cut, control = zeros(settings | {"detach": True}), zeros(settings | {"detach": False})
     assert cut
-    assert control == (found is not Maker.DETACH)  # only what detach makes goes away without it
+    assert control == (found is not ZeroCause.DETACH)  # only what detach makes goes away without it
 
 
 @pytest.mark.parametrize("detach", [True, False])
 def test_the_words_say_that_detach_is_off_where_it_is(detach):
-    words = {route: describe_maker(Maker.LOSS, detach=detach, route=route) for route in ("exclude",)}["exclude"]
+    words = {route: describe_zeros(ZeroCause.LOSS, detach=detach, route=route) for route in ("exclude",)}["exclude"]
     assert words.startswith("the loss, not detach: ")
     assert words.endswith("(detach is off here)") != detach
 
@@ -112,7 +112,7 @@ def test_a_run_finds_its_control_and_says_what_detach_changed(runs):
 
 def test_where_the_loss_makes_the_zeros_detach_changes_nothing_and_that_is_checked(runs):
     for name in ("modify", "modify_off"):
-        assert runs[name].zeros_by is Maker.LOSS
+        assert runs[name].zeros_by is ZeroCause.LOSS
         assert said(runs[name])["control"].endswith(
             "bit-identical, every recorded norm and every weight. Detach changes nothing"
         )
@@ -143,7 +143,7 @@ def test_a_summary_that_names_no_maker_leaves_it_to_the_route(runs, told):
         run = open_run(runs[name].folder)
         run.summary["zeros_by"] = told
         found[name] = run.zeros_by
-    assert found == {"augment": None, "modify_off": Maker.LOSS, "visualize": Maker.NOBODY}
+    assert found == {"augment": None, "modify_off": ZeroCause.LOSS, "visualize": ZeroCause.NONE}
 
 
 def test_neighbours_that_are_nonsense_are_passed_over(runs):

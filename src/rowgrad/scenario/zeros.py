@@ -18,16 +18,16 @@ if TYPE_CHECKING:
 COUNT = 16  # images of noise: with a small probability, one of them is hit
 
 
-class Maker(Enum):
+class ZeroCause(Enum):
     """What makes the zeros that a scenario leaves in its rows, as `summary.json` calls it (`zeros_by`)."""
 
     DETACH = "detach"
     LOSS = "the loss"
     OPERATION = "the operation"
-    NOBODY = "nobody"
+    NONE = "none"
 
 
-def maker(scenario: Scenario, shape: Shape) -> Maker:
+def find_zero_cause(scenario: Scenario, shape: Shape) -> ZeroCause:
     """Who makes the zeros, found by asking what would come back without detach.
 
     Where the network does not see the rows it is the loss; where it does, and the operation lets nothing back through
@@ -38,15 +38,15 @@ def maker(scenario: Scenario, shape: Shape) -> Maker:
         shape: of its images.
     """
     if scenario.idle or scenario.route == "observe":
-        return Maker.NOBODY
+        return ZeroCause.NONE
     if scenario.route == "exclude":
-        return Maker.LOSS
+        return ZeroCause.LOSS
     if scenario.route != STATE and not _lets_gradient_through(scenario, shape):
-        return Maker.OPERATION
-    return Maker.DETACH if scenario.detach else Maker.NOBODY
+        return ZeroCause.OPERATION
+    return ZeroCause.DETACH if scenario.detach else ZeroCause.NONE
 
 
-def describe_maker(found: Maker, *, detach: bool, route: str) -> str:
+def describe_zeros(found: ZeroCause, *, detach: bool, route: str) -> str:
     """Who makes the zeros, in words that say why; where nobody does, what detach does instead.
 
     Args:
@@ -54,13 +54,13 @@ def describe_maker(found: Maker, *, detach: bool, route: str) -> str:
         detach: whether detach is on.
         route: the scenario's.
     """
-    if found is Maker.LOSS:
+    if found is ZeroCause.LOSS:
         why = "the network never sees these rows, so they get 0 with detach and without"
-    elif found is Maker.OPERATION:
+    elif found is ZeroCause.OPERATION:
         why = "it lets no gradient back through these rows, detached or not"
-    elif found is Maker.DETACH and route == STATE:
+    elif found is ZeroCause.DETACH and route == STATE:
         return "detach: without it, gradient would go on through the state to the rows above"
-    elif found is Maker.DETACH:
+    elif found is ZeroCause.DETACH:
         return "detach: the loss uses these rows, and without detach gradient would reach them"
     elif route == "observe" and detach:
         return "detach is on copies that only observers see: nothing that is learnt from is cut"
@@ -69,10 +69,10 @@ def describe_maker(found: Maker, *, detach: bool, route: str) -> str:
     return f"{found.value}, not detach: {why}" + ("" if detach else " (detach is off here)")
 
 
-def sentence_on_zeros(found: Maker, *, detach: bool, route: str) -> str:
+def zeros_sentence(found: ZeroCause, *, detach: bool, route: str) -> str:
     """The same as a sentence by itself."""
-    words = describe_maker(found, detach=detach, route=route)
-    return f"{words[0].upper()}{words[1:]}." if found is Maker.NOBODY else f"Zeros are made by {words}."
+    words = describe_zeros(found, detach=detach, route=route)
+    return f"{words[0].upper()}{words[1:]}." if found is ZeroCause.NONE else f"Zeros are made by {words}."
 
 
 @torch.enable_grad()
