@@ -11,8 +11,8 @@ import torch
 from measure import PROJECT, Result, main, say, side_by_side
 from torch.utils.tensorboard import SummaryWriter
 
-from rowgrad.watch.events import StepEvents
-from rowgrad.watch.tags import row_tags
+from rowgrad.watch.loggers import StepEvents
+from rowgrad.watch.quantities import row_tags
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Frame, Page

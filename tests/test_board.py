@@ -30,9 +30,9 @@ from werkzeug.test import Client
 
 from rowgrad.board import Rows
 from rowgrad.board.plugin import PAGE
-from rowgrad.watch.events import add_facts
 from rowgrad.watch.hparams import digest_but_for_seed
-from rowgrad.watch.tags import ABOUT, OUTCOME
+from rowgrad.watch.loggers import add_facts
+from rowgrad.watch.quantities import ABOUT, OUTCOME
 
 QUICK = ["data=digits", "callbacks.progress=null", "callbacks.pictures=null", "trainer.accelerator=cpu"]
 AT = "/data/plugin/rowgrad"

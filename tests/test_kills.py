@@ -22,8 +22,8 @@ from rowgrad.folders import RunFolder
 from rowgrad.process import SIGNALS
 from rowgrad.training import train as run
 from rowgrad.training.train import Training
-from rowgrad.watch.outlets import save_loggers
-from rowgrad.watch.tags import ABOUT
+from rowgrad.watch.loggers import save_loggers
+from rowgrad.watch.quantities import ABOUT
 
 QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null", "model=mlp", "model.network.dropout=0.3"]
 QUICK += ["scenario.operation=noise 1", "+trainer.limit_train_batches=4", "callbacks.checkpoints.every_n_steps=3"]

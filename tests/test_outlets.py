@@ -85,8 +85,8 @@ def test_the_file_stands_beside_the_loggers_own(tmp_path):
         ({"modules": 3}, "callbacks.recorder.modules=3 is not the name of a submodule, or a list of them."),
         ({"pairs": [["tap", "tip"]]}, "pairs: tip is not a tap; did you mean tap"),
         ({"pairs": ["tap"]}, "callbacks.recorder.pairs=.* is not a list of pairs of taps"),
-        ({"pairs": [["tap", "neck.tap"]]}, "pairs: tap has 12 rows and neck.tap has 6: only taps of as many rows"),
-        ({"quantities": ["tip_grad_norm"]}, "tip_grad_norm is not recorded here; did you mean tap_grad_norm"),
+        ({"pairs": [["tap", "neck.tap"]]}, "pairs: tap has 12 rows and neck.tap has 6: the taps of a pair need the same number of rows"),
+        ({"quantities": ["tip_grad_norm"]}, "has no tip_grad_norm; did you mean tap_grad_norm"),
     ],
 )
 def test_a_mistake_is_said_in_one_line(tmp_path, settings, words):
@@ -97,7 +97,7 @@ def test_a_mistake_is_said_in_one_line(tmp_path, settings, words):
 
 def test_a_mistake_that_shows_when_steps_are_written_loses_none(tmp_path):
     recorder = RowGradientRecorder(pairs=[["tap", "neck.tap"]], dirpath=tmp_path)
-    with pytest.raises(UserError, match="only taps of as many rows"):
+    with pytest.raises(UserError, match="the taps of a pair need the same number of rows"):
         fit(Segmenter(), Segmenter.batches(), tmp_path, recorder=recorder)
     assert list(recorded(tmp_path / "row_gradients.csv")) == list(range(7))
 
@@ -112,5 +112,5 @@ def test_a_module_without_taps_is_told_how_to_get_one(tmp_path):
         UserError, match=r"finds no tap in Bare: put self.tap = RowTap\(\) into __init__ and x = self.tap"
     ):
         fit(Bare(), Language.batches(), tmp_path)
-    with pytest.raises(UserError, match="modules=embed: it is given no tensor of floating point with rows"):
+    with pytest.raises(UserError, match="modules=embed: it gets no floating-point tensor with rows"):
         fit(Bare(), Language.batches(), tmp_path, recorder=RowGradientRecorder(modules="embed", dirpath=tmp_path))

@@ -123,7 +123,7 @@ def test_a_folder_that_was_there_is_left_there(tmp_path):
         ("+nonsense=1", "nonsense is unknown. Accepted: seed, resume, trust, data, "),
         ("+sead=1", "sead is unknown; did you mean seed?"),
         ("+scenario.detatch=false", "scenario.detatch is unknown; did you mean detach? Accepted: name, rows, "),
-        ("+callbacks.recorder.evry=2", "callbacks.recorder.evry is unknown; did you mean every?"),
+        ("+callbacks.recorder.evry=2", "callbacks.recorder.evry is unknown; did you mean every_n_steps?"),
         ("model.network=null", "model.network=None is not a group of settings."),
         ("callbacks.histograms=none", "callbacks.histograms=none is not a _target_ with its arguments, or null."),
     ],

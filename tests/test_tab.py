@@ -12,8 +12,8 @@ import torch
 from conftest import PROJECT, command, wait_until
 from torch.utils.tensorboard import SummaryWriter
 
-from rowgrad.watch.events import StepEvents
-from rowgrad.watch.tags import row_tags
+from rowgrad.watch.loggers import StepEvents
+from rowgrad.watch.quantities import row_tags
 
 pytestmark = pytest.mark.browser
 

@@ -31,7 +31,7 @@ import torch.utils.tensorboard
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
-from rowgrad.watch.tags import OUTCOME
+from rowgrad.watch.quantities import OUTCOME
 
 TRAIN = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
 HEATMAPS = "pictures/1_row_gradients"

@@ -1,4 +1,4 @@
-"""The tap: lets a tensor through unchanged and keeps the gradient that comes back. Torch alone; nothing else is needed.
+"""The tap: an identity operation that accumulates the batch-summed gradient of its input. It needs torch alone.
 
     self.tap = RowTap()   # in __init__
     x = self.tap(x)       # in forward
@@ -6,9 +6,9 @@
     loss.backward()
     self.tap.grad         # ∂L/∂x, summed over the batch
 
-It is the leaf tensor τ of `z = x + τ`, always zero, with the addition left out: a step of autograd whose value is x
-itself and whose gradient goes on to x, and, summed over the batch, to τ. So, as for any leaf, only `backward()` counts,
-over micro-batches and uses; a gradient that a model takes for itself by `torch.autograd.grad` does not.
+In the notation of `z = x + τ`, with τ = 0 a leaf tensor without a batch dimension, the tap keeps τ's gradient and omits
+the addition. As for any leaf, `backward()` accumulates, over micro-batches and repeated uses; a gradient that a model
+computes for itself by `torch.autograd.grad` does not count.
 """
 
 from __future__ import annotations
@@ -18,23 +18,27 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from rowgrad.errors import UserError
+from rowgrad.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
+
+    from torch.utils.hooks import RemovableHandle
 
 LEAST = 3  # dimensions: batch, rows, columns
+# Attributes under which torch wraps a module: not part of the name that its author gave it.
+WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
 
 
 class _Through(torch.autograd.Function):
-    """x -> x. Its gradient g goes on to x as it is; τ gets g, summed over the batch where τ has no batch."""
+    """x -> x. The gradient g goes on to x unchanged; τ gets g, summed over the batch unless τ has one itself."""
 
     # With `setup_context`, which functorch's transforms would need, every call takes three times as long.
     @staticmethod
     def forward(ctx: Any, x: Tensor, tau: Tensor) -> Tensor:
         ctx.dimensions, ctx.dtype = tau.ndim, tau.dtype
-        # Shares memory and version with x, but is no view, so that it may be changed in place. A compiler copies
-        # nothing either, and knows no other way.
+        # Shares memory and version with x but is not a view, so it may be changed in place. A compiler accepts only the
+        # clone, and copies nothing either.
         return x.clone() if torch.compiler.is_compiling() else x.detach()
 
     @staticmethod
@@ -45,10 +49,10 @@ class _Through(torch.autograd.Function):
 
 
 class RowTap(nn.Module):
-    """Lets a tensor through, bit for bit, and keeps the gradient that comes back, summed over the batch.
+    """Returns its input unchanged, bit for bit, and keeps the gradient that comes back, summed over the batch.
 
-    Rows are the second to last dimension: image rows of (B, C, H, W), of as many channels as there are; time steps or
-    tokens of (B, T, D). The tap has no parameter and no buffer, so it is in no optimizer, no checkpoint, no clipping.
+    Rows are the second to last dimension: image rows of (B, C, H, W), time steps or tokens of (B, T, D). The tap has no
+    parameter and no buffer, so it is in no optimizer, no checkpoint and no gradient clipping.
     With gradients off, as in evaluation, it does nothing. `model.zero_grad()` and `model.requires_grad_()` do not reach
     it: its own switch is `enabled`, and `reset()` forgets its gradient.
 
@@ -59,13 +63,13 @@ class RowTap(nn.Module):
         (torch.Size([1, 28, 28]), 8.0)
 
     Args:
-        rows: at least so many rows are kept; further ones are zero. For batches of sequences of different lengths,
-            which are otherwise kept as long as the longest that came.
+        rows: the least number of rows of `grad`; missing rows are zero. For batches of sequences of different lengths:
+            without it `grad` is as long as the longest batch so far.
         enabled: whether it is on from the start.
 
     Attributes:
         enabled: whether it keeps gradients.
-        per_image: whether it also keeps the gradient of each image (or sequence) by itself.
+        per_image: whether it also keeps the gradient of each single image (or sequence).
     """
 
     def __init__(self, rows: int | None = None, *, enabled: bool = True) -> None:
@@ -77,10 +81,10 @@ class RowTap(nn.Module):
         self._images: Tensor | None = None  # τ of a whole batch
 
     def forward(self, x: Tensor) -> Tensor:
-        """The same tensor, (B, ..., rows, columns).
+        """Returns x, (B, ..., rows, columns).
 
         Raises:
-            UserError: it has fewer dimensions, or is not of floating point.
+            UserError: x has fewer than three dimensions, or is not of floating point.
         """
         if not (self.enabled and torch.is_grad_enabled()):
             return x
@@ -90,8 +94,8 @@ class RowTap(nn.Module):
     def grad(self) -> Tensor | None:
         """∂L/∂x summed over the batch, (..., rows, columns), in 32 bits at least.
 
-        It adds up over `backward()` and over uses until `reset()`. Zero where nothing arrived; None before the
-        first batch.
+        Accumulated over `backward()` calls and uses until `reset()`. Zero if no gradient arrived; None before the first
+        batch.
         """
         parts = [tau.grad for tau in self._sums if tau.grad is not None]
         if self._images is not None and self._images.grad is not None:
@@ -107,12 +111,12 @@ class RowTap(nn.Module):
 
     @property
     def image_grads(self) -> Tensor | None:
-        """∂L/∂x of the last batch that came while `per_image` was on, (B, ..., rows, columns); None without one."""
+        """∂L/∂x of the last batch with `per_image` on, (B, ..., rows, columns); None before one."""
         return None if self._images is None else self._images.grad
 
     def reset(self) -> None:
-        """Forgets what was kept."""
-        # Shapes that did not come again are dropped, so that sequences of any length do not fill the memory.
+        """Sets the gradient to zero."""
+        # Shapes that were not used since the last reset are dropped: sequences of many lengths do not fill the memory.
         self._sums = [tau for tau in self._sums if tau.grad is not None] or self._sums[-1:]
         for tau in self._sums:
             tau.grad = None
@@ -133,32 +137,84 @@ class RowTap(nn.Module):
         return self._sums[-1]
 
 
+def find_taps(module: nn.Module) -> dict[str, RowTap]:
+    """A module's taps by their attributes' names, as in `encoder.tap`."""
+    return {name: part for name, part in _named_parts(module).items() if isinstance(part, RowTap)}
+
+
+def attach(module: nn.Module, name: str) -> tuple[RowTap, RemovableHandle]:
+    """Puts a tap before a submodule, by a hook. The module's own parts, names and state stay as they are.
+
+    Args:
+        module: the module.
+        name: of the submodule, as in `backbone.conv1`.
+
+    Returns:
+        The tap, and the handle that removes it.
+
+    Raises:
+        UserError: there is no such submodule; in forward: the submodule gets no tensor that has rows.
+    """
+    parts = _named_parts(module)
+    if name not in parts:
+        raise UserError(f"modules={name} is not a submodule of {type(module).__name__}{nearest(name, parts, most=3)}")
+    tap = RowTap()
+
+    def through(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+        for place, value in enumerate(args):
+            if _has_rows(value):
+                return (*args[:place], tap(value), *args[place + 1 :]), kwargs
+        for key, value in kwargs.items():
+            if _has_rows(value):
+                return args, {**kwargs, key: tap(value)}
+        raise UserError(f"modules={name}: it gets no floating-point tensor with rows, (B, C, H, W) or (B, T, D).")
+
+    return tap, parts[name].register_forward_pre_hook(through, with_kwargs=True)
+
+
+def _named_parts(module: nn.Module) -> dict[str, nn.Module]:
+    """All submodules by their names, without torch's wrappers: `net._orig_mod.conv1` is `net.conv1`."""
+    parts = {}
+    for name, part in module.named_modules():
+        plain = ".".join(word for word in name.split(".") if word not in WRAPPERS)
+        if plain:
+            parts[plain] = part  # a wrapper comes before what it wraps
+    return parts
+
+
 class Watched(NamedTuple):
-    """What a module may say of itself to the recorder, as its attribute `watched`; none of it is needed.
+    """What a module may say of itself to the recorder, as its attribute `watched`. Modules without it are recorded too.
+
+    Example:
+        >>> class Cut(torch.nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.before, self.after = RowTap(), RowTap()
+        ...         self.watched = Watched(("before", "after"), (True, False, False), ("loss",))
 
     Attributes:
-        pair: names of two taps, before and after a cut.
-        selected: which rows a scenario acts on, (H,); empty where none can be.
-        outputs: of the training step, what is logged with each step's norms, as `train/<output>`.
+        pair: the names of two taps, before and after a cut; None without a cut.
+        selected: which rows a scenario acts on, (H,); empty if it acts on no row.
+        outputs: which outputs of the training step are logged with each step's norms, as `train/<output>`.
     """
 
-    pair: tuple[str, str] | None
-    selected: Sequence[bool]
-    outputs: tuple[str, ...]
+    pair: tuple[str, str] | None = None
+    selected: Sequence[bool] = ()
+    outputs: tuple[str, ...] = ()
 
 
 def watched_of(module: nn.Module) -> Watched:
-    """What a module says of itself, where it does."""
+    """A module's attribute `watched`; an empty one for other modules."""
     watched = getattr(module, "watched", None)
-    return watched if isinstance(watched, Watched) else Watched(None, (), ())
+    return watched if isinstance(watched, Watched) else Watched()
 
 
 def stacked(parts: Sequence[Tensor], rows: int | None = None) -> Tensor:
-    """Tensors (..., rows, columns) stacked, each filled up with zeros to the size of the largest.
+    """Stacks tensors (..., rows, columns), each padded with zeros to the largest size.
 
     Args:
-        parts: of as many dimensions, (..., rows, columns).
-        rows: so many rows at least.
+        parts: tensors with the same number of dimensions.
+        rows: the least number of rows.
     """
     shapes = [part.shape for part in parts]
     if len(set(shapes)) == 1 and (rows is None or rows <= shapes[0][-2]):
@@ -175,13 +231,17 @@ def _fits(tau: Tensor, x: Tensor, *, batch: bool = False) -> bool:
     return tau.shape == (x.shape if batch else x.shape[1:]) and tau.device == x.device and tau.dtype == _dtype(x)
 
 
+def _has_rows(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.ndim >= LEAST
+
+
 def _dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)  # sums of half precision are kept in single
 
 
 @torch.compiler.disable(reason="a tap takes its size from its first batch: with fullgraph, send one before compiling")
 def _new_leaf(x: Tensor, *, batch: bool = False) -> Tensor:
-    if x.ndim < LEAST or not x.is_floating_point():
+    if not _has_rows(x):
         raise UserError(
             f"a RowTap got {str(x.dtype).removeprefix('torch.')} of shape {tuple(x.shape)}. It takes tensors of"
             f" floating point of shape (batch, ..., rows, columns), as images (B, C, H, W) or sequences (B, T, D)."

@@ -16,8 +16,7 @@ from tensorboard.plugins.scalar.metadata import PLUGIN_NAME as SCALARS
 from werkzeug.wrappers import Request, Response
 
 from rowgrad.board.reading import Reader
-from rowgrad.watch.quantities import ARRIVES, GRAD_NORM, REACHES, STOPPED, find_quantity, quantity_names
-from rowgrad.watch.tags import FACTS
+from rowgrad.watch.quantities import ARRIVES, FACTS, GRAD_NORM, KNOWN, REACHES, STOPPED, find_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,17 +105,18 @@ def _serve(file: Path) -> Callable[..., Any]:
 
 
 def _place(name: str) -> tuple[int, str]:
-    """What reaches the rows comes first, then what arrives, then how far they move, then all others."""
-    known = (REACHES, ARRIVES, *sorted({*quantity_names()} - {REACHES, ARRIVES}))
-    return known.index(name) if name in known else len(known), name
+    """The order in the tab: the project's own quantities first, then all others by name."""
+    return list(KNOWN).index(name) if name in KNOWN else len(KNOWN), name
 
 
 def _words(name: str) -> dict[str, str]:
+    """Title and unit of a quantity; what somebody else logs under `<name>/row_00` has its name alone."""
     if name == STOPPED:
         return {"title": "What detach stops of each row's whole gradient", "unit": "share"}
-    known = name in quantity_names() or name.endswith(GRAD_NORM)
+    if name not in KNOWN and not name.endswith(GRAD_NORM):
+        return {"title": name, "unit": ""}
     quantity = find_quantity(name)
-    return {"title": quantity.title, "unit": quantity.unit} if known else {"title": name, "unit": ""}
+    return {"title": quantity.title, "unit": quantity.unit}
 
 
 def _plain(told: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy as np
 from tensorboard.data.provider import RunTagFilter
 from tensorboard.plugins.scalar.metadata import PLUGIN_NAME as SCALARS
 
-from rowgrad.watch.tags import FACTS, OUTCOME, ROW
+from rowgrad.watch.quantities import FACTS, OUTCOME, ROW
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,8 +16,7 @@ from rowgrad.results.beside import describe_beside
 from rowgrad.scenario.rows import name_rows
 from rowgrad.scenario.settings import STATE
 from rowgrad.scenario.zeros import ZeroCause, describe_zeros
-from rowgrad.watch.quantities import COSINE, RATIO
-from rowgrad.watch.tags import FACTS
+from rowgrad.watch.quantities import COSINE, FACTS, RATIO
 from rowgrad.watch.vanishing import arrived, describe_vanishing
 
 if TYPE_CHECKING:

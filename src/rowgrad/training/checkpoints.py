@@ -18,7 +18,7 @@ from rowgrad.results.run import read_checkpoint
 from rowgrad.training.settings import CheckpointsSettings
 from rowgrad.training.stops import validates_next
 from rowgrad.watch.csv_file import count_lines, heights_of
-from rowgrad.watch.outlets import save_loggers
+from rowgrad.watch.loggers import save_loggers
 from rowgrad.watch.recorder import RECORDED
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ CLASSES: Mapping[str, Sequence[str] | None] = {
     "rowgrad.watch.pictures.Pictures": None,
     "rowgrad.watch.histograms.PerImageHistograms": None,
     "rowgrad.watch.bias.GradientBias": None,
-    "rowgrad.watch.events.Logger": (),
+    "rowgrad.watch.loggers.Logger": (),
     "rowgrad.training.checkpoints.Checkpoints": None,
     "rowgrad.training.trainer.Progress": None,
     **{

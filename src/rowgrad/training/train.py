@@ -33,9 +33,8 @@ from rowgrad.training.trainer import (
     skip_driver_checks,
 )
 from rowgrad.watch.bias import compares_gradients, measured_bias
-from rowgrad.watch.events import add_layout, layout
 from rowgrad.watch.hparams import announce, describe, hyperparameters, versions, write_outcome
-from rowgrad.watch.outlets import close_loggers, other_loggers, writers
+from rowgrad.watch.loggers import add_layout, close_loggers, other_loggers, writers
 from rowgrad.watch.recorder import recorder_of
 
 if TYPE_CHECKING:
@@ -149,7 +148,7 @@ class Training:
             known = {"zeros": zeros, "zeros_by": self.summary["zeros_by"]}
             describe(writer, self.config, self.module, self.data.dataset.train.pixels, **known)
             if recorder_of(self.trainer) is None:  # which writes its own
-                add_layout(writer, layout(means=[], cut=False, curves=True))
+                add_layout(writer, curves=True)
         for logger in other_loggers(self.trainer):
             try:
                 logger.log_hyperparams(hyperparameters(self.config))

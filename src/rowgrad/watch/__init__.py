@@ -1,1 +1,1 @@
-"""What is measured (`quantities`, `gradients`), where it goes (`recorder`, `norms`, `events`), how it is drawn."""
+"""What is measured (`quantities`, `norms`), recorded (`recorder`, `stream`) and written (`csv_file`, `loggers`)."""

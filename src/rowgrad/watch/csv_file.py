@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from itertools import count
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 import numpy as np
@@ -12,24 +14,27 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from rowgrad.files import write_whole
-from rowgrad.watch.tags import row_tags
+from rowgrad.folders import RunFolder
+from rowgrad.watch.quantities import row_tags
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from pathlib import Path
 
-# Decimal digits by which a number of 32 bits, and one of 64, is known from all others.
-SINGLE, DOUBLE = 9, 17
+    import lightning.pytorch as pl
+
+    from rowgrad.watch.quantities import Quantity
+
+SINGLE, DOUBLE = 9, 17  # decimal digits that tell each number of 32 bits, and of 64 bits, from all others
 Norms = dict[str, Tensor]  # norms (T, H) by the names of their quantities
 _LINE = re.compile(rb"(\d{1,18})((?:,-?(?:\d+(?:\.\d+)?(?:e[-+]\d+)?|inf|nan))*)\n")  # a step and its norms
 
 
 class NormsFile:
-    """The file while a run writes to it. Lines of before are kept.
+    """The file while a run writes to it. Existing lines are kept.
 
     Args:
-        path: where it is; it is made with the first steps.
-        count: the lines of before.
+        path: of the file, which is created with the first steps.
+        count: the lines that it has already.
 
     Attributes:
         count: the lines that it has, one for each recorded step.
@@ -39,18 +44,20 @@ class NormsFile:
         self.path, self.count = path, count
         self._file: TextIO | None = None
         self._heights: dict[str, int] = {}
-        self._digits = SINGLE
 
     def append(self, steps: Sequence[int], norms: Norms, digits: int = SINGLE) -> None:
-        """Writes the norms (T, H) of T steps. Where there are more rows than before, those of before got nothing."""
-        self._digits = digits
+        """Writes the norms (T, H) of T steps. If H grows, the file is rewritten with 0 in the new columns."""
         if self._file is None:
-            self._open(norms)
-        heights = {quantity: max(self._heights[quantity], values.shape[1]) for quantity, values in norms.items()}
+            self._heights = heights_of(self.path) or _heights(norms)
+            self._open()
+        heights = {name: max(self._heights[name], height) for name, height in _heights(norms).items()}
         if heights != self._heights:
-            self._widen(heights)
-        table = torch.cat([_padded(values, heights[quantity]) for quantity, values in norms.items()], 1)
-        self._write(lines(steps, table, digits))
+            self.close()
+            earlier_steps, earlier = read_norms(self.path)
+            write_whole(self.path, header(heights) + lines(earlier_steps.tolist(), _table(earlier, heights), digits))
+            self._heights = heights
+            self._open()
+        self._write(lines(steps, _table(norms, heights), digits))
         self.count += len(steps)
 
     def sync(self) -> None:
@@ -59,30 +66,46 @@ class NormsFile:
             os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        """Nothing is written after this."""
+        """Closes the file; all lines are on the disk then."""
         if self._file is not None:
             self.sync()
             self._file.close()
             self._file = None
 
-    def _open(self, norms: Norms) -> None:
-        self._heights = heights_of(self.path) or {quantity: values.shape[1] for quantity, values in norms.items()}
+    def _open(self) -> None:
         self._file = self.path.open("a", encoding="utf-8")
         if self._file.tell() == 0:
             self._write(header(self._heights))
-
-    def _widen(self, heights: dict[str, int]) -> None:
-        self.close()
-        steps, before = read_norms(self.path)
-        table = torch.cat([_padded(before[quantity], height) for quantity, height in heights.items()], 1)
-        write_whole(self.path, header(heights) + lines(steps.tolist(), table, self._digits))
-        self._heights = heights
-        self._file = self.path.open("a", encoding="utf-8")
 
     def _write(self, text: str) -> None:
         assert self._file is not None
         self._file.write(text)
         self._file.flush()
+
+
+def open_norms_file(trainer: pl.Trainer, folder: Path | None, name: str, quantities: Sequence[Quantity]) -> NormsFile:
+    """The file that a run writes to: its own on resume, else one that no other run has. All ranks must call this.
+
+    Args:
+        trainer: the trainer.
+        folder: the run's own; without it, the logger's, else the trainer's `default_root_dir`.
+        name: of the optimizer, if there are several.
+        quantities: what is recorded.
+    """
+    own = Path(folder or trainer.log_dir or trainer.default_root_dir)
+    file = RunFolder(own).norms_file
+    stem = f"{file.stem}.{name}" if name else file.stem
+    file = file.with_name(stem + file.suffix)
+    names = {quantity.name for quantity in quantities if quantity.in_csv}
+    for number in count(1):
+        same = heights_of(file).keys() in (set(), names)  # a file with other columns is another run's
+        if not file.exists() or (same and (folder is not None or trainer.global_step > 0)):
+            break
+        file = file.with_name(f"{stem}-{number}{file.suffix}")
+    if not trainer.is_global_zero:
+        return NormsFile(file)
+    own.mkdir(parents=True, exist_ok=True)
+    return NormsFile(file, cut_back(file, trainer.global_step))
 
 
 def header(heights: dict[str, int]) -> str:
@@ -91,18 +114,23 @@ def header(heights: dict[str, int]) -> str:
     return ",".join(["step", *columns]) + "\n"
 
 
-def _padded(norms: Tensor, height: int) -> Tensor:
-    return pad(norms, (0, height - norms.shape[1]))
-
-
 def lines(steps: Sequence[int], table: Tensor, digits: int) -> str:
     """A line for each of T steps with its values (T, columns)."""
     line = "%d" + f",%.{digits}g" * table.shape[1] + "\n"
     return "".join(line % (step, *values) for step, values in zip(steps, table.tolist(), strict=True))
 
 
+def _heights(norms: Norms) -> dict[str, int]:
+    return {name: values.shape[1] for name, values in norms.items()}
+
+
+def _table(norms: Norms, heights: dict[str, int]) -> Tensor:
+    """Norms (T, H) side by side, (T, columns), each padded with 0 to its height."""
+    return torch.cat([pad(norms[name], (0, height - norms[name].shape[1])) for name, height in heights.items()], 1)
+
+
 def heights_of(path: Path) -> dict[str, int]:
-    """How many rows each quantity has in a file; empty where there is none."""
+    """How many rows each quantity has in a file; empty if there is no file."""
     heights: dict[str, int] = {}
     if path.is_file():
         with path.open(encoding="utf-8", errors="replace") as file:
@@ -114,12 +142,12 @@ def heights_of(path: Path) -> dict[str, int]:
 
 
 def read_norms(path: Path) -> tuple[Tensor, Norms]:
-    """Optimizer steps (T,) and norms (T, H) by their names; T is 0 where nothing is there."""
+    """Optimizer steps (T,) and norms (T, H) by the names of their quantities; T is 0 without a file."""
     names, content = [""], []
     if path.is_file():
-        with path.open(encoding="utf-8") as lines:
-            names = next(lines, "").strip().split(",")
-            content = lines.readlines()
+        with path.open(encoding="utf-8") as file:
+            names = next(file, "").strip().split(",")
+            content = file.readlines()
     if not content:
         return torch.zeros(0, dtype=torch.long), {}
     table = torch.from_numpy(np.loadtxt(content, delimiter=",", ndmin=2))
@@ -130,12 +158,12 @@ def read_norms(path: Path) -> tuple[Tensor, Norms]:
 
 
 def count_lines(path: Path, step: int) -> int:
-    """How many steps below `step` a file has, up to the first line that is none: cut off, out of order, garbage."""
+    """The number of good lines of steps below `step`: up to the first that is cut off, out of order, or garbage."""
     return max(sum(1 for _ in _good_lines(path, step)) - 1, 0)
 
 
 def cut_back(path: Path, step: int) -> int:
-    """Removes the lines of step `step` and later, and all from the first on that is none; how many steps are left."""
+    """Removes the lines of step `step` and later, and all from the first bad one on; returns how many are left."""
     sizes = list(_good_lines(path, step))
     if path.is_file():
         os.truncate(path, sum(sizes))
@@ -143,7 +171,7 @@ def cut_back(path: Path, step: int) -> int:
 
 
 def _good_lines(path: Path, step: int) -> Iterator[int]:
-    """The lengths of a file's lines, in bytes: of the first, and of those of steps below `step`."""
+    """The sizes in bytes of a file's good lines: of the header, then of those of steps below `step`."""
     if not path.is_file():
         return
     with path.open("rb") as file:

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from rowgrad.scenario.rows import name_rows
-from rowgrad.watch.quantities import Quantity, find_quantity, quantity_names
+from rowgrad.watch.quantities import KNOWN, Quantity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,12 +34,12 @@ COLUMNS = 600  # a heatmap averages steps into at most so many columns
 
 def title_of(quantity: str) -> str:
     """What stands above a quantity's heatmap."""
-    return find_quantity(quantity).title if quantity in quantity_names() else quantity
+    return KNOWN[quantity].title if quantity in KNOWN else quantity
 
 
 def unit_of(quantity: str) -> str:
     """What a quantity is measured in."""
-    return find_quantity(quantity).unit if quantity in quantity_names() else Quantity.unit
+    return KNOWN[quantity].unit if quantity in KNOWN else Quantity.unit
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -14,9 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard.summary import hparams
 
 from rowgrad.scenario.settings import STATE
-from rowgrad.watch.events import add_facts, add_record
-from rowgrad.watch.quantities import COSINE
-from rowgrad.watch.tags import ABOUT, OUTCOME
+from rowgrad.watch.loggers import add_facts, add_record
+from rowgrad.watch.quantities import ABOUT, COSINE, OUTCOME
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Gradients -> norms. No Lightning, no files: what is recorded is defined here."""
+"""Gradients -> norms: how each recorded number is computed. No Lightning, no files."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ if TYPE_CHECKING:
 def row_norms(gradients: Tensor) -> Tensor:
     """‖g_r‖₂ of every row r, over channels and columns: N gradients (N, ..., H, W) -> (N, H).
 
-    In float64, whatever the gradients are of, and so that no square under- or overflows: a norm is 0.0 exactly where,
-    and only where, every entry of the row's gradient is.
+    Computed in float64, and scaled so that no square under- or overflows: a norm is exactly 0.0 if and only if every
+    entry of the row's gradient is.
     """
     others = [dim for dim in range(1, gradients.ndim) if dim != gradients.ndim - 2]
-    if gradients.dtype != torch.float64:  # squares of what is smaller have room in 64 bits
+    if gradients.dtype != torch.float64:  # squares of shorter numbers fit into 64 bits
         return torch.linalg.vector_norm(gradients, dim=others, dtype=torch.float64)
     size = _size(gradients, others)
     return torch.linalg.vector_norm(gradients / size, dim=others) * size.amax(others)
 
 
 def _size(numbers: Tensor, dim: list[int]) -> Tensor:
-    """The power of two next below the largest of some numbers; 1 where it is 0 or not finite.
+    """The power of two below the largest magnitude along `dim`; 1 if that is 0 or not finite.
 
-    What is divided by it keeps every digit, and its square is a number, where that of 1e-200 would be 0.
+    Division by it is exact, and squares of the quotients do not vanish, as that of 1e-200 would.
     """
     largest = numbers.abs().amax(dim, keepdim=True)
     return torch.where((largest > 0) & largest.isfinite(), largest / (2 * torch.frexp(largest).mantissa), 1.0)
 
 
 def cut_rows(row_grad_norm: Tensor, input_grad_norm: Tensor) -> Tensor:
-    """Which rows were cut: gradient arrived at the network's input there and none of it reached the row.
+    """Which rows were cut: gradient arrived at the network's input there, and none of it reached the row.
 
     Args:
         row_grad_norm: (..., H), of ∂L/∂θ.
@@ -54,7 +54,7 @@ def cut_fraction(row_grad_norm: Tensor, input_grad_norm: Tensor) -> Tensor:
         input_grad_norm: (..., H), of ∂L/∂τ.
 
     Returns:
-        (...), from 0 to 1; 0 where no gradient arrived at all.
+        (...), from 0 to 1; 0 if no gradient arrived at all.
     """
     arrived = input_grad_norm.double()
     energy = (arrived / _size(arrived, [-1])).square()
@@ -64,7 +64,7 @@ def cut_fraction(row_grad_norm: Tensor, input_grad_norm: Tensor) -> Tensor:
 
 
 def means(norms: Tensor, selected: Sequence[bool]) -> dict[str, Tensor]:
-    """Means (...) of norms (..., H) over the selected rows and over the others, each where there are such rows."""
+    """Means (...) of norms (..., H) over the selected rows and over the others; without such rows, no mean."""
     mask = torch.tensor(selected)
     parts = {"selected": mask, "other": ~mask}
     return {part: norms[..., rows].mean(-1) for part, rows in parts.items() if rows.any()}

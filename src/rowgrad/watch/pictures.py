@@ -1,4 +1,4 @@
-"""Pictures for TensorBoard's *Images*: norms of all rows at all steps, the learnt rows, digits as who sees them."""
+"""Pictures for TensorBoard's *Images*: norms of all rows at all steps, digits as the network sees them, learnt rows."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ import lightning.pytorch as pl
 from rowgrad.model.classifier import RowClassifier
 from rowgrad.process import SIGNALS
 from rowgrad.scenario.settings import STATE
-from rowgrad.watch.events import add_pictures
+from rowgrad.watch.loggers import add_pictures, writers, writes_events
 from rowgrad.watch.norms import cut_fraction
-from rowgrad.watch.outlets import writers, writes_events
 from rowgrad.watch.quantities import ARRIVES, REACHES
 from rowgrad.watch.recorder import recorder_of
 from rowgrad.watch.settings import PicturesSettings
@@ -27,12 +26,12 @@ if TYPE_CHECKING:
 
 
 class Pictures(pl.Callback):
-    """Draws what the recorder has, at the end of training and every so many optimizer steps.
+    """Draws what is recorded, every `every_n_steps` optimizer steps and at the end of training.
 
     Logs, as images:
         * `pictures/1_row_gradients`: row × step heatmaps of the recorded norms, the selected rows marked
-        * `pictures/2_digits`: images of the last batch: as they are, as the network saw them, as observers saw them;
-          beside them the recorded row and input gradient norms, averaged over all steps
+        * `pictures/2_digits`: images of the last batch, as they are, as the network and as observers saw them, with the
+          recorded row and input gradient norms, averaged over all steps
         * `pictures/3_learnt_rows`: θ
 
     Args:
@@ -56,19 +55,19 @@ class Pictures(pl.Callback):
         self._batch: Batch | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Asks the recorder to remember."""
+        """Makes the recorder keep the history that is drawn."""
         recorder = recorder_of(trainer)
         if recorder is not None:
             recorder.keeps_history = True
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """What a resumed run begins with is drawn already."""
+        """Skips the first step of a resumed run, which is drawn already."""
         self._drawn = trainer.global_step
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Draws when it is due."""
+        """Draws at a step that is due."""
         self._batch = batch
         if trainer.global_step == self.first or trainer.global_step % self.every_n_steps == 0:
             self._draw(trainer, pl_module)
@@ -76,30 +75,30 @@ class Pictures(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Draws the whole run before its last checkpoint is there: whoever goes on from that trains no more."""
+        """Draws the whole run before its last checkpoint is written: a run that resumes from that trains no more."""
         if trainer.training and is_at_its_end(trainer):
             self._draw(trainer, pl_module)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draws the whole run where there are no checkpoints; a run that was interrupted is not whole."""
+        """Draws the whole run if it has no checkpoints. An interrupted run is not whole."""
         if not SIGNALS.stops:
             self._draw(trainer, pl_module)
 
     def _draw(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        assert isinstance(module, RowClassifier), "these are pictures of its rows"
+        assert isinstance(module, RowClassifier), "it has θ and a scenario"
         if not writes_events(trainer) or trainer.global_step == self._drawn or self._batch is None:
             return
         self._drawn = trainer.global_step
         recorder = recorder_of(trainer)
         if recorder is not None:
-            recorder.flush(trainer)  # all ranks take part
+            recorder.flush(trainer)  # needs all ranks
         if not trainer.is_global_zero:
             return
-        from rowgrad.watch import drawing, figures  # late: matplotlib takes half a second
+        from rowgrad.watch import drawing, figures  # imported late: matplotlib takes half a second
 
         selected = module.scenario.selected.tolist()
         steps, norms = recorder.recorded() if recorder is not None else (None, {})
-        norms = {name: values for name, values in norms.items() if values.shape[1] == len(selected)}  # of the image
+        norms = {name: values for name, values in norms.items() if values.shape[1] == len(selected)}  # image rows
         pictures = {"3_learnt_rows": figures.learnt_rows(module.theta.detach().cpu(), selected)}
         if steps is not None and len(steps):
             words = "; ".join(filter(None, [describe_cut(norms), describe_vanishing(arrived(norms))]))
@@ -110,7 +109,7 @@ class Pictures(pl.Callback):
             add_pictures(writer, pages, trainer.global_step - 1)
 
     def _digits(self, module: RowClassifier, batch: Batch, means: dict[str, Any]) -> Figure:
-        """What the batch's first images went through in the optimizer step that is just done."""
+        """The batch's first images on their way to the network in the optimizer step that was just done."""
         from rowgrad.watch import figures
 
         scenario, draw = module.scenario, module.training_draw(batch, steps_ago=1)
@@ -131,7 +130,7 @@ class Pictures(pl.Callback):
 
 
 def describe_cut(norms: Mapping[str, Tensor]) -> str:
-    """How much of the gradient the cut stopped, in mean over all steps (T, H); empty where it stopped nothing."""
+    """The share of the gradient that the cut stopped, averaged over all steps (T, H); empty if it is zero."""
     if not {REACHES, ARRIVES} <= norms.keys():
         return ""
     stopped = float(cut_fraction(norms[REACHES], norms[ARRIVES]).nanmean())
@@ -139,7 +138,7 @@ def describe_cut(norms: Mapping[str, Tensor]) -> str:
 
 
 def is_at_its_end(trainer: pl.Trainer) -> bool:
-    """Whether training ends by itself with the step, or the epoch, that is just done."""
+    """Whether training ends, without a signal, with the step or the epoch that was just done."""
     steps, epochs, loop = trainer.max_steps, trainer.max_epochs or -1, trainer.fit_loop
     all_steps, all_epochs = 0 <= steps <= trainer.global_step, 0 <= epochs <= trainer.current_epoch + 1
     stops = trainer.should_stop and not SIGNALS.stops and loop._can_stop_early  # noqa: SLF001

@@ -1,4 +1,4 @@
-"""Records what comes back through every tap, row by row, at every optimizer step."""
+"""The recorder: a Lightning callback that records each tap's gradient, row by row, at every optimizer step."""
 
 from __future__ import annotations
 
@@ -9,59 +9,63 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from rowgrad.watch.events import add_facts, add_layout
-from rowgrad.watch.outlets import open_norms_file, save_loggers, writers
-from rowgrad.watch.quantities import Quantity, TapNorm
-from rowgrad.watch.ranks import Ranks
+from rowgrad.errors import UserError, nearest
+from rowgrad.tap import attach, find_taps, watched_of
+from rowgrad.watch.csv_file import open_norms_file
+from rowgrad.watch.loggers import add_facts, add_layout, save_loggers, writers
+from rowgrad.watch.quantities import GRAD_NORM, KNOWN, SELECTED, Quantity, TapNorm
 from rowgrad.watch.settings import RecorderSettings
-from rowgrad.watch.stream import Stream
-from rowgrad.watch.tags import SELECTED
-from rowgrad.watch.taps import Tapped
+from rowgrad.watch.stream import RankMean, Stream
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from torch.optim import Optimizer
+    from torch.utils.hooks import RemovableHandle
+    from torch.utils.tensorboard.writer import SummaryWriter
 
-FIRST = 10  # recorded steps that are written at once, at first: then twice as many each time, up to flush_every_n_steps
-RECORDED = "recorded"  # of a checkpoint: what the files beside it have, by their names
+    from rowgrad.tap import RowTap
+
+FIRST = 10  # recorded steps of the first flush; each flush then takes as many as all before it, up to the setting
+RECORDED = "recorded"  # the key in a checkpoint of what the CSV files contain
 
 
 class RowGradientRecorder(pl.Callback):
-    """Keeps each step's gradients on the device and writes many steps at a time, for any LightningModule with taps.
+    """Records the norm of each row's gradient at every optimizer step, for any LightningModule with taps.
 
-    Norms are of the gradient of the mean loss over the whole optimizer step (all micro-batches and ranks), without the
-    loss scale of mixed precision, and from before clipping. Zeros are exact; other norms are of the gradient that
-    training used, in its own precision. A step that the scaler skips is not recorded. With several optimizers (manual
-    optimization), each has its own record: what came back since the last step of any of them.
+    Gradients stay on the device, and many steps are written at once. Norms are of the gradient of the mean loss over
+    the whole optimizer step (all micro-batches and ranks), without the loss scale of mixed precision, before clipping.
+    Zeros are exact; other norms have the precision of training. A step that the scaler skips is not recorded. With
+    several optimizers (manual optimization), each has its own record: the gradient since the last step of any of them.
 
     Logs, one event a step, to TensorBoard, to any other logger, and to `row_gradients.csv`:
-        * `<tap>_grad_norm/row_00` ... of each tap, by its attribute's name: ‖∂L/∂x_r‖₂, in loss units per unit of x
-        * `<quantity>/row_00` ... of each further quantity, as `row_update_norm`, ‖θ_r(t+1) − θ_r(t)‖₂, where there is θ
+        * `<tap>_grad_norm/row_00` ... of each tap, by its attribute's name: ‖∂L/∂x_r‖, in loss units per unit of x
+        * `<quantity>/row_00` ... of each further quantity; of modules with θ `row_update_norm`, ‖θ_r(t+1) − θ_r(t)‖₂
         * `grad_flow/cut_fraction` of two taps, before and after a cut: the share of the squared gradient after it in
           rows that none reached before it
-        * where the module's `watched` says so, outputs of its training step (`train/loss`, `train/acc`) and means over
+        * if the module's `watched` names them, outputs of its training step (`train/loss`, `train/acc`) and means over
           the rows that a scenario selects and over the others (`grad_means/...`)
 
     Step t, counted from 0, is the one that turns the weights of t into those of t+1.
 
     Example:
-        >>> Trainer(callbacks=[RowGradientRecorder()])  # of a module that has a RowTap
-        >>> Trainer(callbacks=[RowGradientRecorder(modules="backbone.conv1")])  # of one that has none
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=[RowGradientRecorder()], logger=False)  # for a module that has a RowTap
+        >>> recorder = RowGradientRecorder(modules="backbone.conv1", every_n_steps=10)  # for one that has none
 
     Args:
         every_n_steps: optimizer steps from one record to the next.
         flush_every_n_steps: recorded steps that are written at once; fewer at first, so that charts fill soon.
-        quantities: which norms; all that there are where it is None: those of the taps, names of files in
-            `watch/quantities`, or quantities of your own.
-        modules: names of submodules: what goes into them is tapped from outside.
+        quantities: which norms, by name, or quantities of your own; None for all: each tap's, and for modules with θ
+            the norm of its gradient and of its updates.
+        modules: names of submodules; their input is tapped from outside.
         pairs: names of two taps each, before and after a cut.
-        dirpath: where `row_gradients.csv` goes; without it, the logger's folder, else the trainer's `default_root_dir`.
+        dirpath: the folder of `row_gradients.csv`; by default the logger's, else the trainer's `default_root_dir`.
 
     Raises:
-        UserError: a value that is not accepted; it names the key. When training starts: nothing to record, or a name
-            that there is not.
+        UserError: a value that is not accepted; it names the key. When training starts: nothing to record, or an
+            unknown name.
     """
 
     def __init__(
@@ -73,32 +77,26 @@ class RowGradientRecorder(pl.Callback):
         pairs: Sequence[Sequence[str]] = (),
         dirpath: Path | None = None,
     ) -> None:
-        settings = RecorderSettings(
+        self.settings = RecorderSettings(
             every_n_steps=every_n_steps,
             flush_every_n_steps=flush_every_n_steps,
             quantities=quantities,
             modules=modules,
             pairs=pairs,
         )
-        self.every_n_steps, self.flush_every_n_steps, self.modules = (
-            settings.every_n_steps,
-            settings.flush_every_n_steps,
-            settings.modules,
-        )
-        self.chosen, self.dirpath = settings.quantities, dirpath
-        self.pairs: list[tuple[str, str]] = [(before, after) for before, after in settings.pairs]
-        self.keeps_history = False
+        self.dirpath = dirpath
+        self.keeps_history = False  # whether `recorded` has quantities that are in no file, too
         self.tapped: Tapped | None = None
         self._streams: list[Stream] = []
         self._counts: list[int] = []
         self._pending: tuple[Stream, int, list[Tensor | None]] | None = None
         self._outputs: list[Sequence[Tensor]] = []
-        self._recorded: dict[str, Any] = {}
+        self._in_files: dict[str, Any] = {}
         self._scale = 1.0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Finds the taps, and puts those of `modules`."""
-        self.tapped = Tapped(pl_module, self.modules, self.chosen, self.pairs)
+        """Finds the taps, and attaches those of `modules`."""
+        self.tapped = Tapped(pl_module, self.settings)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Opens the files."""
@@ -107,26 +105,26 @@ class RowGradientRecorder(pl.Callback):
         names = [f"optimizer_{number}" for number in range(count)] if count > 1 else [""]
         counts = self._counts if len(self._counts) == count else [trainer.global_step] * count
         files = [open_norms_file(trainer, self.dirpath, name, tapped.quantities) for name in names]
+        keeps_history = self.keeps_history and trainer.is_global_zero
         self._streams = [
-            Stream(name, done, file, tapped, keeps_history=self.keeps_history and trainer.is_global_zero)
+            Stream(name, done, file, tapped.quantities, tapped.pairs, tapped.watched, keeps_history=keeps_history)
             for name, done, file in zip(names, counts, files, strict=True)
         ]
-        self._ranks, self._step = Ranks(trainer), trainer.global_step
+        self._rank_mean, self._step = RankMean(trainer), trainer.global_step
         self._scaler: torch.amp.GradScaler | None = getattr(trainer.precision_plugin, "scaler", None)
         self._counts, self._pending, self._outputs = [], None, []
         self._warn_of_lost_steps()
-        if trainer.global_step == 0:
-            for writer in writers(trainer):
-                add_layout(writer, self._charts(trainer))
-                selected = [row for row, chosen in enumerate(tapped.watched.selected) if chosen]
-                # An empty one too: where there is such a record, TensorBoard shows the tab Rows from the start.
-                add_facts(writer, SELECTED, {"selected": selected} if selected else {})
+        for writer in writers(trainer) if trainer.global_step == 0 else ():
+            self._add_layout(writer, trainer)
+            selected = [row for row, is_selected in enumerate(tapped.watched.selected) if is_selected]
+            # Written even if empty: with such a record, TensorBoard shows the tab Rows from the start.
+            add_facts(writer, SELECTED, {"selected": selected} if selected else {})
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Switches the taps on for a step that is recorded; of several optimizers, nobody knows yet whose it is."""
-        self._tapped.listen(len(self._streams) > 1 or trainer.global_step % self.every_n_steps == 0)
+        """Switches the taps on for a recorded step; with several optimizers, for each: any may be the next to step."""
+        self._tapped.listen(len(self._streams) > 1 or trainer.global_step % self.settings.every_n_steps == 0)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -134,11 +132,11 @@ class RowGradientRecorder(pl.Callback):
         """Takes the step's gradients: after unscaling, before clipping."""
         place = next((place for place, known in enumerate(trainer.optimizers) if known is optimizer), 0)
         stream = self._streams[place]
-        begins = stream.begin(trainer.global_step)
-        if begins:
+        is_new = stream.begin(trainer.global_step)
+        if is_new:
             self._complete(trainer, pl_module)
-        if not begins or (stream.count - 1) % self.every_n_steps:
-            self._tapped.forget()
+        if not is_new or (stream.count - 1) % self.settings.every_n_steps:
+            self._tapped.reset()
             return
         self._scale = 1.0 if self._scaler is None else self._scaler.get_scale()
         kept = [self._take(quantity, pl_module, optimizer) for quantity in self._tapped.quantities]
@@ -147,7 +145,7 @@ class RowGradientRecorder(pl.Callback):
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Adds up outputs over micro-batches and, after the optimizer's step, completes the record."""
+        """Collects outputs over micro-batches and, after the optimizer's step, completes the record."""
         if self._tapped.watched.outputs:
             self._outputs.append([outputs[name] for name in self._tapped.watched.outputs])
         if trainer.global_step == self._step:
@@ -159,7 +157,7 @@ class RowGradientRecorder(pl.Callback):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """A checkpoint never knows more steps than the files on the disk."""
+        """Writes all recorded steps, so that the files on the disk have each step before the checkpoint."""
         self.flush(trainer)
         checkpoint[RECORDED] = {stream.file.path.name: stream.in_file() for stream in self._streams}
         save_loggers(trainer)
@@ -167,35 +165,35 @@ class RowGradientRecorder(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Keeps what the files had."""
-        self._recorded = checkpoint.get(RECORDED, {})
+        """Reads what the files contained at the checkpoint."""
+        self._in_files = checkpoint.get(RECORDED, {})
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Writes what is left."""
+        """Writes the remaining steps and closes the files."""
         self._close(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Writes what is left: every step that was completed before the failure."""
+        """Writes every step that was completed before the failure."""
         self._close(trainer, alone=True)
         self.teardown(trainer, pl_module, "fit")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Leaves the module as it was found."""
+        """Leaves the module as it was before training."""
         if self.tapped is not None:
             self.tapped.leave()
             self.tapped = None
 
     def state_dict(self) -> dict[str, Any]:
-        """How many steps each of several optimizers has done."""
+        """The number of steps of each optimizer, if there are several."""
         counts = [stream.count for stream in self._streams]
         return {"counts": counts} if len(counts) > 1 else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes them from a checkpoint."""
+        """Restores `state_dict`."""
         self._counts = state_dict["counts"]
 
     def flush(self, trainer: pl.Trainer, *, alone: bool = False) -> None:
-        """Writes the recorded steps to the loggers and the CSV file.
+        """Writes the recorded steps to the CSV file and the loggers.
 
         Args:
             trainer: the trainer.
@@ -205,71 +203,77 @@ class RowGradientRecorder(pl.Callback):
             stream.flush(trainer, alone=alone)
 
     def recorded(self, optimizer: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
-        """Everything that was flushed, from before a resume too.
+        """All steps that were flushed, also those from before a resume.
 
         Args:
-            optimizer: which one's, of several.
+            optimizer: the index of the optimizer.
 
         Returns:
             Optimizer steps (T,) and norms (T, H) by the names of their quantities, as `row_gradients.csv` has them;
-            with `keeps_history` those of all quantities, NaN where they were in no file before a resume.
+            with `keeps_history` those of all quantities, NaN for steps that an earlier run wrote without them.
         """
         return self._streams[optimizer].recorded() if self._streams else (torch.zeros(0, dtype=torch.long), {})
 
     def check(self, module: pl.LightningModule) -> None:
-        """Sees whether all that was asked for is there, before anything is trained.
+        """Checks before training that the module has everything that is to be recorded.
 
         Raises:
-            UserError: it is not.
+            UserError: it does not.
         """
-        Tapped(module, self.modules, self.chosen, self.pairs).leave()
-
-    def _charts(self, trainer: pl.Trainer) -> dict[str, str]:
-        """The charts of *Custom Scalars*, those of other callbacks that have a dict `charts` too."""
-        others = [getattr(callback, "charts", None) for callback in trainer.callbacks]  # ty: ignore[missing-attribute]
-        every = [*(stream.charts() for stream in self._streams), *(one for one in others if isinstance(one, dict))]
-        return {title: tags for charts in every for title, tags in charts.items()}
+        Tapped(module, self.settings).leave()
 
     @property
     def _tapped(self) -> Tapped:
-        assert self.tapped is not None, "while it is trained"
+        assert self.tapped is not None, "set while the module is trained"
         return self.tapped
 
+    def _add_layout(self, writer: SummaryWriter, trainer: pl.Trainer) -> None:
+        """Writes the charts of *Custom Scalars*, and those of other callbacks that have a dict `charts`."""
+        tapped = self._tapped
+        others = [getattr(callback, "charts", None) for callback in trainer.callbacks]  # ty: ignore[missing-attribute]
+        add_layout(
+            writer,
+            means=[quantity.name for quantity in tapped.quantities] if any(tapped.watched.selected) else (),
+            cut=bool(tapped.pairs),
+            curves=bool(tapped.watched.outputs),
+            more={title: tags for charts in others if isinstance(charts, dict) for title, tags in charts.items()},
+        )
+
     def _warn_of_lost_steps(self) -> None:
-        """Says which files have fewer steps than the checkpoint knows; a file that is begun anew lacks none."""
-        known, self._recorded = self._recorded, {}
+        """Warns of files that have fewer steps than the checkpoint knows. A new file is not one of them."""
+        known, self._in_files = self._in_files, {}
         for file in (stream.file for stream in self._streams if stream.file.path.exists()):
             steps = known.get(file.path.name, {}).get("steps", 0)
             if file.count < steps:
                 rank_zero_warn(f"{file.path} has the norms of {file.count} of the {steps} steps that were recorded.")
 
     def _take(self, quantity: Quantity, module: pl.LightningModule, optimizer: Optimizer) -> Tensor | None:
-        """What a quantity keeps of the step that is due: unscaled, of all ranks, and nobody else's."""
+        """What a quantity keeps of the coming step: unscaled, averaged over ranks, and shared with nothing else."""
         kept = quantity.before_step(module)
-        if kept is not None and not isinstance(quantity, TapNorm):  # which gives away what it has
+        if kept is not None and not isinstance(quantity, TapNorm):  # a tap has dropped its own reference
             kept = kept.detach().clone()
         if quantity.of_rank:
-            kept = self._ranks.mean(quantity.name, kept)
+            kept = self._rank_mean(quantity.name, kept)
         if kept is not None and self._scale != 1 and quantity.is_scaled(optimizer):
             kept = kept / self._scale
         return kept
 
     def _complete(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Adds the step that was taken before the optimizer's, now that it is done."""
+        """Adds the pending step, now that the optimizer has done it."""
         if self._pending is None:
             return
         (stream, step, kept), self._pending = self._pending, None
-        if self._scaler is not None and self._scaler.get_scale() < self._scale:  # so it says that it skipped the step
+        if self._scaler is not None and self._scaler.get_scale() < self._scale:  # the scaler has skipped the step
             return
         for quantity, one in zip(self._tapped.quantities, kept, strict=True):
             if one is not None:
                 quantity.after_step(one, module)
-        stream.records.add(step, kept, self._summed_outputs(trainer))
-        if len(stream.records.steps) >= min(self.flush_every_n_steps, max(FIRST, stream.written)):
+        stream.add(step, kept, self._summed_outputs(trainer))
+        if len(stream.steps) >= min(self.settings.flush_every_n_steps, max(FIRST, stream.written)):
             self.flush(trainer)
 
     def _summed_outputs(self, trainer: pl.Trainer) -> Sequence[Tensor]:
-        """Outputs of the whole step; Lightning has divided the loss by the number of micro-batches already."""
+        """Outputs of the whole step. Lightning has already divided the loss by the number of micro-batches."""
         if len(self._outputs) == 1 and trainer.accumulate_grad_batches == 1:
             return self._outputs[0]
         share = 1 / trainer.accumulate_grad_batches
@@ -281,6 +285,98 @@ class RowGradientRecorder(pl.Callback):
         self.flush(trainer, alone=alone)
         for stream in self._streams:
             stream.file.close()
+
+
+class Tapped:
+    """A module while it is recorded.
+
+    Args:
+        module: the module.
+        settings: the recorder's: which quantities, which submodules, which further pairs.
+
+    Attributes:
+        taps: the module's own and those of `settings.modules`, by their names.
+        quantities: what is recorded.
+        watched: what the module says of itself.
+        pairs: the pairs of taps that are both recorded.
+
+    Raises:
+        UserError: nothing to record, or an unknown name.
+    """
+
+    def __init__(self, module: pl.LightningModule, settings: RecorderSettings) -> None:
+        self.taps, self.watched = find_taps(module), watched_of(module)
+        self._found = {tap: tap.enabled for tap in self.taps.values()}
+        self._handles: list[RemovableHandle] = []
+        try:
+            for name in settings.modules:
+                self.taps[name], handle = attach(module, name)
+                self._handles.append(handle)
+            self.quantities = choose_quantities(module, self.taps, settings.quantities)
+            _check_pairs(settings.pairs, self.taps)
+        except UserError:
+            self.leave()
+            raise
+        pairs = [pair for pair in (self.watched.pair, *map(tuple, settings.pairs)) if pair is not None]
+        recorded = {quantity.name.removesuffix(GRAD_NORM) for quantity in self.quantities}
+        self.pairs = [(before, after) for before, after in dict.fromkeys(pairs) if recorded.issuperset((before, after))]
+        self._recorded = {quantity.tap for quantity in self.quantities if isinstance(quantity, TapNorm)}
+
+    def listen(self, due: bool) -> None:
+        """Switches the recorded taps on or off; all others are off."""
+        for tap in self.taps.values():
+            tap.enabled = due and tap in self._recorded
+
+    def reset(self) -> None:
+        """Forgets what the taps have kept."""
+        for tap in self.taps.values():
+            tap.reset()
+
+    def leave(self) -> None:
+        """Removes the attached taps and restores the module's own."""
+        self.reset()
+        for tap, enabled in self._found.items():
+            tap.enabled = enabled
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+
+def choose_quantities(
+    module: pl.LightningModule, taps: Mapping[str, RowTap], chosen: Sequence[str | Quantity] | None
+) -> list[Quantity]:
+    """What is recorded of a module: all that it has, or the chosen part of that, and quantities of one's own.
+
+    Args:
+        module: the module.
+        taps: its taps by their names.
+        chosen: names and quantities; None for all.
+
+    Raises:
+        UserError: there is nothing to record, or no quantity of a name.
+    """
+    if chosen is None and not taps:
+        raise UserError(
+            f"RowGradientRecorder finds no tap in {type(module).__name__}: put self.tap = RowTap() into __init__ and"
+            ' x = self.tap(x) into forward, or name a submodule: RowGradientRecorder(modules="encoder").'
+        )
+    norms = [TapNorm(name, tap) for name, tap in taps.items()]
+    others = [quantity for quantity in KNOWN.values() if not isinstance(quantity, TapNorm) and quantity.fits(module)]
+    found: dict[str, Quantity] = {quantity.name: quantity for quantity in [*norms, *others]}  # θ's own before its tap's
+    if chosen is None:
+        return list(found.values())
+    for name in chosen:
+        if isinstance(name, str) and name not in found:
+            hint = f"{nearest(name, found)} Accepted: {', '.join(found)}."
+            raise UserError(f"callbacks.recorder.quantities: {type(module).__name__} has no {name}{hint}")
+    own = [quantity for quantity in chosen if isinstance(quantity, Quantity)]
+    return [*(quantity for name, quantity in found.items() if name in chosen), *own]
+
+
+def _check_pairs(pairs: Sequence[Sequence[str]], taps: Mapping[str, RowTap]) -> None:
+    for name in (name for pair in pairs for name in pair):
+        if name not in taps:
+            raise UserError(f"pairs: {name} is not a tap{nearest(name, taps, most=3)}")
 
 
 def recorder_of(trainer: pl.Trainer) -> RowGradientRecorder | None:

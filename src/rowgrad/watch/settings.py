@@ -1,4 +1,4 @@
-"""What the callbacks that watch may say: every default and every limit."""
+"""The settings of the callbacks that watch: every default and every limit. Imports nothing heavy."""
 
 from __future__ import annotations
 
@@ -8,38 +8,44 @@ from typing import Any
 
 from rowgrad.config import Limit, Settings, or_null, setting, whole
 from rowgrad.errors import UserError
-from rowgrad.watch.quantities import GRAD_NORM, Quantity, quantity_names
+from rowgrad.watch.quantities import GRAD_NORM, KNOWN, Quantity
+
+
+def _is_list_of(fits: Any) -> Any:
+    return lambda value: isinstance(value, Sequence) and not isinstance(value, str) and all(map(fits, value))
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and value != ""
 
 
 def _is_quantity(value: Any) -> bool:
     if isinstance(value, Mapping):
         return "_target_" in value
-    known = isinstance(value, str) and (value in quantity_names() or value.endswith(GRAD_NORM))
+    known = isinstance(value, str) and (value in KNOWN or value.endswith(GRAD_NORM))
     return known or isinstance(value, Quantity)
 
 
-def _some_quantities(value: Any) -> bool:
-    return isinstance(value, Sequence) and bool(value) and not isinstance(value, str) and all(map(_is_quantity, value))
-
-
 def read_names(value: Any, key: str) -> tuple[str, ...]:
-    """Reads the names of submodules: one, or a list of them.
+    """Reads the names of submodules: one name, or a list of them.
 
     Raises:
-        UserError: something else.
+        UserError: anything else.
     """
     names = [value] if isinstance(value, str) else value
-    if not isinstance(names, Sequence) or not all(isinstance(name, str) and name for name in names):
+    if not _is_list_of(_is_name)(names):
         raise UserError(f"{key}={value} is not the name of a submodule, or a list of them.")
     return tuple(names)
 
 
-def _is_pairs(value: Any) -> bool:
-    def is_pair(pair: Any) -> bool:
-        named = isinstance(pair, Sequence) and all(isinstance(name, str) and name for name in pair)
-        return named and not isinstance(pair, str) and len(pair) == len(("before", "after"))
-
-    return isinstance(value, Sequence) and all(map(is_pair, value))
+QUANTITIES = Limit(
+    lambda value: bool(value) and _is_list_of(_is_quantity)(value),
+    f"a list of one or more of {', '.join(sorted(KNOWN))}",
+)
+PAIRS = Limit(
+    _is_list_of(lambda pair: _is_list_of(_is_name)(pair) and len(pair) == len(("before", "after"))),
+    "a list of pairs of taps, as [[before,after]]",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +55,11 @@ class RecorderSettings(Settings, key="callbacks.recorder"):
     every_n_steps: int = setting(1, whole(1), "optimizer steps from one record to the next")
     flush_every_n_steps: int = setting(100, whole(1), "recorded steps that are written at once")
     quantities: Sequence[Any] | None = setting(
-        None,
-        or_null(Limit(_some_quantities, f"a list of one or more of {', '.join(sorted(quantity_names()))}")),
-        "what is recorded of each row, all where it is null; of your own by a _target_",
+        None, or_null(QUANTITIES), "what is recorded of each row; null for all; of your own by a _target_"
     )
-    modules: Sequence[str] = setting(
-        [], read_names, "submodules, as network.layers.3: what goes into them is tapped too"
-    )
+    modules: Sequence[str] = setting([], read_names, "submodules, as network.layers.3, whose input is tapped too")
     pairs: Sequence[Sequence[str]] = setting(
-        [],
-        Limit(_is_pairs, "a list of pairs of taps, as [[before,after]]"),
-        "taps before and after something, for grad_flow/cut_fraction; row and input are one",
+        [], PAIRS, "further pairs of taps, before and after a cut, for grad_flow/cut_fraction"
     )
 
 
@@ -68,9 +68,7 @@ class PicturesSettings(Settings, key="callbacks.pictures"):
     """When pictures are drawn, and of how many images."""
 
     first: int = setting(50, whole(1), "optimizer steps until the first set of pictures")
-    every_n_steps: int = setting(
-        1000, whole(1), "optimizer steps from one set of pictures to the next; the last is at the end"
-    )
+    every_n_steps: int = setting(1000, whole(1), "optimizer steps from one set to the next; the last is at the end")
     digits: int = setting(4, whole(1), "images in the grid of digits")
 
 
@@ -83,6 +81,6 @@ class BiasSettings(Settings, key="callbacks.bias"):
 
 @dataclass(frozen=True, kw_only=True)
 class HistogramsSettings(Settings, key="callbacks.histograms"):
-    """When single images are looked at."""
+    """When histograms over single images are taken."""
 
-    every_n_steps: int = setting(50, whole(1), "optimizer steps from one look at single images to the next")
+    every_n_steps: int = setting(50, whole(1), "optimizer steps from one set of histograms to the next")
