@@ -314,4 +314,7 @@ def test_two_ranks_give_the_norms_of_one(tmp_path):
 def test_ranks_of_different_sizes_are_told_so(tmp_path):
     done = ranks(tmp_path / "ragged", "ragged", 2)
     assert done.returncode != 0
-    assert "has different shapes, (3, 8, 8) and (3, 12, 8): with several processes the shape must be the same" in done.stderr
+    assert (
+        "has different shapes, (3, 8, 8) and (3, 12, 8): with several processes the shape must be the same"
+        in done.stderr
+    )

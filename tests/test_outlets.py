@@ -85,7 +85,10 @@ def test_the_file_stands_beside_the_loggers_own(tmp_path):
         ({"modules": 3}, "callbacks.recorder.modules=3 is not the name of a submodule, or a list of them."),
         ({"pairs": [["tap", "tip"]]}, "pairs: tip is not a tap; did you mean tap"),
         ({"pairs": ["tap"]}, "callbacks.recorder.pairs=.* is not a list of pairs of taps"),
-        ({"pairs": [["tap", "neck.tap"]]}, "pairs: tap has 12 rows and neck.tap has 6: the taps of a pair need the same number of rows"),
+        (
+            {"pairs": [["tap", "neck.tap"]]},
+            "pairs: tap has 12 rows and neck.tap has 6 rows; the taps of a pair need the same number",
+        ),
         ({"quantities": ["tip_grad_norm"]}, "has no tip_grad_norm; did you mean tap_grad_norm"),
     ],
 )

@@ -291,7 +291,7 @@ def test_custom_charts_are_those_that_the_recorder_feeds(run):
     accuracy = ["Accuracy: validation images", "Accuracy: training batches"]
     loss = ["Loss: validation images", "Loss: training batches"]
     means = ["Mean row gradient of the selected rows", "Mean row gradient of the other rows"]
-    weights = [f"Weights' gradient beside the one without detach: {what}" for what in ("cosine", "ratio of norms")]
+    weights = [f"Weights' gradient with and without detach: {what}" for what in ("cosine", "ratio of norms")]
     assert titles("default") == [
         *accuracy,
         "Cut fraction: share of ‖∂L/∂τ‖² that the cut stops",

@@ -1,5 +1,7 @@
 """The public face: what `import rowgrad` offers, in a notebook and beside the command line."""
 
+import doctest
+import inspect
 import json
 
 import pytest
@@ -19,11 +21,29 @@ def test_importing_it_imports_nothing_heavy(tmp_path):
     assert command("-c", code, cwd=tmp_path, imports=LIGHT).stdout == "[]\n"
 
 
-def test_every_public_name_is_there_and_no_other():
-    assert {"RowGradientRecorder", "Scenario", "train", "open_run"} <= set(rowgrad.__all__)
-    assert all(getattr(rowgrad, name).__doc__ for name in rowgrad.__all__)
+def test_the_public_names_are_listed_and_no_other_is_there():
+    assert dir(rowgrad) == sorted(rowgrad.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = rowgrad.nothing
+
+
+class SilentExamples(doctest.OutputChecker):
+    """Compares only what an example says that it prints."""
+
+    def check_output(self, want, got, optionflags):
+        return not want or super().check_output(want, got, optionflags)
+
+
+@pytest.mark.parametrize("name", rowgrad.__all__)
+def test_the_example_of_each_public_name_is_right(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    names = {"torch": torch, **{other: getattr(rowgrad, other) for other in rowgrad.__all__}}
+    text = inspect.getdoc(getattr(rowgrad, name))
+    example = doctest.DocTestParser().get_doctest(text, names, name, None, None)
+    assert example.examples, f"{name} has no example"
+    problems = []
+    failed, _ = doctest.DocTestRunner(SilentExamples()).run(example, out=problems.append)
+    assert not failed, "".join(problems)
 
 
 def test_a_run_can_be_trained_opened_and_drawn_in_a_notebook(tmp_path, monkeypatch):

@@ -1,8 +1,9 @@
 """What `detach()` does to training, one image row at a time.
 
-The path of a batch is the order of the rooms: `data` -> `scenario` -> `model` -> `watch` -> `results`; `training` puts
-them together. What stands below is the public face. Importing it imports nothing heavy: names come when asked for.
-`RowTap` and `RowGradientRecorder` need torch, Lightning and TensorBoard; most others need the extra `pipeline`.
+The packages follow the path of a batch: `data` -> `scenario` -> `model` -> `watch` -> `results`; `training` puts them
+together. The names below are public. Importing `rowgrad` imports nothing heavy: each name is imported at its first use.
+`RowTap`, `RowGradientRecorder`, `Quantity`, `Watched` and `UserError` need torch, Lightning and TensorBoard; the other
+names need the extra `pipeline`.
 """
 
 from importlib import import_module
@@ -11,17 +12,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rowgrad.data.sources import DataSet as DataSet
     from rowgrad.data.sources import Images as Images
+    from rowgrad.errors import UserError as UserError
+    from rowgrad.randomness import Draw as Draw
     from rowgrad.results.run import Run as Run
     from rowgrad.results.run import open_run as open_run
     from rowgrad.scenario.operations import Operation as Operation
     from rowgrad.scenario.scenario import Scenario as Scenario
     from rowgrad.tap import RowTap as RowTap
+    from rowgrad.tap import Watched as Watched
     from rowgrad.training.command import train as train
     from rowgrad.watch.quantities import Quantity as Quantity
     from rowgrad.watch.recorder import RowGradientRecorder as RowGradientRecorder
 
-_HOMES = {
+_MODULES = {
     "DataSet": "data.sources",
+    "Draw": "randomness",
     "Images": "data.sources",
     "Operation": "scenario.operations",
     "Quantity": "watch.quantities",
@@ -29,13 +34,19 @@ _HOMES = {
     "RowTap": "tap",
     "Run": "results.run",
     "Scenario": "scenario.scenario",
+    "UserError": "errors",
+    "Watched": "tap",
     "open_run": "results.run",
     "train": "training.command",
 }
-__all__ = list(_HOMES)
+__all__ = list(_MODULES)
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return __all__

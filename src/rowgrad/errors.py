@@ -24,7 +24,14 @@ _REFUSALS = {getattr(errno, name) for name in _REFUSED if hasattr(errno, name)}
 
 
 class UserError(Exception):
-    """A mistake in what was typed or in a file: names the key or the file and says what is accepted."""
+    """A mistake in what was typed or in a file. Its message names the key or file and says what is accepted.
+
+    Example:
+        >>> Scenario(rows="0:14", probability=2, height=28)
+        Traceback (most recent call last):
+            ...
+        rowgrad.errors.UserError: scenario.probability=2 is not a number from 0 to 1.
+    """
 
 
 # What the extra `pipeline` installs, as it is imported. The tap and the recorder need none of it.

@@ -39,6 +39,12 @@ def hash64(*numbers: int | str) -> int:
 class Draw:
     """The randomness of some images of one step.
 
+    Example:
+        >>> four = Draw(seed=0, step=3).uniform("noise", (4,))
+        >>> last = Draw(seed=0, step=3, first=3).uniform("noise", (1,))
+        >>> bool(four[3] == last[0])  # an image's numbers do not depend on its batch
+        True
+
     Attributes:
         seed: the run's seed.
         step: the optimizer step, counted from 0.

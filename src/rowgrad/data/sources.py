@@ -30,7 +30,13 @@ class MissingError(UserError):
 
 
 class Images(NamedTuple):
-    """Images (N, H, W) or (N, C, H, W) as uint8 and their classes (N,) as int64."""
+    """Images (N, H, W) or (N, C, H, W) as uint8 and their classes (N,) as int64.
+
+    Example:
+        >>> images = Images(torch.zeros(5, 28, 28, dtype=torch.uint8), torch.zeros(5, dtype=torch.long))
+        >>> len(images.labels)
+        5
+    """
 
     pixels: Tensor
     labels: Tensor
@@ -39,6 +45,12 @@ class Images(NamedTuple):
 @dataclass(frozen=True)
 class DataSet:
     """A data set in three parts that share no image. One of your own is a function that returns this.
+
+    Example:
+        >>> pixels, labels = torch.zeros(9, 20, 16, dtype=torch.uint8), torch.arange(9) % 3
+        >>> parts = [Images(pixels[part::3], labels[part::3]) for part in range(3)]
+        >>> DataSet(*parts, mean=0.1, std=0.3, classes=3).shape.height
+        20
 
     Attributes:
         train: what is learnt from.

@@ -40,6 +40,11 @@ Curve = tuple[list[int], list[float]]  # optimizer steps and values
 class Run:
     """A run's folder, read. The checkpoint and the event files are looked at when they are asked for.
 
+    Example:
+        >>> run = train("data=digits", "seed=3", "trainer.max_steps=2")
+        >>> run.summary["seed"], run.steps.tolist()
+        (3, [0, 1])
+
     Args:
         folder: the run's.
 
@@ -184,6 +189,11 @@ class Run:
 
 def open_run(folder: str | PathLike[str]) -> Run:
     """A run's folder, opened.
+
+    Example:
+        >>> folder = train("data=digits", "trainer.max_steps=2").folder
+        >>> sorted(open_run(folder).norms)
+        ['input_grad_norm', 'row_grad_norm']
 
     Raises:
         UserError: it is not a run's folder, or a file in it cannot be read.

@@ -30,6 +30,15 @@ Limits = Mapping[str, Limit]
 class Operation:
     """Images (B, C, H, W) and the step's randomness -> images of the same shape.
 
+    Example:
+        >>> class Double(Operation):
+        ...     words = "doubled"
+        ...
+        ...     def __call__(self, images, draw):
+        ...         return 2 * images
+        >>> Scenario(rows=0, operation=Double(), height=2).sentence()
+        'Row 0 is detached, doubled and fed to the network.'
+
     Class attributes:
         words: what is done to the rows, as a past participle, with fields in braces: "shifted by {offset:+g}".
         limits: what its fields may be, by their names.

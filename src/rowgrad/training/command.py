@@ -37,7 +37,10 @@ OmegaConf.register_resolver("explain_settings", lambda: explain(*OFFERED).replac
 def train(*overrides: str) -> Run:
     """Trains as `scripts/train.py` with the same overrides does, and opens the run.
 
-    Example: `rowgrad.train("scenario=augment", "data=digits", "trainer.max_steps=20").norms["row_grad_norm"]`
+    Example:
+        >>> run = train("scenario=augment", "data=digits", "trainer.max_steps=2")
+        >>> run.norms["row_grad_norm"].shape
+        torch.Size([2, 28])
 
     Raises:
         UserError: a mistake in the config or the data.

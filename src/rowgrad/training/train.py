@@ -32,9 +32,9 @@ from rowgrad.training.trainer import (
     notes_on_steps,
     skip_driver_checks,
 )
-from rowgrad.watch.bias import compares_gradients, measured_bias
-from rowgrad.watch.hparams import announce, describe, hyperparameters, versions, write_outcome
-from rowgrad.watch.loggers import add_layout, close_loggers, other_loggers, writers
+from rowgrad.watch.bias import measured_bias
+from rowgrad.watch.hparams import announce, hyperparameters, versions, write_outcome
+from rowgrad.watch.loggers import close_loggers, other_loggers, writers
 from rowgrad.watch.recorder import recorder_of
 
 if TYPE_CHECKING:
@@ -144,11 +144,8 @@ class Training:
             zeros = zeros_sentence(found, detach=scenario.detach, route=scenario.route)
         sentences = [self.module.sentence(), *filter(None, [zeros]), *missing, f"Data set: {self.data.name}."]
         for writer in writers(self.trainer) if self.checkpoint is None else ():
-            announce(writer, self.config, sentences, versions(), compares=compares_gradients(self.trainer, self.module))
-            known = {"zeros": zeros, "zeros_by": self.summary["zeros_by"]}
-            describe(writer, self.config, self.module, self.data.dataset.train.pixels, **known)
-            if recorder_of(self.trainer) is None:  # which writes its own
-                add_layout(writer, curves=True)
+            images, known = self.data.dataset.train.pixels, {"zeros": zeros, "zeros_by": self.summary["zeros_by"]}
+            announce(writer, self.trainer, self.config, self.module, images, sentences, **known)
         for logger in other_loggers(self.trainer):
             try:
                 logger.log_hyperparams(hyperparameters(self.config))

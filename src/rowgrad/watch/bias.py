@@ -21,11 +21,6 @@ if TYPE_CHECKING:
 
     from rowgrad.data.batches import Batch
 
-CHARTS = {
-    "Weights' gradient beside the one without detach: cosine": COSINE,
-    "Weights' gradient beside the one without detach: ratio of norms": RATIO,
-}
-
 
 class GradientBias(pl.Callback):
     """Takes the gradient without detach too, every `every_n_steps` optimizer steps, by one more pass over the batch.
@@ -49,15 +44,10 @@ class GradientBias(pl.Callback):
 
     def __init__(self, every_n_steps: int = BiasSettings.every_n_steps) -> None:
         self.every_n_steps = BiasSettings(every_n_steps=every_n_steps).every_n_steps
-        self.charts: dict[str, str] = {}
         self._batch: Batch | None = None
         self._rng_states: list[Tensor] = []  # before the training step
         self._sums: dict[str, float] = {}
         self._count = 0
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Announces the charts to the recorder, which writes the layout."""
-        self.charts = CHARTS if _detaches(pl_module) else {}
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

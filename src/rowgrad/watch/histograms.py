@@ -52,7 +52,7 @@ class PerImageHistograms(pl.Callback):
         if not is_due or not writes_events(trainer):
             return
         recorder = recorder_of(trainer)
-        taps = find_taps(pl_module) if recorder is None or recorder.tapped is None else recorder.tapped.taps
+        taps = find_taps(pl_module) if recorder is None else recorder.taps
         self._enabled = {name: (tap, tap.enabled) for name, tap in taps.items()}
         for tap in taps.values():
             tap.enabled = tap.per_image = True

@@ -1,4 +1,4 @@
-"""What TensorBoard and other loggers are told of a run beside its numbers: what it is, and how it ended."""
+"""What is logged about a run besides its steps: its description, its hyperparameters, its charts, how it ended."""
 
 from __future__ import annotations
 
@@ -14,92 +14,110 @@ from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard.summary import hparams
 
 from rowgrad.scenario.settings import STATE
+from rowgrad.watch.bias import compares_gradients
 from rowgrad.watch.loggers import add_facts, add_record
-from rowgrad.watch.quantities import ABOUT, COSINE, OUTCOME
+from rowgrad.watch.quantities import ABOUT, ARRIVES, COSINE, OUTCOME, RATIO, REACHES
+from rowgrad.watch.recorder import recorder_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import lightning.pytorch as pl
     from torch import Tensor
     from torch.utils.tensorboard.writer import SummaryWriter
 
     from rowgrad.model.classifier import RowClassifier
 
-# Final metrics in the HParams tab -> where summary.json has them.
+# Final metrics in the HParams tab -> their keys in summary.json.
 FINAL = {
     "test/acc": "test/acc",
     "test/loss": "test/loss",
     "grad_flow/mean_cut_fraction": "cut_fraction",
     "grad_bias/mean_cosine": COSINE,
 }
-
-
 PACKAGES = ("torch", "torchvision", "lightning", "hydra-core", "tensorboard", "rowgrad")
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of what a run is computed with."""
+    """The versions of Python and of the packages that a run is computed with."""
     return {"python": platform.python_version(), **{package: version(package) for package in PACKAGES}}
 
 
 def announce(
     writer: SummaryWriter,
+    trainer: pl.Trainer,
     config: DictConfig,
+    module: RowClassifier,
+    images: Tensor,
     sentences: Sequence[str],
-    versions: dict[str, str],
     *,
-    compares: bool,
+    zeros: str,
+    zeros_by: str,
 ) -> None:
-    """Writes what the run is, and its hyperparameters.
+    """Writes what a run is, before it is trained: texts, hyperparameters, the charts of *Custom Scalars*.
 
     Args:
         writer: the run's event file.
-        config: the run's config, as `config.yaml` has it.
-        sentences: scenario and data, in plain words.
-        versions: of packages, by their names.
-        compares: whether the gradient is compared with the one without detach.
+        trainer: with the run's callbacks.
+        config: the run's config, as in `config.yaml`.
+        module: what is trained.
+        images: the training images, (N, H, W) or (N, C, H, W) of uint8.
+        sentences: a description of scenario and data.
+        zeros: what makes the zeros, in a sentence.
+        zeros_by: the same in a word.
     """
-    table = ["| package | version |", "| --- | --- |", *(f"| {n} | {v} |" for n, v in versions.items())]
+    table = ["| package | version |", "| --- | --- |", *(f"| {n} | {v} |" for n, v in versions().items())]
     writer.add_text("about", "\n\n".join([*sentences, "\n".join(table)]))
     resolved = OmegaConf.to_yaml(config, resolve=True)
     writer.add_text("config", "\n".join("    " + line for line in resolved.splitlines()))  # four spaces: code
-    experiment, start, _ = hparams(
-        hyperparameters(config), {tag: 0.0 for tag, name in FINAL.items() if compares or name != COSINE}
-    )
+    compares = compares_gradients(trainer, module)
+    final = {tag: 0.0 for tag, name in FINAL.items() if compares or name != COSINE}
+    experiment, start, _ = hparams(hyperparameters(config), final)
     for record in (experiment, start):
         add_record(writer, record)
+    add_facts(writer, ABOUT, describe(config, module, images) | {"zeros": zeros, "zeros_by": zeros_by})
+    recorder = recorder_of(trainer)
+    recorded = () if recorder is None else [quantity.name for quantity in recorder.quantities]
+    charts = custom_scalars(recorded, selects=any(module.watched.selected), compares=compares)
+    writer.add_custom_scalars({"rowgrad": {title: ["Multiline", [tags]] for title, tags in charts.items()}})
 
 
-def describe(
-    writer: SummaryWriter, config: DictConfig, module: RowClassifier, images: Tensor, *, zeros: str, zeros_by: str
-) -> None:
-    """Writes what the tab *Rows* shows beside a run's heatmaps.
-
-    Args:
-        writer: the run's event file.
-        config: the run's config, as `config.yaml` has it.
-        module: what is trained.
-        images: the training images, (N, H, W) or (N, C, H, W) of uint8.
-        zeros: who makes them, in a sentence.
-        zeros_by: the same in a word.
-    """
+def describe(config: DictConfig, module: RowClassifier, images: Tensor) -> dict[str, Any]:
+    """What the tab *Rows* shows about a run; arguments as in `announce`."""
     mean = images.reshape(-1, *images.shape[-2:]).mean(0, dtype=torch.float32)
     digit = (mean * (255 / mean.max().clamp_min(1))).byte()
-    add_facts(
-        writer,
-        ABOUT,
-        {
-            "sentence": module.sentence(),
-            "zeros": zeros,
-            "zeros_by": zeros_by,
-            "settings": hyperparameters(config),
-            "alike": digest_but_for_seed(config),
-            "selected": [row for row, chosen in enumerate(module.scenario.chosen) if chosen],
-            "edges": module.scenario.route == STATE,
-            "digit": base64.b64encode(digit.numpy().tobytes()).decode(),
-            "columns": digit.shape[1],
-        },
-    )
+    return {
+        "sentence": module.sentence(),
+        "settings": hyperparameters(config),
+        "alike": digest_but_for_seed(config),
+        "selected": [row for row, chosen in enumerate(module.scenario.chosen) if chosen],
+        "edges": module.scenario.route == STATE,
+        "digit": base64.b64encode(digit.numpy().tobytes()).decode(),
+        "columns": digit.shape[1],
+    }
+
+
+def custom_scalars(recorded: Sequence[str], *, selects: bool, compares: bool) -> dict[str, str]:
+    """The charts of *Custom Scalars*: regular expressions of tags by their titles.
+
+    TensorBoard gives all lines of a run one colour, so lines that must be told apart have a chart each.
+
+    Args:
+        recorded: names of the recorded quantities.
+        selects: whether the scenario selects rows.
+        compares: whether the gradient is compared with the one without detach.
+    """
+    charts = {"Accuracy: validation images": "val/acc.*", "Accuracy: training batches": "train/acc.*"}
+    if {REACHES, ARRIVES} <= {*recorded}:
+        charts["Cut fraction: share of ‖∂L/∂τ‖² that the cut stops"] = "grad_flow/cut_fraction"
+    for name, words in {REACHES: "row", ARRIVES: "input"}.items():
+        for part in ("selected", "other") if selects and name in recorded else ():
+            charts[f"Mean {words} gradient of the {part} rows"] = f"grad_means/{name}_{part}"
+    charts |= {"Loss: validation images": "val/loss", "Loss: training batches": "train/loss"}
+    if compares:
+        charts["Weights' gradient with and without detach: cosine"] = COSINE
+        charts["Weights' gradient with and without detach: ratio of norms"] = RATIO
+    return charts
 
 
 def digest_but_for_seed(config: DictConfig) -> str:
@@ -111,7 +129,7 @@ def digest_but_for_seed(config: DictConfig) -> str:
 
 
 def write_outcome(writer: SummaryWriter, summary: Mapping[str, Any], step: int) -> None:
-    """Writes how the run ended and, where it is done, its final metrics and its end for *HParams*."""
+    """Writes how the run ended; of a finished run also its final metrics, for *HParams*."""
     facts = {name: value for name, value in summary.items() if name == "status" or "/" in name}
     writer.add_text("outcome", "\n".join(f"- {name}: {value}" for name, value in facts.items()), step)
     if summary["status"] == "done":
@@ -121,18 +139,18 @@ def write_outcome(writer: SummaryWriter, summary: Mapping[str, Any], step: int) 
         *_, end = hparams({}, {})
         add_record(writer, end, step)
     facts |= {name: summary[name] for name in ("cut_fraction", "error") if summary.get(name) is not None}
-    add_facts(writer, OUTCOME, facts, step)  # last: what is written after it is of a run that goes on
+    add_facts(writer, OUTCOME, facts, step)  # last: any later event means that the run was resumed
 
 
 def hyperparameters(config: DictConfig) -> dict[str, str | float]:
-    """What tells one run from another in *HParams*: scenario, seed, sizes and rates."""
+    """The columns of *HParams* that tell runs apart: scenario, seed, sizes and rates."""
     scenario = {
         f"with {k}": _shown(v)
         for k, v in config.scenario.items()
         if k not in {"name", "rows", "detach"} and v is not None
     }
     return {
-        # TensorBoard shows the first five by the alphabet; the others can be switched on.
+        # TensorBoard shows the alphabetically first five; the others can be switched on.
         "detach": _shown(config.scenario.detach),
         "lr": config.optimizer.lr,
         "rows": _shown(config.scenario.rows),

@@ -16,7 +16,7 @@ from tensorboard.summary.writer import record_writer
 from torch import Tensor
 
 from rowgrad.folders import RunFolder
-from rowgrad.watch.quantities import ARRIVES, FACTS, REACHES, row_tags
+from rowgrad.watch.quantities import FACTS, row_tags
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -167,37 +167,3 @@ def add_facts(writer: SummaryWriter, tag: str, facts: Mapping[str, Any], step: i
     value.tensor.dtype = STRING
     value.tensor.string_val.append(json.dumps(facts).encode())
     add_record(writer, EventSummary(value=[value]), step)
-
-
-def add_layout(
-    writer: SummaryWriter,
-    *,
-    means: Sequence[str] = (),
-    cut: bool = False,
-    curves: bool = False,
-    more: Mapping[str, str] | None = None,
-) -> None:
-    """Writes the charts of *Custom Scalars*, once a run: TensorBoard shows the first layout that it finds.
-
-    TensorBoard gives all lines of a run one colour, so lines that must be told apart have a chart each.
-
-    Args:
-        writer: the run's.
-        means: quantities that have means over the selected rows and over the others.
-        cut: whether a cut fraction is recorded.
-        curves: whether accuracy and loss of training batches are recorded.
-        more: regular expressions of tags by the titles of further charts.
-    """
-    charts: dict[str, str] = {}
-    if curves:
-        charts |= {"Accuracy: validation images": "val/acc.*", "Accuracy: training batches": "train/acc.*"}
-    if cut:  # of several optimizers, each has its prefix
-        charts["Cut fraction: share of ‖∂L/∂τ‖² that the cut stops"] = r"(optimizer_\d+\.)?grad_flow/cut_fraction"
-    for name, words in {REACHES: "row", ARRIVES: "input"}.items():
-        for part in ("selected", "other") if name in means else ():
-            charts[f"Mean {words} gradient of the {part} rows"] = f"grad_means/{name}_{part}"
-    if curves:
-        charts |= {"Loss: validation images": "val/loss", "Loss: training batches": "train/loss"}
-    charts |= more or {}
-    if charts:
-        writer.add_custom_scalars({"rowgrad": {title: ["Multiline", [tags]] for title, tags in charts.items()}})

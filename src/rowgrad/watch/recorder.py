@@ -12,7 +12,7 @@ from torch import Tensor
 from rowgrad.errors import UserError, nearest
 from rowgrad.tap import attach, find_taps, watched_of
 from rowgrad.watch.csv_file import open_norms_file
-from rowgrad.watch.loggers import add_facts, add_layout, save_loggers, writers
+from rowgrad.watch.loggers import add_facts, save_loggers, writers
 from rowgrad.watch.quantities import GRAD_NORM, KNOWN, SELECTED, Quantity, TapNorm
 from rowgrad.watch.settings import RecorderSettings
 from rowgrad.watch.stream import RankMean, Stream
@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
     from torch.optim import Optimizer
     from torch.utils.hooks import RemovableHandle
-    from torch.utils.tensorboard.writer import SummaryWriter
 
-    from rowgrad.tap import RowTap
+    from rowgrad.tap import RowTap, Watched
 
 FIRST = 10  # recorded steps of the first flush; each flush then takes as many as all before it, up to the setting
 RECORDED = "recorded"  # the key in a checkpoint of what the CSV files contain
@@ -86,7 +85,8 @@ class RowGradientRecorder(pl.Callback):
         )
         self.dirpath = dirpath
         self.keeps_history = False  # whether `recorded` has quantities that are in no file, too
-        self.tapped: Tapped | None = None
+        self.taps: dict[str, RowTap] = {}
+        self._handles: list[RemovableHandle] = []
         self._streams: list[Stream] = []
         self._counts: list[int] = []
         self._pending: tuple[Stream, int, list[Tensor | None]] | None = None
@@ -96,27 +96,25 @@ class RowGradientRecorder(pl.Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Finds the taps, and attaches those of `modules`."""
-        self.tapped = Tapped(pl_module, self.settings)
+        self._attach(pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Opens the files."""
-        tapped = self._tapped
         count = len(trainer.optimizers)
         names = [f"optimizer_{number}" for number in range(count)] if count > 1 else [""]
         counts = self._counts if len(self._counts) == count else [trainer.global_step] * count
-        files = [open_norms_file(trainer, self.dirpath, name, tapped.quantities) for name in names]
+        files = [open_norms_file(trainer, self.dirpath, name, self.quantities) for name in names]
         keeps_history = self.keeps_history and trainer.is_global_zero
         self._streams = [
-            Stream(name, done, file, tapped.quantities, tapped.pairs, tapped.watched, keeps_history=keeps_history)
+            Stream(name, done, file, self.quantities, self.pairs, self.watched, keeps_history=keeps_history)
             for name, done, file in zip(names, counts, files, strict=True)
         ]
         self._rank_mean, self._step = RankMean(trainer), trainer.global_step
         self._scaler: torch.amp.GradScaler | None = getattr(trainer.precision_plugin, "scaler", None)
         self._counts, self._pending, self._outputs = [], None, []
         self._warn_of_lost_steps()
+        selected = [row for row, is_selected in enumerate(self.watched.selected) if is_selected]
         for writer in writers(trainer) if trainer.global_step == 0 else ():
-            self._add_layout(writer, trainer)
-            selected = [row for row, is_selected in enumerate(tapped.watched.selected) if is_selected]
             # Written even if empty: with such a record, TensorBoard shows the tab Rows from the start.
             add_facts(writer, SELECTED, {"selected": selected} if selected else {})
 
@@ -124,7 +122,9 @@ class RowGradientRecorder(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Switches the taps on for a recorded step; with several optimizers, for each: any may be the next to step."""
-        self._tapped.listen(len(self._streams) > 1 or trainer.global_step % self.settings.every_n_steps == 0)
+        due = len(self._streams) > 1 or trainer.global_step % self.settings.every_n_steps == 0
+        for tap in self.taps.values():
+            tap.enabled = due and tap in self._recorded
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -136,18 +136,19 @@ class RowGradientRecorder(pl.Callback):
         if is_new:
             self._complete(trainer, pl_module)
         if not is_new or (stream.count - 1) % self.settings.every_n_steps:
-            self._tapped.reset()
+            for tap in self.taps.values():
+                tap.reset()
             return
         self._scale = 1.0 if self._scaler is None else self._scaler.get_scale()
-        kept = [self._take(quantity, pl_module, optimizer) for quantity in self._tapped.quantities]
+        kept = [self._take(quantity, pl_module, optimizer) for quantity in self.quantities]
         self._pending = stream, trainer.global_step, kept
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Collects outputs over micro-batches and, after the optimizer's step, completes the record."""
-        if self._tapped.watched.outputs:
-            self._outputs.append([outputs[name] for name in self._tapped.watched.outputs])
+        if self.watched.outputs:
+            self._outputs.append([outputs[name] for name in self.watched.outputs])
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
@@ -179,9 +180,7 @@ class RowGradientRecorder(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leaves the module as it was before training."""
-        if self.tapped is not None:
-            self.tapped.leave()
-            self.tapped = None
+        self._leave()
 
     def state_dict(self) -> dict[str, Any]:
         """The number of steps of each optimizer, if there are several."""
@@ -220,24 +219,32 @@ class RowGradientRecorder(pl.Callback):
         Raises:
             UserError: it does not.
         """
-        Tapped(module, self.settings).leave()
+        self._attach(module)
+        self._leave()
 
-    @property
-    def _tapped(self) -> Tapped:
-        assert self.tapped is not None, "set while the module is trained"
-        return self.tapped
+    def _attach(self, module: pl.LightningModule) -> None:
+        """Finds the module's taps, attaches those of `modules`, and chooses what is recorded."""
+        self.taps, self.watched = find_taps(module), watched_of(module)
+        self._enabled = {tap: tap.enabled for tap in self.taps.values()}
+        try:
+            for name in self.settings.modules:
+                self.taps[name], handle = attach(module, name)
+                self._handles.append(handle)
+            self.quantities = choose_quantities(module, self.taps, self.settings.quantities)
+            self.pairs = choose_pairs(self.watched, self.taps, self.settings.pairs, self.quantities)
+        except UserError:
+            self._leave()
+            raise
+        self._recorded = {quantity.tap for quantity in self.quantities if isinstance(quantity, TapNorm)}
 
-    def _add_layout(self, writer: SummaryWriter, trainer: pl.Trainer) -> None:
-        """Writes the charts of *Custom Scalars*, and those of other callbacks that have a dict `charts`."""
-        tapped = self._tapped
-        others = [getattr(callback, "charts", None) for callback in trainer.callbacks]  # ty: ignore[missing-attribute]
-        add_layout(
-            writer,
-            means=[quantity.name for quantity in tapped.quantities] if any(tapped.watched.selected) else (),
-            cut=bool(tapped.pairs),
-            curves=bool(tapped.watched.outputs),
-            more={title: tags for charts in others if isinstance(charts, dict) for title, tags in charts.items()},
-        )
+    def _leave(self) -> None:
+        """Removes the attached taps, and restores the module's own."""
+        for tap in self.taps.values():
+            tap.reset()
+            tap.enabled = self._enabled.get(tap, False)
+        for handle in self._handles:
+            handle.remove()
+        self.taps, self._handles = {}, []
 
     def _warn_of_lost_steps(self) -> None:
         """Warns of files that have fewer steps than the checkpoint knows. A new file is not one of them."""
@@ -265,7 +272,7 @@ class RowGradientRecorder(pl.Callback):
         (stream, step, kept), self._pending = self._pending, None
         if self._scaler is not None and self._scaler.get_scale() < self._scale:  # the scaler has skipped the step
             return
-        for quantity, one in zip(self._tapped.quantities, kept, strict=True):
+        for quantity, one in zip(self.quantities, kept, strict=True):
             if one is not None:
                 quantity.after_step(one, module)
         stream.add(step, kept, self._summed_outputs(trainer))
@@ -277,7 +284,7 @@ class RowGradientRecorder(pl.Callback):
         if len(self._outputs) == 1 and trainer.accumulate_grad_batches == 1:
             return self._outputs[0]
         share = 1 / trainer.accumulate_grad_batches
-        names = self._tapped.watched.outputs
+        names = self.watched.outputs
         columns = zip(*self._outputs, strict=True)
         return [sum(parts) * (1 if name == "loss" else share) for name, parts in zip(names, columns, strict=False)]
 
@@ -285,61 +292,6 @@ class RowGradientRecorder(pl.Callback):
         self.flush(trainer, alone=alone)
         for stream in self._streams:
             stream.file.close()
-
-
-class Tapped:
-    """A module while it is recorded.
-
-    Args:
-        module: the module.
-        settings: the recorder's: which quantities, which submodules, which further pairs.
-
-    Attributes:
-        taps: the module's own and those of `settings.modules`, by their names.
-        quantities: what is recorded.
-        watched: what the module says of itself.
-        pairs: the pairs of taps that are both recorded.
-
-    Raises:
-        UserError: nothing to record, or an unknown name.
-    """
-
-    def __init__(self, module: pl.LightningModule, settings: RecorderSettings) -> None:
-        self.taps, self.watched = find_taps(module), watched_of(module)
-        self._found = {tap: tap.enabled for tap in self.taps.values()}
-        self._handles: list[RemovableHandle] = []
-        try:
-            for name in settings.modules:
-                self.taps[name], handle = attach(module, name)
-                self._handles.append(handle)
-            self.quantities = choose_quantities(module, self.taps, settings.quantities)
-            _check_pairs(settings.pairs, self.taps)
-        except UserError:
-            self.leave()
-            raise
-        pairs = [pair for pair in (self.watched.pair, *map(tuple, settings.pairs)) if pair is not None]
-        recorded = {quantity.name.removesuffix(GRAD_NORM) for quantity in self.quantities}
-        self.pairs = [(before, after) for before, after in dict.fromkeys(pairs) if recorded.issuperset((before, after))]
-        self._recorded = {quantity.tap for quantity in self.quantities if isinstance(quantity, TapNorm)}
-
-    def listen(self, due: bool) -> None:
-        """Switches the recorded taps on or off; all others are off."""
-        for tap in self.taps.values():
-            tap.enabled = due and tap in self._recorded
-
-    def reset(self) -> None:
-        """Forgets what the taps have kept."""
-        for tap in self.taps.values():
-            tap.reset()
-
-    def leave(self) -> None:
-        """Removes the attached taps and restores the module's own."""
-        self.reset()
-        for tap, enabled in self._found.items():
-            tap.enabled = enabled
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
 
 
 def choose_quantities(
@@ -373,10 +325,22 @@ def choose_quantities(
     return [*(quantity for name, quantity in found.items() if name in chosen), *own]
 
 
-def _check_pairs(pairs: Sequence[Sequence[str]], taps: Mapping[str, RowTap]) -> None:
-    for name in (name for pair in pairs for name in pair):
+def choose_pairs(
+    watched: Watched, taps: Mapping[str, RowTap], chosen: Sequence[Sequence[str]], quantities: Sequence[Quantity]
+) -> list[tuple[str, str]]:
+    """The module's own pair of taps and the chosen ones, as far as both taps are recorded.
+
+    Raises:
+        UserError: a chosen pair names no tap.
+    """
+    for name in (name for pair in chosen for name in pair):
         if name not in taps:
             raise UserError(f"pairs: {name} is not a tap{nearest(name, taps, most=3)}")
+    own = [] if watched.pair is None else [watched.pair]
+    recorded = {quantity.name.removesuffix(GRAD_NORM) for quantity in quantities}
+    return [
+        (before, after) for before, after in dict.fromkeys([*own, *map(tuple, chosen)]) if {before, after} <= recorded
+    ]
 
 
 def recorder_of(trainer: pl.Trainer) -> RowGradientRecorder | None:
