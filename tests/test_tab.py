@@ -263,7 +263,7 @@ def test_ticks_and_own_scales(chromium, address):
     frame.locator("article[data-name='truncate/tensorboard'] input").uncheck()
     wait_until(page, lambda: not heatmap(frame, "truncate").is_visible(), "it is there still")
     frame.get_by_label("own scales").check()
-    frame.get_by_text("each from its own least").wait_for()
+    frame.get_by_text("each heatmap from its own smallest value").wait_for()
     assert all(part in page.url for part in ("p.rowgrad.quantities", "p.rowgrad.hidden", "p.rowgrad.own"))
     frame.get_by_role("button", name="Reset").click()
     wait_until(page, lambda: "p.rowgrad" not in page.url, "it is chosen still")
@@ -338,7 +338,7 @@ def test_a_sample_of_the_steps_is_called_one(chromium, tmp_path):
             label = heatmap_of(frame, "long").locator(".frame").get_attribute("aria-label")
             assert f"3 rows, {1000 if sampled else 1500} steps" in label
             notes = frame.locator(".notes").inner_text()
-            assert ("A sample: TensorBoard has kept 1000 of the steps up to 1499 of long" in notes) == sampled
+            assert ("A sample of the steps: TensorBoard has kept 1000 up to step 1499 of long" in notes) == sampled
             assert ("--samples_per_plugin=scalars=0" in notes) == sampled
             assert page.errors == []
 

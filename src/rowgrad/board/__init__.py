@@ -1,4 +1,4 @@
-"""The tab *Rows* of TensorBoard, which finds it by its entry point and imports this at each start: it is light."""
+"""TensorBoard's tab *Rows*. TensorBoard finds it by its entry point and imports it at each start, so it is light."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 class Rows(TBLoader):
-    """Gives TensorBoard the tab, or nothing where it cannot be had: TensorBoard starts all the same."""
+    """Loads the tab. If that fails, TensorBoard starts without it."""
 
     def load(self, context: TBContext) -> TBPlugin | None:
-        """The tab."""
+        """The tab; None if it cannot be imported."""
         try:
             from rowgrad.board.plugin import RowsPlugin
 
             return RowsPlugin(context)
-        except Exception as error:  # noqa: BLE001  (whatever is wrong with it, the other tabs are not to suffer)
+        except Exception as error:  # noqa: BLE001  (an error here would keep TensorBoard from starting)
             tb_logging.get_logger().warning("rowgrad's tab Rows cannot be shown: %s: %s", type(error).__name__, error)
             return None

@@ -1,4 +1,4 @@
-"""The tab's side in TensorBoard's server: two answers, and the files of the page."""
+"""The tab's part of TensorBoard's server: two JSON or binary answers, and the files of the page."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 PAGE = Path(__file__).with_name("page")
 KINDS = {".js": "text/javascript", ".css": "text/css"}
-KEPT = 1000  # of each scalar, where --samples_per_plugin says nothing: TensorBoard's own default
+KEPT = 1000  # steps of each scalar: TensorBoard's default for --samples_per_plugin
 
 
 class RowsPlugin(TBPlugin):
-    """Rows × steps of every run, of whatever scalars are named `<quantity>/row_<number>`.
+    """Rows × steps of every run, from all scalars named `<quantity>/row_<number>`.
 
     Routes, below `data/plugin/rowgrad/`:
-        * `runs`: JSON: each run with its quantities, and what is said once of all of them
-        * `norms?run=&quantity=[&after=]`: the numbers of steps later than `after`, packed as `Numbers.packed` says;
-          404 where there is no such run or quantity, 400 for arguments that are none
+        * `runs`: JSON: each run with its quantities, and the titles and units of all quantities
+        * `norms?run=&quantity=[&after=]`: the values of steps later than `after`, in the format of `Numbers.packed`;
+          404 if there is no such run or quantity, 400 for bad arguments
         * the files of the page
 
     Args:
@@ -52,15 +52,15 @@ class RowsPlugin(TBPlugin):
         return {"/runs": Request.application(self.runs), "/norms": Request.application(self.norms), **files}
 
     def is_active(self) -> bool:
-        """Whether any run has rows. TensorBoard asks where none has said something of itself, as ours do."""
+        """Whether any run has rows. TensorBoard asks only if no run has records of this plugin, as rowgrad's own have."""
         return self._provider is not None and bool(Reader(self._provider, RequestContext(), "").quantities())
 
     def frontend_metadata(self) -> FrontendMetadata:
-        """The tab's name and its page."""
+        """The tab's name and page."""
         return FrontendMetadata(es_module_path="/index.js", tab_name="Rows")
 
     def runs(self, request: Request) -> Response:
-        """Every run that has rows, and what is needed to show them."""
+        """All runs that have rows, and what the page needs to show them."""
         runs = self._reader(request).runs()
         names = {name for run in runs for name in run["quantities"]}
         told = {
@@ -73,7 +73,7 @@ class RowsPlugin(TBPlugin):
         return http_util.Respond(request, _plain(told), "application/json")
 
     def norms(self, request: Request) -> Response:
-        """The numbers of one run's quantity."""
+        """The values of one run's quantity."""
         run, quantity = (request.args.get(name) for name in ("run", "quantity"))
         if run is None or quantity is None:
             raise InvalidArgumentError("norms needs a run and a quantity")
@@ -96,7 +96,7 @@ class RowsPlugin(TBPlugin):
 
 
 def _serve(file: Path) -> Callable[..., Any]:
-    """A file of the page, read when it is asked for."""
+    """The answer with a file of the page, which is read at each request."""
 
     def answer(request: Request) -> Response:
         return http_util.Respond(request, file.read_bytes(), KINDS[file.suffix])
@@ -110,7 +110,7 @@ def _place(name: str) -> tuple[int, str]:
 
 
 def _words(name: str) -> dict[str, str]:
-    """Title and unit of a quantity; what somebody else logs under `<name>/row_00` has its name alone."""
+    """Title and unit of a quantity; other scalars named `<name>/row_00` are titled by their name."""
     if name == STOPPED:
         return {"title": "What detach stops of each row's whole gradient", "unit": "share"}
     if name not in KNOWN and not name.endswith(GRAD_NORM):
@@ -120,7 +120,7 @@ def _words(name: str) -> dict[str, str]:
 
 
 def _plain(told: Any) -> Any:
-    """The same without what JSON has no word for: a hostile event file may hold such numbers."""
+    """JSON-compatible values: numbers that are not finite, as in a hostile event file, become None."""
     if isinstance(told, dict):
         return {str(key): _plain(value) for key, value in told.items()}
     if isinstance(told, list | tuple):

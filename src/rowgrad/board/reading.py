@@ -1,4 +1,4 @@
-"""What TensorBoard's data provider has of runs: which quantities of rows, the numbers of one, how a run is doing."""
+"""Reads runs from TensorBoard's data provider: their quantities, the values of one, and their state."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
     from tensorboard.context import RequestContext
     from tensorboard.data.provider import DataProvider, ScalarTimeSeries
 
-ALL = 2**31 - 1  # samples: as many as TensorBoard has kept
-ACCURACIES = ("test/acc", "val/acc", "train/acc")  # the first that there is says how well a run does
-Tags = dict[int, str]  # by their rows
+ALL = 2**31 - 1  # samples: all that TensorBoard has kept
+ACCURACIES = ("test/acc", "val/acc", "train/acc")  # a run is shown with the first of these that it has
+Tags = dict[int, str]  # by row
 
 
 @dataclass
 class RowsOf:
-    """A run's quantity.
+    """The rows of a quantity in one run.
 
     Attributes:
-        tags: of its rows.
-        step: the last that was logged.
+        tags: the tag of each row.
+        step: the last logged step.
     """
 
     tags: Tags = field(default_factory=dict)
@@ -37,29 +37,29 @@ class RowsOf:
 
 
 class Numbers(NamedTuple):
-    """A quantity's numbers: steps (T,), and values (T, H) with NaN where a row has none."""
+    """A quantity's values (T, H) at steps (T,); NaN for a row without a value."""
 
     steps: np.ndarray
     values: np.ndarray
 
     def after(self, step: float) -> Numbers:
-        """Those of later steps."""
+        """The part of later steps."""
         later = self.steps > step
         return Numbers(self.steps[later], self.values[later])
 
     def packed(self) -> bytes:
-        """As a browser reads it, all little-endian: T and H in 32 bits, T steps in 64, T × H values in 32."""
+        """The format for the page, little-endian: T and H as uint32, T steps as float64, T × H values as float32."""
         count = np.array(self.values.shape, "<u4")
         return count.tobytes() + self.steps.astype("<f8").tobytes() + self.values.astype("<f4").tobytes()
 
 
 class Reader:
-    """Reads one experiment: what the data provider is asked goes through here.
+    """Reads one experiment. All requests to the data provider are here.
 
     Args:
         provider: TensorBoard's.
         context: of the request.
-        experiment: its id; empty where there is one logdir.
+        experiment: its id; empty for a plain logdir.
     """
 
     def __init__(self, provider: DataProvider, context: RequestContext, experiment: str) -> None:
@@ -67,12 +67,12 @@ class Reader:
         self._context = context
 
     def quantities(self, runs: list[str] | None = None) -> dict[str, dict[str, RowsOf]]:
-        """The quantities of rows of each run that has any, by their names."""
+        """The quantities of each run that has any, by run and name."""
         chosen = RunTagFilter(runs=runs) if runs is not None else None
         return {run: found for run, tags in self._scalars(chosen).items() if (found := quantities_in(tags))}
 
     def runs(self) -> list[dict[str, Any]]:
-        """Each run that has rows: its name, quantities, what it says of itself, how it is doing."""
+        """Each run that has rows: name, quantities, facts about it, and its state."""
         scalars = self._scalars(None)
         starts = {run.run_id: run.start_time for run in self._provider.list_runs(self._context, **self._asked)}
         found = {run: quantities for run, tags in scalars.items() if (quantities := quantities_in(tags))}
@@ -99,7 +99,7 @@ class Reader:
         return runs
 
     def numbers(self, run: str, quantity: str) -> Numbers | None:
-        """A quantity's numbers, as many as TensorBoard has kept; None where there is no such run or quantity."""
+        """A quantity's values at all steps that TensorBoard has kept; None if there is no such run or quantity."""
         rows = self.quantities([run]).get(run, {}).get(quantity)
         if rows is None:
             return None
@@ -112,14 +112,14 @@ class Reader:
         return self._provider.list_scalars(self._context, **asked)
 
     def _last(self, tags: tuple[str, ...]) -> dict[tuple[str, str], float]:
-        """The last numbers of some tags, by run and tag; those that are no numbers are left out."""
+        """The last values of some tags, by run and tag; values that are not finite are left out."""
         asked: Any = {**self._asked, "plugin_name": SCALARS, "run_tag_filter": RunTagFilter(tags=list(tags))}
         last = self._provider.read_last_scalars(self._context, **asked)
         found = {(run, tag): float(datum.value) for run, data in last.items() for tag, datum in data.items()}
         return {place: value for place, value in found.items() if np.isfinite(value)}
 
     def _facts(self) -> dict[str, tuple[dict[str, Any], float]]:
-        """What each run says of itself, and when it said that it had ended."""
+        """The facts that each run has logged about itself, and when it logged that it ended."""
         asked: Any = {**self._asked, "plugin_name": FACTS, "downsample": ALL}
         facts: dict[str, tuple[dict[str, Any], float]] = {}
         for run, tags in self._provider.read_tensors(self._context, **asked).items():
@@ -132,7 +132,7 @@ class Reader:
 
 
 def quantities_in(tags: Mapping[str, ScalarTimeSeries]) -> dict[str, RowsOf]:
-    """The quantities of rows among a run's scalars."""
+    """The quantities among a run's scalars."""
     found: dict[str, RowsOf] = {}
     for tag, series in tags.items():
         if match := ROW.fullmatch(tag):
@@ -143,7 +143,7 @@ def quantities_in(tags: Mapping[str, ScalarTimeSeries]) -> dict[str, RowsOf]:
 
 
 def table(tags: Tags, series: Mapping[str, Any]) -> Numbers:
-    """Series of single rows, side by side: at all steps that any of them has."""
+    """Joins the series of single rows to one table, over all steps of any of them."""
     columns = {
         row: (np.array([datum.step for datum in data]), np.array([datum.value for datum in data], np.float32))
         for row, tag in tags.items()
@@ -159,7 +159,7 @@ def table(tags: Tags, series: Mapping[str, Any]) -> Numbers:
 
 
 def parsed(record: np.ndarray) -> dict[str, Any]:
-    """An object of JSON out of a tensor of one string; nothing where it is something else."""
+    """The JSON object in a tensor of one string; empty for anything else."""
     try:
         told = json.loads(record.item() if record.size == 1 else "")
     except (ValueError, TypeError):

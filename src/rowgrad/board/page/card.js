@@ -1,16 +1,16 @@
-// What stands beside a line's heatmaps: what it is, how it is doing, which rows are cut, what that did.
+// The card beside a line's heatmaps: name, state, accuracy, cut rows and what makes their zeros.
 
 import { swatch } from "./curves.js";
 import { el, say } from "./dom.js";
 import { stateOf } from "./lines.js";
 
-/** The words of one line. Made once and then kept up to date, so that nothing jumps while somebody clicks. */
+/** The card of one line. It is created once and then updated, so that nothing moves under the mouse. */
 export class Card {
   constructor(line, tick) {
     this.box = el("input", { type: "checkbox", onchange: () => tick(line.name, this.box.checked) });
     this.key = el("span", {});
     this.name = el("span", { class: "name" });
-    this.state = el("span", { class: "state", title: "live: numbers have come within the last five minutes" });
+    this.state = el("span", { class: "state", title: "live: new values within the last five minutes" });
     this.accuracy = el("span", { class: "accuracy" });
     this.apart = el("span", { class: "apart" });
     this.sentence = el("p", { class: "sentence" });
@@ -71,7 +71,7 @@ function differenceSaid(line, control) {
   return `${apart < 0 ? "−" : "+"}${Math.abs(apart).toFixed(2)} against the control`;
 }
 
-/** Who made the zeros, where there are any; why, is said under the mouse. */
+/** What makes the zeros, if there are any. The tooltip says why. */
 function makerSaid(line, cut) {
   const maker = line.facts.zeros_by;
   if (typeof maker !== "string" || maker === "none" || !cut.includes("exactly 0")) return "";

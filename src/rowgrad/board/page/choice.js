@@ -1,8 +1,8 @@
-// What is chosen. It stays in the address, beside the tab's name, so that a view can be sent to somebody.
+// What is chosen. It is kept in the page's address, so that a view can be shared as a link.
 
-const PREFIX = "p.rowgrad."; // how TensorBoard lets a tab keep something of its own in the address
+const PREFIX = "p.rowgrad."; // TensorBoard's prefix for what a tab keeps in the address
 
-/** What is shown when nothing is chosen: what differs from it is in the address. */
+/** The defaults. Only choices that differ from them are in the address. */
 export const UNCHOSEN = Object.freeze({
   filter: "", // words that a run must have
   hidden: [], // names of lines that are not ticked
@@ -31,7 +31,7 @@ function parsed(text, likes) {
     if (list) return Array.isArray(value) && value.every((one) => typeof one === "string") ? value : likes;
     return likes === null || typeof value === typeof likes ? value : likes;
   } catch {
-    return likes; // somebody's address, cut off or mistyped
+    return likes; // the address was cut off or mistyped
   }
 }
 

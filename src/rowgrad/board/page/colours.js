@@ -1,4 +1,4 @@
-// From numbers to colours: one logarithmic scale, exact zeros grey. Colour-blind people tell viridis and PuOr apart.
+// From numbers to colours: one logarithmic scale, exact zeros grey. viridis and PuOr are safe for colour-blind people.
 
 import { el, ink } from "./dom.js";
 
@@ -6,7 +6,7 @@ const VIRIDIS = stops(
   "440154 48186a 472d7b 424086 3b528b 33638d 2c728e 26828e 21918c 1fa088 28ae80 3fbc73 5ec962 84d44b addc30 d8e219 fde725",
 );
 const PUOR = stops("2d004b 542788 8073ac b2abd2 d8daeb ffffff fee0b6 fdb863 e08214 b35806 7f3b08");
-const DECADES = 12; // what is further below the largest, and not zero, has the darkest colour
+const DECADES = 12; // below the largest value; smaller values, except zero, have the darkest colour
 /** Okabe and Ito's colours, of lines in charts. */
 export const LINES = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8c6bb1", "#737373"];
 
@@ -14,7 +14,7 @@ function stops(words) {
   return words.split(" ").map((word) => [0, 2, 4].map((at) => parseInt(word.slice(at, at + 2), 16)));
 }
 
-/** A colour of a map as 32 bits, as an ImageData has them on a little-endian machine. */
+/** A colour as the 32 bits of an ImageData pixel on a little-endian machine. */
 function pixel([red, green, blue]) {
   return ((255 << 24) | (blue << 16) | (green << 8) | red) >>> 0;
 }
@@ -29,7 +29,7 @@ function tableOf(map) {
 
 const TABLES = { norms: tableOf(VIRIDIS), ratios: tableOf(PUOR) };
 
-/** Smallest and largest of what is above 0 in a series' shown steps, as logarithms to base ten. */
+/** The smallest and the largest positive value in a series' shown steps, as logarithms to base ten. */
 export function extent(series, from, to) {
   const { values, height } = series;
   const end = (series.place(to) + 1) * height;
@@ -61,7 +61,7 @@ export class Scale {
     this.strange = pixel(stops(ink("strange").slice(1))[0]);
   }
 
-  /** The pixel of a value; transparent where there is none. */
+  /** The pixel of a value: grey for an exact zero, transparent for NaN. */
   colour(value) {
     if (value > 0 && value < Infinity) {
       const at = (Math.log10(value) - this.low) / (this.high - this.low);
@@ -70,7 +70,7 @@ export class Scale {
     return value === 0 ? this.zero : Number.isNaN(value) ? 0 : this.strange;
   }
 
-  /** Values at which the legend has a word. */
+  /** The values that the legend labels. */
   ticks() {
     const span = this.high - this.low;
     if (this.ratios && span < 2) return [this.low, 0, this.high].map((at) => 10 ** at);
@@ -81,7 +81,7 @@ export class Scale {
   }
 }
 
-/** A number in as few signs as tell it. */
+/** A number, rounded for a label. */
 export function short(value) {
   const size = Math.abs(Math.log10(value));
   return size < 3 ? `${Number(value.toPrecision(2))}` : value.toExponential(0).replace("e+", "e");

@@ -1,13 +1,13 @@
-// What can be chosen, above the heatmaps, and the legend.
+// The controls above the heatmaps, and the legend.
 
 import { legendBar } from "./colours.js";
 import { UNCHOSEN } from "./choice.js";
 import { el } from "./dom.js";
 
-// TensorBoard's own curves of these alone: its charts of single rows would stand before them.
+// TensorBoard's curves of accuracy and loss alone; otherwise its charts of single rows come first.
 const CURVES = `${window.parent.location.pathname}?tagFilter=${encodeURIComponent("/(acc|loss)$")}#timeseries`;
 
-/** The controls. `choose` takes what changes. */
+/** The controls. They call `choose` with each change. */
 export class Controls {
   constructor(choose) {
     const ticked = (name) => (event) => choose({ [name]: event.target.checked });
@@ -25,9 +25,9 @@ export class Controls {
       { class: "controls", onsubmit: (event) => event.preventDefault() },
       el("label", {}, "Runs ", this.filter),
       this.quantities,
-      el("label", { title: "Each heatmap is divided by this run's" }, "Divide by ", this.control),
+      el("label", { title: "Divides each heatmap by the same heatmap of this run" }, "Divide by ", this.control),
       el("label", {}, this.own, " own scales"),
-      el("label", { title: "Runs that differ in their seed alone are one line" }, this.mean, " mean of seeds"),
+      el("label", { title: "Shows runs that differ only in the seed as one line, their mean" }, this.mean, " mean of seeds"),
       this.whole,
       this.anew,
     );
@@ -73,11 +73,11 @@ export class Controls {
     const key = (kind, text) => el("span", { class: "key" }, el("span", { class: `sample ${kind}` }), text);
     const ratios = scale?.ratios;
     const kinds = [
-      scale && !choice.own ? legendBar(scale) : el("span", {}, "each from its own least (dark) to its own largest (bright)"),
-      key("zero", ratios ? "exactly 0, here alone" : "exactly 0"),
+      scale && !choice.own ? legendBar(scale) : el("span", {}, "each heatmap from its own smallest value (dark) to its own largest (bright)"),
+      key("zero", ratios ? "exactly 0 here, not in the control" : "exactly 0"),
       selected ? key("selected", "selected rows") : null,
       edges ? key("edge", "the state is cut here") : null,
-      strange ? key("strange", ratios ? "the control has exactly 0" : "infinite, or below 0") : null,
+      strange ? key("strange", ratios ? "the control has exactly 0" : "infinite or negative") : null,
     ];
     const words = JSON.stringify([scale?.low, scale?.high, ratios, choice.own, edges, selected, strange, document.documentElement.dataset.theme]);
     if (words === this.said) return;

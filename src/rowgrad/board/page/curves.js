@@ -1,4 +1,4 @@
-// What a click asks for: a row's curve over steps, and the profile over rows at a step, of all lines that are shown.
+// The charts of a click: a row's curve over steps, and the profile over rows at a step, of all shown lines.
 
 import { LINES } from "./colours.js";
 import { el, svg } from "./dom.js";
@@ -70,7 +70,7 @@ function chart(title, curves, [from, to], across, kind, ratios) {
   return el("figure", { class: "chart" }, el("figcaption", {}, title), picture);
 }
 
-/** The lines' values at the row and the step, for those who cannot tell colours apart. */
+/** The lines' values at the row and the step, as text for those who cannot tell colours apart. */
 export function legend(curves, { row, step }) {
   const items = curves.map(({ name, place, series }) => {
     const at = series.place(step);

@@ -1,4 +1,4 @@
-// Elements, made so that whatever stands in an event file is text and never markup.
+// Elements. Whatever an event file contains becomes text, never markup.
 
 const SVG = "http://www.w3.org/2000/svg";
 

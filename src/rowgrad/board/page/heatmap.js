@@ -22,7 +22,7 @@ export class Heatmap {
     this.#listen();
   }
 
-  /** Shows a series (or, without one, that it is on its way) over a range of steps. */
+  /** Shows a series over a range of steps; without one, that it is being fetched. */
   draw(series, range, scale, selected, edges) {
     Object.assign(this, { series, range, scale });
     this.element.classList.toggle("waits", !series);
@@ -112,7 +112,7 @@ function ratioSaid(value) {
   return value === Infinity ? "the control has exactly 0" : Number.isNaN(value) ? "0 exactly, as the control" : `× ${shown(value)}`;
 }
 
-/** Paints rows × steps, a pixel a row; where several steps share a column, their mean, which is 0 only where all are. */
+/** Paints rows × steps, one pixel a row. Steps that share a column are averaged; the mean is 0 only if all are 0. */
 export function paint(canvas, series, [from, to], scale) {
   const { width, height } = canvas;
   const context = canvas.getContext("2d");
@@ -143,7 +143,7 @@ export function paint(canvas, series, [from, to], scale) {
   context.putImageData(image, 0, 0);
 }
 
-/** A heatmap with its words, for a paper: twice as large as on the page, on the page's own ground. */
+/** A heatmap with title and scale, to be saved: twice as large as on the page, on the page's background. */
 export function picture(heatmap, title) {
   const { series, scale, range, quantity } = heatmap;
   const [width, height, left, top] = [900, 12 * series.height, 60, 64];

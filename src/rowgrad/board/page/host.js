@@ -1,6 +1,6 @@
-// TensorBoard around the page: its colours, its reload button, whether the tab is on.
+// TensorBoard around the page: its colours, its reload button, whether the tab is visible.
 
-const EVERY = 3000; // milliseconds from one look for something new to the next
+const EVERY = 3000; // milliseconds between two polls
 
 /** Follows TensorBoard between light and dark. */
 export function followTheme(changed) {
@@ -16,7 +16,7 @@ export function followTheme(changed) {
   set();
 }
 
-/** Calls back when TensorBoard's own reload button, or its timer, has read anew. */
+/** Calls back when TensorBoard has reloaded its data, by its button or its timer. */
 export function onReload(reload) {
   if (window.parent === window) return;
   const { port1, port2 } = new MessageChannel();
@@ -29,7 +29,7 @@ export function onReload(reload) {
   window.parent.postMessage("experimental.bootstrap", "*", [port2]);
 }
 
-/** Looks for something new every few seconds, but only while somebody can see it; and whenever it comes into sight. */
+/** Polls every few seconds while the page is visible, and when it becomes visible. */
 export function watchWhileVisible(look) {
   // TensorBoard keeps the pages of tabs that are not on, without any height.
   const isVisible = () => document.visibilityState === "visible" && window.innerHeight > 0;

@@ -1,4 +1,4 @@
-// The tab Rows. From top to bottom: what is chosen -> lines -> series -> one scale -> heatmaps, cards, charts.
+// The tab Rows: choice -> lines -> series -> one scale -> heatmaps, cards, charts.
 
 import { Card } from "./card.js";
 import { onAddress, readChoice, writeChoice } from "./choice.js";
@@ -13,7 +13,7 @@ import { cutOf, linesOf, meanOf, ratioOf } from "./lines.js";
 import { beside, emptiness, headOf, sampleNote } from "./pieces.js";
 import { Store } from "./store.js";
 
-const FIRST = 3; // quantities that are shown unless somebody chooses
+const FIRST = 3; // quantities that are shown by default
 
 class Page {
   constructor() {
@@ -22,7 +22,7 @@ class Page {
     this.store = new Store(this.update);
     this.read = onceAFrame(() => this.#read());
     this.controls = new Controls((changes) => this.choose(changes));
-    this.rows = new Map(); // what stands on the page, by the names of lines
+    this.rows = new Map(); // the elements of each line, by its name
     this.seen = new Set(); // lines in sight
     this.memory = new Map();
     this.point = { row: null, step: null };
@@ -93,7 +93,7 @@ class Page {
     this.read();
   }
 
-  /** A line's series as it is drawn: a run's, a mean, a ratio; null until it is here. */
+  /** A line's series as it is drawn: a run's, a mean, or a ratio; null until it was fetched. */
   #series(line, quantity, divided = true) {
     const all = line.members.map((run) => this.store.get(run.name, quantity));
     const series = all.length === 1 ? all[0] : this.#remembered(["mean", line.name, quantity], all, () => meanOf(this.store, line, quantity));
@@ -102,7 +102,7 @@ class Page {
     return this.#remembered(["ratio", line.name, quantity], [series, by], () => ratioOf(series, by));
   }
 
-  /** What was made of the same things before, or now. */
+  /** A cached result, recomputed if its inputs have changed. */
   #remembered(words, from, make) {
     const key = JSON.stringify(words);
     const before = this.memory.get(key);
@@ -145,7 +145,7 @@ class Page {
     return { common, strange, of: (line, quantity) => own.get(JSON.stringify([line.name, quantity])) ?? common };
   }
 
-  /** Puts a line on the page for each line that there is, and takes the others away. */
+  /** Adds new lines to the page, and removes old ones. */
   #arrange(lines, shown, range) {
     const names = shown.map((quantity) => quantity.name).join("\n");
     this.lines.style.setProperty("--columns", Math.max(shown.length, 1));
@@ -230,7 +230,7 @@ class Page {
     this.detail.replaceChildren(...charts(curves, point, range, ratios), legend(curves, point), close);
   }
 
-  /** Asks for what is in sight first, and then for everything else that is ticked. */
+  /** Fetches the lines in sight first, then all other ticked ones. */
   #fetch(lines, shown) {
     const needed = [...shown.map((quantity) => quantity.name), ...this.store.told.pair];
     const inOrder = [...lines].sort((one, other) => this.seen.has(other.name) - this.seen.has(one.name));

@@ -1,8 +1,8 @@
-// All that the mouse does, by the keyboard: arrows read, Enter picks, + and − zoom, 0 shows all steps, s saves.
+// The keyboard does what the mouse does: arrows read, Enter picks, + and − zoom, 0 shows all steps, s saves.
 
 const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
 
-/** Does what a key says on the heatmap that has the focus. */
+/** Acts on a key, for the heatmap that has the focus. */
 export function actOnKey(event, heatmap, point, choice, acts) {
   const { series, range } = heatmap;
   if (!series?.steps.length || event.ctrlKey || event.metaKey || event.altKey) return;

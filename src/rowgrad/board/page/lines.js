@@ -1,22 +1,22 @@
-// From runs to the lines of the page: filtered, averaged over seeds, divided by a control; and what is said of each.
+// From runs to the lines of the page: filtered, averaged over seeds, divided by a control; and the text of each.
 
 import { Series } from "./store.js";
 
-/** The lines: of each run that has all words of the filter, or of runs that differ in their seed alone. */
+/** The lines: one for each run that matches the filter, or one for all runs that differ only in the seed. */
 export function linesOf(told, choice) {
   const words = choice.filter.toLowerCase().split(/\s+/).filter(Boolean);
   const lines = new Map();
   for (const run of told.runs) {
     const text = described(run, told.now).toLowerCase();
     const alike = choice.mean && run.facts.alike ? `seeds of ${run.facts.alike}` : run.name;
-    // A line that the filter leaves out keeps its place, so that all others keep their colours.
+    // A line that the filter hides keeps its place, so the other lines keep their colours.
     if (!lines.has(alike)) lines.set(alike, { name: run.name, title: run.name.replace(/\/tensorboard$/, ""), place: lines.size, members: [], facts: run.facts });
     if (words.every((word) => text.includes(word))) lines.get(alike).members.push(run);
   }
   return [...lines.values()].filter((line) => line.members.length);
 }
 
-/** What the filter looks at. */
+/** The text that the filter searches. */
 function described(run, now) {
   const settings = Object.entries(run.facts.settings ?? {}).map(([name, value]) => `${name.replace("with ", "")}=${value}`);
   return [run.name, run.facts.sentence ?? "", stateOf(run, now), ...settings].join(" ");
@@ -64,7 +64,7 @@ export function ratioOf(series, control) {
   return new Series(Float64Array.from(steps), values, height);
 }
 
-/** Rows as people write them: 0–13, 20. */
+/** Rows as ranges: 0–13, 20. */
 function nameRows(rows) {
   const parts = [];
   for (const row of rows) {
@@ -79,7 +79,7 @@ function rowsSaid(rows) {
   return `${rows.length > 1 ? "rows" : "row"} ${nameRows(rows)}`;
 }
 
-/** Which rows nothing reached, and how much of what arrived was stopped there: words for people. */
+/** Which rows are exactly 0, and what share of the gradient is stopped there, in words. */
 export function cutOf(reaches, arrives) {
   if (!reaches?.steps.length) return "";
   const { height, steps, values } = reaches;
@@ -97,7 +97,7 @@ export function cutOf(reaches, arrives) {
   return said.join("; ");
 }
 
-/** Mean over steps of the share of the squared gradient that arrives in rows that nothing reaches. */
+/** The share of the squared gradient that arrives in rows without row gradient, averaged over steps. */
 function stoppedShare(reaches, arrives) {
   if (reaches.height !== arrives.height) return 0;
   const { height } = reaches;
@@ -121,7 +121,7 @@ export function percent(share) {
   return `${(100 * share).toFixed(1)} %`;
 }
 
-/** A number as it is read under the mouse: what 32 bits know of it, without zeros that say nothing. */
+/** A number under the mouse, with the digits of 32 bits. */
 export function shown(value) {
   if (value === undefined || Number.isNaN(value)) return "–";
   if (value === 0) return "0 exactly";

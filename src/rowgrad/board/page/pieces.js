@@ -1,8 +1,8 @@
-// Smaller pieces of the page: the titles of columns, what stands beside the rows, notes.
+// Smaller parts of the page: column titles, the mean digit and the row numbers, notes.
 
 import { el } from "./dom.js";
 
-/** The legend, and the titles of the columns. */
+/** The legend and the column titles. */
 export function headOf(legend, shown, ratios, [from, to]) {
   const titles = shown.map((quantity) => {
     const [title, formula] = quantity.title.split(", ‖");
@@ -13,7 +13,7 @@ export function headOf(legend, shown, ratios, [from, to]) {
   return [legend, ...titles];
 }
 
-/** The mean digit, so that one knows which part of it a row is, and the rows' numbers. */
+/** The mean digit, which shows what part of it a row is, and the row numbers. */
 export function beside(element, facts, height) {
   const key = `${height} ${facts.digit ?? ""}`;
   if (element.dataset.key === key || !height) return;
@@ -44,20 +44,20 @@ function digitOf({ digit, columns }, height) {
   return canvas;
 }
 
-/** What is said where there is nothing to be seen. */
+/** The message of an empty page. */
 export function emptiness(every, lines, shown) {
-  if (!every.length) return "No run here has numbers named <quantity>/row_<number>. rowgrad logs them, and so does its recorder in a module of yours.";
-  if (!lines.length) return "No run has all of these words.";
-  return shown.length ? "" : "Nothing is ticked.";
+  if (!every.length) return "No run here has scalars named <quantity>/row_<number>. rowgrad logs them; in your own module, its RowGradientRecorder does.";
+  if (!lines.length) return "No run matches the filter.";
+  return shown.length ? "" : "No quantity is ticked.";
 }
 
-/** Says where TensorBoard has kept a sample of the steps, and how to see all. */
+/** Says that TensorBoard has kept only a sample of the steps, and how to keep all. */
 export function sampleNote(series, kept) {
   const sampled = series.filter(([, one]) => kept && one && one.steps.length >= kept && !isRegular(one.steps));
   if (!sampled.length) return "";
   const [name, one] = sampled[0];
   const others = sampled.length > 1 ? ` and ${sampled.length - 1} more` : "";
-  return `A sample: TensorBoard has kept ${one.steps.length} of the steps up to ${one.last} of ${name}${others}. To see all, start it with --samples_per_plugin=scalars=0 (make tensorboard keeps 10000).`;
+  return `A sample of the steps: TensorBoard has kept ${one.steps.length} up to step ${one.last} of ${name}${others}. To see all steps, start TensorBoard with --samples_per_plugin=scalars=0 (make tensorboard keeps 10000).`;
 }
 
 function isRegular(steps) {

@@ -1,8 +1,8 @@
-// What the server has: runs, and the numbers of each of their quantities. What is here already is not asked for again.
+// The server's data: runs, and the values of their quantities. Each value is fetched once.
 
 const AT_ONCE = 4; // requests
 
-/** A quantity's numbers: `steps[t]`, and `values[t * height + row]`, NaN where there is none. */
+/** A quantity's values: `steps[t]`, and `values[t * height + row]`, NaN if missing. */
 export class Series {
   constructor(steps, values, height) {
     Object.assign(this, { steps, values, height });
@@ -18,7 +18,7 @@ export class Series {
     return this.steps.length ? this.steps[this.steps.length - 1] : -Infinity;
   }
 
-  /** The place of the last step that is not after `step`; -1 where there is none. */
+  /** The index of the last step at or before `step`; -1 if there is none. */
   place(step) {
     let [low, high] = [0, this.steps.length];
     while (low < high) {
@@ -48,7 +48,7 @@ export class Series {
   }
 }
 
-/** What was fetched. `changed` is called when there is something new. */
+/** What was fetched. `changed` is called when new data arrive. */
 export class Store {
   constructor(changed) {
     this.changed = changed;
@@ -78,24 +78,24 @@ export class Store {
       const [name, quantity] = JSON.parse(key);
       const now = this.runs.get(name);
       const again = now && before.get(name)?.started !== now.started;
-      // A run that was made anew, or that went back to a checkpoint, is not what is here.
+      // A run that was started anew, or that went back to a checkpoint, replaces what was fetched.
       if (again || !(now?.quantities[quantity]?.step >= this.series.get(key).last)) this.series.delete(key);
     }
     this.changed();
   }
 
-  /** The numbers of a run's quantity, as far as they are here. */
+  /** The values of a run's quantity, as far as they were fetched. */
   get(run, quantity) {
     return this.series.get(JSON.stringify([run, quantity])) ?? null;
   }
 
-  /** Whether all is here that the server has. */
+  /** Whether everything that the server has was fetched. */
   isWhole(run, quantity) {
     const there = this.runs.get(run)?.quantities[quantity];
     return !there || this.get(run, quantity)?.last >= there.step;
   }
 
-  /** Fetches what is wanted and not here, in this order: pairs of a run and a quantity. */
+  /** Fetches the missing ones of these pairs of a run and a quantity, in this order. */
   want(pairs) {
     this.waiting = pairs.filter((pair) => !this.isWhole(...pair) && !this.busy.has(JSON.stringify(pair)));
     while (this.busy.size < AT_ONCE && this.waiting.length) this.#load(...this.waiting.shift());
