@@ -52,7 +52,7 @@ class RowsPlugin(TBPlugin):
         return {"/runs": Request.application(self.runs), "/norms": Request.application(self.norms), **files}
 
     def is_active(self) -> bool:
-        """Whether any run has rows. TensorBoard asks only if no run has records of this plugin, as rowgrad's own have."""
+        """Whether any run has rows. TensorBoard asks only if no run has records of this plugin."""
         return self._provider is not None and bool(Reader(self._provider, RequestContext(), "").quantities())
 
     def frontend_metadata(self) -> FrontendMetadata:
