@@ -150,13 +150,13 @@ class Tape(pl.Callback):
         self.batches.append(before)
 
 
-def fit(module, batches, folder, *, recorder=None, loggers=None, val=None, ckpt=None, **trainer):
+def fit(module, batches, folder, *, recorder=None, loggers=None, val=None, ckpt=None, callbacks=(), **trainer):
     """Trains with a recorder, and returns the tape."""
     tape = Tape()
     settings = {"max_epochs": 1, "accelerator": "cpu", "log_every_n_steps": 1}
     pl.Trainer(
         **settings | trainer,
-        callbacks=[recorder or RowGradientRecorder(flush_every_n_steps=3, dirpath=folder), tape],
+        callbacks=[recorder or RowGradientRecorder(flush_every_n_steps=3, dirpath=folder), tape, *callbacks],
         logger=TensorBoardLogger(folder, name="tensorboard", version="") if loggers is None else loggers,
         default_root_dir=folder,
         enable_checkpointing=False,

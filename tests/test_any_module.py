@@ -6,11 +6,10 @@ import lightning.pytorch as pl
 import pytest
 import torch
 from conftest import PROJECT, command, events
-from foreign import Language, Segmenter, Tape, agree, check, expected, fit, recorded
+from foreign import Language, Segmenter, agree, check, expected, fit, recorded
 from lightning.pytorch.plugins.precision import MixedPrecision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
 from rowgrad import RowGradientRecorder
@@ -23,7 +22,7 @@ pytestmark = [
 ]
 
 
-def test_a_segmentation_net_gets_its_charts(tmp_path):
+def test_a_segmentation_net_with_two_taps(tmp_path):
     wanted = check(Segmenter(), Segmenter.batches(), tmp_path)
     assert [len(wanted[0][name]) for name in ("tap", "neck.tap")] == [12, 6]
     scalars = events(tmp_path)
@@ -38,12 +37,7 @@ def test_a_segmentation_net_gets_its_charts(tmp_path):
     assert "custom_scalars__config__" not in accumulator.Tags()["tensors"]  # the tab Rows draws them
 
 
-def test_a_language_model_is_recorded_token_by_token(tmp_path):
-    wanted = check(Language(), Language.batches(), tmp_path)
-    assert len(wanted[0]["tap"]) == 9
-
-
-def test_tokens_that_a_shorter_batch_does_not_have_got_nothing(tmp_path):
+def test_missing_tokens_of_shorter_batches_are_zero(tmp_path):
     tape = fit(
         Language(), Language.batches((4, 9, 6, 6, 12)), tmp_path, recorder=RowGradientRecorder(2, dirpath=tmp_path)
     )
@@ -90,14 +84,14 @@ def test_a_step_that_the_scaler_skips_is_not_recorded(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
-def test_a_compiled_module_is_watched(tmp_path):
+def test_a_compiled_module_is_recorded(tmp_path):
     torch.compiler.reset()
     module = Segmenter()
     tape = fit(torch.compile(module, backend="aot_eager"), Segmenter.batches(), tmp_path)
     agree(recorded(tmp_path / "row_gradients.csv"), expected(Segmenter(), tape))
     torch.compiler.reset()
     module = Segmenter()
-    module.up = torch.compile(module.up, backend="aot_eager")  # a part alone; `at` knows it by its own name
+    module.up = torch.compile(module.up, backend="aot_eager")  # `modules` leaves out the name of torch's wrapper
     recorder = RowGradientRecorder(modules="up.0", dirpath=tmp_path / "part")
     fit(module, Segmenter.batches(), tmp_path / "part", recorder=recorder)
     got = recorded(tmp_path / "part" / "row_gradients.csv")
@@ -107,31 +101,7 @@ def test_a_compiled_module_is_watched(tmp_path):
     )
 
 
-@pytest.mark.parametrize("reentrant", [False, True])
-def test_recomputed_activations_count_once(tmp_path, reentrant):
-    class Thrifty(Segmenter):
-        def forward(self, images):
-            features = self.down(self.tap(images))
-            return checkpoint(lambda x: self.up(self.neck["tap"](x)), features, use_reentrant=reentrant)
-
-    check(Thrifty(), Segmenter.batches(), tmp_path)
-
-
-def test_a_frozen_network_is_watched(tmp_path):
-    class Head(Segmenter):
-        def configure_optimizers(self):
-            self.down.requires_grad_(False)
-            self.down.eval()
-            return torch.optim.SGD(self.up.parameters(), lr=0.1)
-
-    check(Head(), Segmenter.batches(), tmp_path)
-
-
-def test_channels_last_is_nothing_special(tmp_path):
-    check(Segmenter().to(memory_format=torch.channels_last), Segmenter.batches(), tmp_path)
-
-
-def test_a_tap_that_nothing_reaches_is_exactly_zero_in_these_steps(tmp_path):
+def test_a_tap_without_gradient_in_a_step_is_exactly_zero_there(tmp_path):
     class Sometimes(Segmenter):
         def forward(self, images):
             features = self.down(self.tap(images))
@@ -148,24 +118,20 @@ def test_a_tap_that_nothing_reaches_is_exactly_zero_in_these_steps(tmp_path):
     assert got[3]["neck.tap"] == [0.0] * 6
 
 
-def test_every_third_step_means_every_third_step_and_costs_nothing_between(tmp_path):
+def test_with_every_third_step_recorded_taps_are_off_between(tmp_path):
     module, on = Segmenter(), []
 
     class Look(pl.Callback):
         def on_train_batch_end(self, trainer, module, *_):
             on.append(module.tap.enabled)
 
-    tape = Tape()
-    pl.Trainer(
-        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[RowGradientRecorder(every_n_steps=3, dirpath=tmp_path), tape, Look()],
-    ).fit(module, Segmenter.batches())  # fmt: skip
-    wanted = expected(module, tape.batches)
+    recorder = RowGradientRecorder(every_n_steps=3, dirpath=tmp_path)
+    wanted = expected(module, fit(module, Segmenter.batches(), tmp_path, recorder=recorder, callbacks=[Look()]))
     agree(recorded(tmp_path / "row_gradients.csv"), {step: wanted[step] for step in (0, 3, 6)})
     assert on == [True, False, False, True, False, False, True]
 
 
-def test_a_run_that_goes_on_has_every_step_once(tmp_path):
+def test_a_resumed_run_has_each_step_once(tmp_path):
     fit(Segmenter(), Segmenter.batches(), tmp_path / "whole", max_epochs=2)
     module, part = Segmenter(), tmp_path / "part"
 
@@ -174,37 +140,26 @@ def test_a_run_that_goes_on_has_every_step_once(tmp_path):
             if trainer.global_step == 7:
                 trainer.save_checkpoint(tmp_path / "some.ckpt")
 
-    trainer = pl.Trainer(
-        max_epochs=2, max_steps=9, accelerator="cpu", logger=False, enable_progress_bar=False,
-        enable_model_summary=False, enable_checkpointing=False,
-        callbacks=[RowGradientRecorder(flush_every_n_steps=4, dirpath=part), Save()],
-    )  # fmt: skip
-    trainer.fit(module, Segmenter.batches())
+    fit(module, Segmenter.batches(), part, max_epochs=2, max_steps=9, callbacks=[Save()])
     assert "RowGradientRecorder" not in str(torch.load(tmp_path / "some.ckpt", weights_only=True)["callbacks"])
     fit(Segmenter(), Segmenter.batches(), part, max_epochs=2, ckpt=tmp_path / "some.ckpt")
     assert (part / "row_gradients.csv").read_bytes() == (tmp_path / "whole" / "row_gradients.csv").read_bytes()
 
 
-def test_lines_that_somebodys_trainer_finds_missing_are_told(tmp_path):
+def test_a_resume_warns_of_missing_lines(tmp_path):
     class Save(pl.Callback):
         def on_train_end(self, trainer, module):
             trainer.save_checkpoint(tmp_path / "some.ckpt")
 
-    def go_on(folder, steps, checkpoint=None):
-        pl.Trainer(
-            accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, callbacks=[RowGradientRecorder(dirpath=folder), Save()], max_steps=steps,
-        ).fit(Segmenter(), Segmenter.batches(), ckpt_path=checkpoint)  # fmt: skip
-
-    go_on(tmp_path, 4)
+    fit(Segmenter(), Segmenter.batches(), tmp_path, max_epochs=-1, max_steps=4, callbacks=[Save()])
     csv = tmp_path / "row_gradients.csv"
     csv.write_text("".join(csv.read_text().splitlines(keepends=True)[:3]))
     with pytest.warns(UserWarning, match=r"row_gradients.csv has the norms of 2 of the 4 steps that were recorded\."):
-        go_on(tmp_path, 6, tmp_path / "some.ckpt")
+        fit(Segmenter(), Segmenter.batches(), tmp_path, max_epochs=-1, max_steps=6, ckpt=tmp_path / "some.ckpt")
     assert list(recorded(csv)) == [0, 1, 4, 5]
 
 
-def test_a_model_is_watched_from_outside_and_left_as_it_was(tmp_path):
+def test_submodules_are_tapped_from_outside_and_restored(tmp_path):
     class Plain(Segmenter):
         def __init__(self):
             super().__init__()
@@ -227,7 +182,7 @@ def test_a_model_is_watched_from_outside_and_left_as_it_was(tmp_path):
         assert weight.equal(with_taps.state_dict()[name])  # watching changes nothing
 
 
-def test_a_line_search_has_one_record_a_step_of_the_gradient_that_it_begins_with(tmp_path):
+def test_a_line_search_records_the_first_gradient_of_each_step(tmp_path):
     class Searching(Segmenter):
         def configure_optimizers(self):
             return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=3)
@@ -235,7 +190,7 @@ def test_a_line_search_has_one_record_a_step_of_the_gradient_that_it_begins_with
     check(Searching(), Segmenter.batches(), tmp_path)
 
 
-def test_taps_are_left_as_they_were_found(tmp_path):
+def test_taps_are_restored_after_training(tmp_path):
     module = Segmenter()
     module.neck["tap"].enabled = False
     for _ in range(2):  # the same recorder again
@@ -244,7 +199,7 @@ def test_taps_are_left_as_they_were_found(tmp_path):
         assert not module.tap.grad.any()
 
 
-def test_a_pair_of_taps_tells_the_cut_fraction(tmp_path):
+def test_a_pair_of_taps_has_a_cut_fraction(tmp_path):
     class Cut(pl.LightningModule):
         def __init__(self):
             super().__init__()
@@ -311,7 +266,7 @@ def test_two_ranks_give_the_norms_of_one(tmp_path):
     agree(two, one)
 
 
-def test_ranks_of_different_sizes_are_told_so(tmp_path):
+def test_ranks_with_different_shapes_end_with_a_message(tmp_path):
     done = ranks(tmp_path / "ragged", "ragged", 2)
     assert done.returncode != 0
     assert (

@@ -1,4 +1,4 @@
-"""How wrong a cut gradient is: cosine, ratio of norms, what is stopped, against an oracle; training is left alone."""
+"""How wrong a cut gradient is: cosine, ratio of norms and stopped share against an oracle; training is unchanged."""
 
 import json
 
@@ -35,14 +35,14 @@ def test_cosine_ratio_and_stopped_shares_equal_the_oracle(tmp_path, cell, readou
     assert [step for step, _ in logged["grad_bias/cosine"]] == [0, 2]
     for place, step in enumerate(steps[::2]):
         images, labels = torch.cat(step["images"]) + step["theta"], torch.cat(step["labels"])
-        ours, theirs = (
+        cut, full = (
             gradients_in_sequence(step["network"], cell, images, labels, cuts, readout=readout, smoothing=0.05)
             for cuts in (step["cuts"], [set()] * len(labels))
         )
-        a, b = joined(ours[1]), joined(theirs[1])
+        a, b = joined(cut[1]), joined(full[1])
         assert logged["grad_bias/cosine"][place][1] == pytest.approx(float(a @ b / a.norm() / b.norm()), rel=1e-5)
         assert logged["grad_bias/norm_ratio"][place][1] == pytest.approx(float(a.norm() / b.norm()), rel=1e-4)
-        of_rows, of_all = ours[0].sum(0), theirs[0].sum(0)
+        of_rows, of_all = cut[0].sum(0), full[0].sum(0)
         stopped = (of_all - of_rows).norm(dim=1) / of_all.norm(dim=1)
         got = torch.tensor([logged[f"row_grad_stopped/row_{row:02d}"][place][1] for row in range(28)])
         torch.testing.assert_close(got.double(), stopped, rtol=1e-3, atol=1e-4)
@@ -58,7 +58,7 @@ SCENARIOS = {
 
 @pytest.mark.parametrize("network", ["cnn", "mlp", "gru"])
 @pytest.mark.parametrize("scenario", SCENARIOS)
-def test_detaching_an_image_leaves_the_weights_gradient_exactly_as_it_is(run, scenario, network):
+def test_detaching_an_image_changes_no_weights_gradient(run, scenario, network):
     dropout = ["model.network.dropout=0.3"] * (network != "cnn")
     folder = run(
         *SCENARIOS[scenario], f"model={network}", *dropout, "callbacks.bias.every_n_steps=2", "trainer.max_steps=3"
@@ -81,7 +81,7 @@ def test_detaching_an_image_leaves_the_weights_gradient_exactly_as_it_is(run, sc
     ],
     ids=["cnn", "lstm", "transformer"],
 )
-def test_training_is_left_as_it_is_to_the_last_bit(run, typed):
+def test_training_is_bit_identical_with_it(run, typed):
     often = ["callbacks.bias.every_n_steps=1", "callbacks.histograms.every_n_steps=1", "trainer.max_steps=4"]
     with_it, without = (
         run(*typed, *often, *more, name=n) for n, more in {"a": [], "b": ["callbacks.bias=null"]}.items()
@@ -92,14 +92,14 @@ def test_training_is_left_as_it_is_to_the_last_bit(run, typed):
     assert len(events(with_it)["grad_bias/cosine"]) == 4
 
 
-def test_nothing_is_measured_where_nothing_is_detached(run):
+def test_without_detach_nothing_is_measured(run):
     for name, typed in {"idle": ["scenario=baseline"], "control": ["scenario.detach=false"]}.items():
         folder = run(*typed, "model=mlp", "trainer.max_steps=2", "callbacks.bias.every_n_steps=1", name=name)
         assert not [tag for tag in events(folder) if tag.startswith("grad_bias/")]
         assert "grad_bias/cosine" not in json.loads((folder / "summary.json").read_text())
 
 
-def test_only_steps_of_the_schedule_are_looked_at(run):
+def test_only_steps_of_the_schedule_are_compared(run):
     typed = ["scenario.from_step=2", "model=mlp", "trainer.max_steps=4", "callbacks.bias.every_n_steps=1"]
     assert [step for step, _ in events(run(*typed))["grad_bias/cosine"]] == [2, 3]
 

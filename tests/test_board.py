@@ -1,4 +1,4 @@
-"""The tab *Rows*, its side in TensorBoard's server: answers against `row_gradients.csv`, from both data loaders."""
+"""The server's part of the tab *Rows*: answers against `row_gradients.csv`, from both data loaders."""
 
 import base64
 import csv
@@ -143,7 +143,7 @@ def test_the_numbers_are_those_of_the_csv(runs, both, loader, run):
 
 
 @pytest.mark.parametrize("loader", ["fast", "slow"])
-def test_what_is_not_in_the_csv_is_read_from_the_event_file(runs, both, loader):
+def test_a_quantity_that_is_not_in_the_csv(runs, both, loader):
     asked = {"run": "augment/tensorboard", "quantity": "row_update_norm"}
     steps, values = unpacked(both[loader].get(f"{AT}/norms", query_string=asked))
     logged = events(runs / "augment")
@@ -152,7 +152,7 @@ def test_what_is_not_in_the_csv_is_read_from_the_event_file(runs, both, loader):
 
 
 @pytest.mark.parametrize("loader", ["fast", "slow"])
-def test_each_run_says_what_it_is_and_how_it_did(runs, both, loader):
+def test_runs_have_facts_and_an_accuracy(runs, both, loader):
     answer = told(both[loader])
     augment, truncate = answer["runs"]
     assert [run["name"] for run in answer["runs"]] == ["augment/tensorboard", "truncate/tensorboard"]
@@ -178,7 +178,7 @@ def test_the_mean_digit_is_that_of_the_training_images(both):
     assert np.abs(shown - mean).max() <= 1
 
 
-def test_runs_are_alike_that_differ_in_their_seed_alone():
+def test_runs_that_differ_only_in_the_seed_are_alike():
     first = digest_but_for_seed(configure(*QUICK, "seed=0"))
     assert digest_but_for_seed(configure(*QUICK, "seed=1")) == first
     others = ["scenario.detach=false", "optimizer.lr=0.02", "scenario=modify", "data.batch_size=64"]
@@ -199,7 +199,7 @@ def test_runs_are_alike_that_differ_in_their_seed_alone():
         ({"run": "augment/tensorboard", "quantity": "<img src=x onerror=alert(1)>"}, 404),
     ],
 )
-def test_what_is_not_there_or_no_argument_is_answered_so(both, loader, query, status):
+def test_bad_requests_are_answered_with_their_status(both, loader, query, status):
     answer = both[loader].get(f"{AT}/norms", query_string=query)
     assert answer.status_code == status
     assert "img" not in answer.text
@@ -207,7 +207,7 @@ def test_what_is_not_there_or_no_argument_is_answered_so(both, loader, query, st
 
 
 @pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")
-def test_taps_of_somebody_elses_module_are_there(tmp_path):
+def test_the_taps_of_any_module(tmp_path):
     fit(Segmenter(), Segmenter.batches(), tmp_path / "theirs")
     with clients(tmp_path) as found:
         (run,) = told(found["fast"])["runs"]
@@ -232,7 +232,7 @@ def write(folder, scalars, *facts):
 
 
 @pytest.mark.parametrize("loader", ["fast", "slow"])
-def test_rows_at_different_steps_stand_side_by_side(tmp_path, loader):
+def test_rows_with_different_steps_are_one_table(tmp_path, loader):
     write(tmp_path / "gaps", {"q/row_0": [(0, 1.0), (4, 2.0)], "q/row_2": [(4, 3.0), (6, float("inf"))]})
     with clients(tmp_path) as found:
         steps, values = unpacked(found[loader].get(f"{AT}/norms", query_string={"run": "gaps", "quantity": "q"}))
@@ -242,7 +242,7 @@ def test_rows_at_different_steps_stand_side_by_side(tmp_path, loader):
 
 
 @pytest.mark.parametrize("loader", ["fast", "slow"])
-def test_a_hostile_event_file_is_answered_all_the_same(tmp_path, loader):
+def test_a_hostile_event_file(tmp_path, loader):
     scalars = {"q/row_00": [(0, 1.0)], "q/row_99999999": [(0, 1.0)], "val/acc": [(0, float("nan"))]}
     scalars |= {"<b>/row_1": [(0, float("-inf"))], "row_3": [(0, 1.0)], "/row_1": [(0, 1.0)]}
     odd = [{"status": {"a": float("nan")}, "selected": "all", "digit": 7, "settings": [1]}]
@@ -259,14 +259,14 @@ def test_a_hostile_event_file_is_answered_all_the_same(tmp_path, loader):
 
 
 @pytest.mark.parametrize("facts", ["no JSON", "[1, 2]", "3", '{"cut": 1'])
-def test_facts_that_are_none_are_left_out(facts):
+def test_malformed_facts_are_left_out(facts):
     from rowgrad.board.reading import parsed
 
     assert parsed(np.array(facts.encode(), dtype=object)) == {}
     assert parsed(np.zeros(3)) == {}
 
 
-def test_a_run_that_went_on_after_its_end_has_not_ended(tmp_path):
+def test_a_resumed_run_has_not_ended(tmp_path):
     write(tmp_path / "run", {"q/row_0": [(0, 1.0)]}, (OUTCOME, {"status": "interrupted"}))
     with clients(tmp_path) as found:
         assert [run["ended"] for run in told(found["fast"])["runs"]] == [True]
@@ -278,7 +278,7 @@ def test_a_run_that_went_on_after_its_end_has_not_ended(tmp_path):
             assert (run["ended"], run["facts"]["status"]) == (False, "interrupted")
 
 
-def test_the_tab_is_there_where_a_run_has_rows(tmp_path, runs):
+def test_the_tab_is_active_if_a_run_has_rows(tmp_path, runs):
     with providers(tmp_path) as none, providers(runs) as some:
         for provider in none.values():
             assert not Rows().load(TBContext(data_provider=provider)).is_active()
@@ -301,7 +301,7 @@ def test_tensorboard_finds_the_tab_and_imports_nothing_heavy_for_it():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-def test_it_stands_beside_all_other_tabs(runs):
+def test_it_works_with_all_other_tabs(runs):
     with providers(runs) as found:
         for provider in found.values():
             context = TBContext(data_provider=provider)

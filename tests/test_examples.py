@@ -1,4 +1,4 @@
-"""The examples and the blocks of docs/tap.md, run as they stand, against gradients that autograd computes by itself."""
+"""The examples and the blocks of docs/tap.md run unchanged, against gradients that autograd computes."""
 
 import csv
 import re
@@ -61,7 +61,7 @@ def run_example(name, classname, expect, folder):
     return recorded(folder / LIGHTNINGS / "row_gradients.csv"), torch.stack(expected)
 
 
-def test_a_module_of_ones_own_is_recorded_as_autograd_has_it(here, capsys):
+def test_own_module_has_the_norms_of_autograd(here, capsys):
     def expect(module, batch):
         images = batch[0].clone().requires_grad_()
         return row_norms(cross_entropy(module.network(images), batch[1]), images)
@@ -76,7 +76,7 @@ def test_a_module_of_ones_own_is_recorded_as_autograd_has_it(here, capsys):
     assert [value for _, value in tags["tap_grad_norm/row_09"]] == pytest.approx(norms[:, 9].tolist())
 
 
-def test_tokens_behind_the_mask_get_exactly_nothing(here, capsys):
+def test_tokens_behind_the_mask_are_exactly_zero(here, capsys):
     def expect(module, batch):
         tokens = batch[0]
         x = (module.embedding(tokens) + module.position).detach().requires_grad_()

@@ -1,4 +1,4 @@
-"""Where the records of anybody's module go, and what its author is told when something is wrong."""
+"""The files and loggers of the recorder in a module that is not the project's, and its error messages."""
 
 import csv
 
@@ -29,7 +29,7 @@ def loggers(folder):
 @pytest.mark.filterwarnings(
     "ignore::DeprecationWarning:wandb.*", "ignore::pydantic.warnings.PydanticDeprecationWarning"
 )
-def test_any_logger_gets_every_step_and_several_get_it_too(tmp_path):
+def test_each_of_several_loggers_gets_every_step(tmp_path):
     chosen = loggers(tmp_path)
     module = Language()
     heard = []
@@ -50,7 +50,7 @@ def test_any_logger_gets_every_step_and_several_get_it_too(tmp_path):
         assert dict(events(tmp_path)["tap_grad_norm/row_08"])[step] == pytest.approx(taps["tap"][8], rel=1e-3)
 
 
-def test_without_a_logger_there_is_the_csv_file_and_no_run_writes_over_anothers(tmp_path, monkeypatch):
+def test_without_a_logger_each_run_has_a_csv_file_of_its_own(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def train():
@@ -63,7 +63,7 @@ def test_without_a_logger_there_is_the_csv_file_and_no_run_writes_over_anothers(
     assert (tmp_path / "row_gradients-1.csv").read_bytes() == first
 
 
-def test_a_folder_that_holds_the_file_of_other_taps_keeps_it(tmp_path):
+def test_the_file_of_a_run_with_other_taps_is_kept(tmp_path):
     fit(Segmenter(), Segmenter.batches(2), tmp_path, loggers=False)
     first = (tmp_path / "row_gradients.csv").read_bytes()
     fit(Language(), Language.batches(), tmp_path, loggers=False)
@@ -71,7 +71,7 @@ def test_a_folder_that_holds_the_file_of_other_taps_keeps_it(tmp_path):
     assert recorded(tmp_path / "row_gradients-1.csv")[0].keys() == {"tap"}
 
 
-def test_the_file_stands_beside_the_loggers_own(tmp_path):
+def test_the_file_is_in_the_loggers_folder(tmp_path):
     logger = TensorBoardLogger(tmp_path, name="mine")
     fit(Language(), Language.batches(), tmp_path, loggers=logger, recorder=RowGradientRecorder())
     assert len(recorded(tmp_path / "mine" / "version_0" / "row_gradients.csv")) == 3
@@ -87,25 +87,25 @@ def test_the_file_stands_beside_the_loggers_own(tmp_path):
         ({"pairs": ["tap"]}, "callbacks.recorder.pairs=.* is not a list of pairs of taps"),
         (
             {"pairs": [["tap", "neck.tap"]]},
-            "pairs: tap has 12 rows and neck.tap has 6 rows; the taps of a pair need the same number",
+            "pairs: tap has 12 rows and neck.tap has 6; the taps of a pair need the same number",
         ),
         ({"quantities": ["tip_grad_norm"]}, "has no tip_grad_norm; did you mean tap_grad_norm"),
     ],
 )
-def test_a_mistake_is_said_in_one_line(tmp_path, settings, words):
+def test_a_mistake_has_a_message_of_one_line(tmp_path, settings, words):
     with pytest.raises(UserError, match=words) as error:
         fit(Segmenter(), Segmenter.batches(), tmp_path, recorder=RowGradientRecorder(dirpath=tmp_path, **settings))
     assert len(str(error.value).splitlines()) == 1
 
 
-def test_a_mistake_that_shows_when_steps_are_written_loses_none(tmp_path):
+def test_an_error_while_writing_loses_no_step(tmp_path):
     recorder = RowGradientRecorder(pairs=[["tap", "neck.tap"]], dirpath=tmp_path)
     with pytest.raises(UserError, match="the taps of a pair need the same number of rows"):
         fit(Segmenter(), Segmenter.batches(), tmp_path, recorder=recorder)
     assert list(recorded(tmp_path / "row_gradients.csv")) == list(range(7))
 
 
-def test_a_module_without_taps_is_told_how_to_get_one(tmp_path):
+def test_a_module_without_taps_is_refused_with_advice(tmp_path):
     class Bare(Language):
         def __init__(self):
             super().__init__()

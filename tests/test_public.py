@@ -1,4 +1,4 @@
-"""The public face: what `import rowgrad` offers, in a notebook and beside the command line."""
+"""The public names of `import rowgrad`, and the commands `scripts/train.py` and `python -m rowgrad`."""
 
 import doctest
 import inspect
@@ -62,7 +62,7 @@ def test_a_run_can_be_trained_opened_and_drawn_in_a_notebook(tmp_path, monkeypat
     assert longer.steps.tolist() == [0, 1, 2, 3, 4, 5]
 
 
-def test_a_mistake_in_a_notebook_is_an_exception_in_plain_words(tmp_path, monkeypatch):
+def test_a_mistake_in_a_notebook_raises_a_user_error(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"scenario\.rows=28 is out of range"):
         rowgrad.train("data=digits", "scenario.rows=28")
@@ -80,7 +80,7 @@ def test_a_scenario_can_be_used_by_itself():
     assert images.grad.tolist() == [[[[0.0] * 3, [1.0] * 3]]]
 
 
-def test_the_module_is_the_script(tmp_path):
+def test_the_module_does_what_the_script_does(tmp_path):
     for launcher in (TRAIN, PROJECT / "src" / "rowgrad" / "__main__.py"):
         result = command(
             launcher, *QUICK, "seed=2", "trainer.max_steps=2", f"hydra.run.dir={launcher.stem}", cwd=tmp_path
@@ -90,7 +90,7 @@ def test_the_module_is_the_script(tmp_path):
     assert files[0] == files[1]
 
 
-def test_help_says_what_every_key_means_and_what_it_is_without_being_typed(tmp_path):
+def test_help_has_the_meaning_and_the_default_of_every_key(tmp_path):
     from rowgrad.training.settings import OFFERED
 
     result = command(TRAIN, "--help", cwd=tmp_path, imports=LIGHT)
@@ -101,7 +101,7 @@ def test_help_says_what_every_key_means_and_what_it_is_without_being_typed(tmp_p
             assert part.parts()[name].metadata["words"] in line
 
 
-def test_a_second_process_in_a_runs_folder_is_told_so_and_the_first_goes_on(tmp_path):
+def test_a_second_process_in_a_runs_folder_is_refused(tmp_path):
     run = tmp_path / "run"
     first = start(
         TRAIN,
@@ -130,7 +130,7 @@ def test_a_start_that_fails_says_one_line_and_leaves_nothing_behind(tmp_path, ty
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_was_there_is_left_there(tmp_path):
+def test_an_existing_folder_is_kept(tmp_path):
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "mine.txt").write_text("mine")
     assert command(TRAIN, *QUICK, "scenario.rows=28", cwd=tmp_path).returncode == 1
@@ -148,6 +148,6 @@ def test_a_folder_that_was_there_is_left_there(tmp_path):
         ("callbacks.histograms=none", "callbacks.histograms=none is not a _target_ with its arguments, or null."),
     ],
 )
-def test_a_key_that_there_is_not_is_never_accepted_in_silence(tmp_path, typed, words):
+def test_an_unknown_key_is_refused(tmp_path, typed, words):
     result = command(TRAIN, *QUICK, typed, cwd=tmp_path, imports=LIGHT)
     assert result.stderr.startswith(f"Cannot train: {words}")

@@ -1,4 +1,4 @@
-"""A tap without Lightning: what goes through it, and what it keeps, against `torch.autograd.grad`."""
+"""A tap without Lightning: its output and its gradient, against `torch.autograd.grad`."""
 
 import copy
 import io
@@ -19,7 +19,7 @@ pytestmark = pytest.mark.gpu
 
 
 class Net(nn.Module):
-    """A tap between two convolutions; without it (`between=None`) the same in plain torch."""
+    """A tap between two convolutions; without it (`tapped=False`) the same in plain torch."""
 
     def __init__(self, *, tapped=True):
         super().__init__()
@@ -114,7 +114,7 @@ def test_a_tap_that_is_used_twice_keeps_the_sum(device):
     assert tap.grad.equal(torch.full((3, 2), 4 * (2 + 5 + 5.0), device=device))
 
 
-def test_what_nothing_reaches_is_exactly_zero(device):
+def test_a_tap_without_gradient_is_exactly_zero(device):
     tap = RowTap()
     assert tap.grad is None
     x = torch.randn(4, 3, 2, device=device, requires_grad=True)
@@ -143,7 +143,7 @@ def test_it_is_in_no_optimizer_no_checkpoint_and_survives_a_copy(net):
 
 
 @pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
-def test_where_gradients_are_off_it_does_nothing(net, off):
+def test_with_gradients_off_it_returns_its_input(net, off):
     net.eval()
     with off():
         x = images_of(net)
@@ -152,18 +152,19 @@ def test_where_gradients_are_off_it_does_nothing(net, off):
     assert net.tap.grad is None
 
 
-def test_it_can_be_switched_off(net):
+def test_it_has_its_own_switch_which_the_modules_methods_leave_alone(net):
     net.tap.enabled = False
     net(images_of(net)).backward()
     assert net.tap.grad is None
-    net.requires_grad_(False)
     net.tap.enabled = True
-    net.eval()  # a frozen network is still watched
+    net.requires_grad_(False)
+    net.eval()  # a tap in a frozen network is still on
     net(images_of(net)).backward()
+    net.zero_grad()
     assert net.tap.grad.equal(oracle(net, images_of(net)).sum(0))
 
 
-def test_what_went_through_may_be_changed_in_place(device):
+def test_its_output_may_be_changed_in_place(device):
     x = torch.randn(4, 3, 2, device=device, requires_grad=True)
     tap = RowTap()
     nn.functional.relu(tap(x * 2), inplace=True).square().sum().backward()
@@ -217,7 +218,7 @@ def test_a_module_is_compiled_without_a_batch_before(net):
         net.tap.reset()
 
 
-def test_channels_last_is_nothing_special(net):
+def test_channels_last_keeps_its_memory_format(net):
     net.to(memory_format=torch.channels_last)
     images = images_of(net).contiguous(memory_format=torch.channels_last)
     assert net.tap(net.before(images)).is_contiguous(memory_format=torch.channels_last)
@@ -237,7 +238,7 @@ def test_half_precision_is_summed_in_single(net, device):
     assert float(tap.grad) == 4097  # which bfloat16 cannot say
 
 
-def test_every_image_by_itself_where_it_is_asked_for(net):
+def test_per_image_keeps_the_gradient_of_each_image(net):
     net.tap.per_image = True
     images = images_of(net)
     net(images).backward()
@@ -251,7 +252,7 @@ def test_every_image_by_itself_where_it_is_asked_for(net):
     assert net.tap.image_grads is None
 
 
-def test_sequences_of_different_lengths_are_counted_from_their_beginning(device):
+def test_sequences_of_different_lengths_are_aligned_at_their_start(device):
     tap, fixed = RowTap(), RowTap(rows=6)
     for length, slope in ((2, 1.0), (4, 10.0), (3, 100.0)):
         for one in (tap, fixed):
@@ -260,7 +261,7 @@ def test_sequences_of_different_lengths_are_counted_from_their_beginning(device)
     assert fixed.grad.flatten().tolist() == [222, 222, 220, 20, 0, 0]
 
 
-def test_lengths_that_do_not_come_again_are_forgotten(device):
+def test_unused_lengths_are_forgotten(device):
     tap = RowTap()
     for length in range(1, 40):
         tap(torch.zeros(2, length, 1, device=device)).sum().backward()
@@ -276,6 +277,6 @@ def test_lengths_that_do_not_come_again_are_forgotten(device):
         (torch.zeros(4, 3, 2, dtype=torch.long), r"a RowTap got int64 of shape \(4, 3, 2\).*images \(B, C, H, W\)"),
     ],
 )
-def test_what_has_no_rows_or_no_gradient_is_refused_in_plain_words(x, words):
+def test_tensors_without_rows_or_gradient_are_refused(x, words):
     with pytest.raises(UserError, match=words):
         RowTap()(x)
