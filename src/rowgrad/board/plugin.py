@@ -63,14 +63,14 @@ class RowsPlugin(TBPlugin):
         """All runs that have rows, and what the page needs to show them."""
         runs = self._reader(request).runs()
         names = {name for run in runs for name in run["quantities"]}
-        told = {
+        answer = {
             "runs": runs,
             "quantities": [{"name": name, **_words(name)} for name in sorted(names, key=_place)],
             "pair": [REACHES, ARRIVES],
             "kept": self._kept,
             "now": time.time(),
         }
-        return http_util.Respond(request, _plain(told), "application/json")
+        return http_util.Respond(request, _plain(answer), "application/json")
 
     def norms(self, request: Request) -> Response:
         """The values of one run's quantity."""
@@ -119,10 +119,10 @@ def _words(name: str) -> dict[str, str]:
     return {"title": quantity.title, "unit": quantity.unit}
 
 
-def _plain(told: Any) -> Any:
+def _plain(value: Any) -> Any:
     """JSON-compatible values: numbers that are not finite, as in a hostile event file, become None."""
-    if isinstance(told, dict):
-        return {str(key): _plain(value) for key, value in told.items()}
-    if isinstance(told, list | tuple):
-        return [_plain(value) for value in told]
-    return None if isinstance(told, float) and not math.isfinite(told) else told
+    if isinstance(value, dict):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

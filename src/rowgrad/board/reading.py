@@ -79,7 +79,7 @@ class Reader:
         facts, ends = self._facts(), self._last(ACCURACIES)
         runs = []
         for name, quantities in sorted(found.items()):
-            told, ended = facts.get(name, ({}, 0.0))
+            own, ended = facts.get(name, ({}, 0.0))
             newest = max(series.max_wall_time for series in scalars[name].values())
             accuracy = next(((tag, ends[name, tag]) for tag in ACCURACIES if (name, tag) in ends), None)
             runs.append(
@@ -89,8 +89,8 @@ class Reader:
                         quantity: {"rows": max(rows.tags) + 1, "step": rows.step}
                         for quantity, rows in quantities.items()
                     },
-                    "facts": told,
-                    "ended": bool(told.get("status")) and ended >= newest,  # else it was resumed
+                    "facts": own,
+                    "ended": bool(own.get("status")) and ended >= newest,  # else it was resumed
                     "newest": newest,
                     "started": starts.get(name),
                     "accuracy": accuracy,
@@ -123,11 +123,11 @@ class Reader:
         asked: Any = {**self._asked, "plugin_name": FACTS, "downsample": ALL}
         facts: dict[str, tuple[dict[str, Any], float]] = {}
         for run, tags in self._provider.read_tensors(self._context, **asked).items():
-            told: dict[str, Any] = {}
+            own: dict[str, Any] = {}
             for data in tags.values():
-                told |= parsed(data[-1].numpy) if data else {}
+                own |= parsed(data[-1].numpy) if data else {}
             ended = tags.get(OUTCOME)
-            facts[run] = told, ended[-1].wall_time if ended else 0.0
+            facts[run] = own, ended[-1].wall_time if ended else 0.0
         return facts
 
 
@@ -161,7 +161,7 @@ def table(tags: Tags, series: Mapping[str, Any]) -> Numbers:
 def parsed(record: np.ndarray) -> dict[str, Any]:
     """The JSON object in a tensor of one string; empty for anything else."""
     try:
-        told = json.loads(record.item() if record.size == 1 else "")
+        facts = json.loads(record.item() if record.size == 1 else "")
     except (ValueError, TypeError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return facts if isinstance(facts, dict) else {}

@@ -143,18 +143,12 @@ def heights_of(path: Path) -> dict[str, int]:
 
 def read_norms(path: Path) -> tuple[Tensor, Norms]:
     """Optimizer steps (T,) and norms (T, H) by the names of their quantities; T is 0 without a file."""
-    names, content = [""], []
-    if path.is_file():
-        with path.open(encoding="utf-8") as file:
-            names = next(file, "").strip().split(",")
-            content = file.readlines()
+    heights = heights_of(path)
+    content = path.read_text(encoding="utf-8").splitlines()[1:] if heights else []
     if not content:
         return torch.zeros(0, dtype=torch.long), {}
     table = torch.from_numpy(np.loadtxt(content, delimiter=",", ndmin=2))
-    columns: dict[str, list[int]] = {}
-    for place, name in enumerate(names[1:], 1):
-        columns.setdefault(name.rpartition("/row_")[0], []).append(place)
-    return table[:, 0].long(), {quantity: table[:, places] for quantity, places in columns.items() if quantity}
+    return table[:, 0].long(), dict(zip(heights, table[:, 1:].split(list(heights.values()), 1), strict=True))
 
 
 def count_lines(path: Path, step: int) -> int:

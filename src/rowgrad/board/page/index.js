@@ -76,11 +76,11 @@ class Page {
 
   #update() {
     const { choice, store } = this;
-    const { told } = store;
-    const every = linesOf(told, { ...choice, filter: "" });
-    const lines = linesOf(told, choice);
+    const { answer } = store;
+    const every = linesOf(answer, { ...choice, filter: "" });
+    const lines = linesOf(answer, choice);
     const ticked = lines.filter((line) => !choice.hidden.includes(line.name));
-    const shown = told.quantities.filter(({ name }, place) => choice.quantities?.includes(name) ?? place < FIRST);
+    const shown = answer.quantities.filter(({ name }, place) => choice.quantities?.includes(name) ?? place < FIRST);
     this.control = every.find((line) => line.name === choice.control) ?? null;
     const range = this.#range(ticked, shown);
     this.#arrange(lines, shown, range);
@@ -191,10 +191,10 @@ class Page {
     const { card, heatmaps, side, element } = this.rows.get(line.name);
     const ticked = !this.choice.hidden.includes(line.name);
     element.classList.toggle("off", !ticked);
-    const [reaches, arrives] = this.store.told.pair.map((name) => this.#series(line, name, false));
+    const [reaches, arrives] = this.store.answer.pair.map((name) => this.#series(line, name, false));
     const cut = this.#remembered(["cut", line.name], [reaches, arrives], () => cutOf(reaches, arrives));
     const { control } = this;
-    card.update(line, { ticked, now: this.store.told.now, cut, control, isControl: control?.name === line.name });
+    card.update(line, { ticked, now: this.store.answer.now, cut, control, isControl: control?.name === line.name });
     if (!ticked || !this.seen.has(line.name)) return;
     const height = Math.max(...heatmaps.map((heatmap) => this.#series(line, heatmap.quantity.name, false)?.height ?? 0));
     const { selected = [], edges = false } = line.facts;
@@ -209,17 +209,17 @@ class Page {
   #tell({ every, lines, ticked, shown, scales }) {
     const edges = ticked.some((line) => line.facts.edges);
     const selected = ticked.some((line) => !line.facts.edges && line.facts.selected?.length);
-    const { quantities } = this.store.told;
+    const { quantities } = this.store.answer;
     const names = shown.map((quantity) => quantity.name);
     this.controls.update(this.choice, { quantities, shown: names, lines: every, scale: scales.common, edges, selected, strange: scales.strange });
     const series = ticked.map((line) => [line.title, names.length ? this.#series(line, names[0], false) : null]);
-    const notes = [this.store.trouble, this.store.known ? emptiness(every, lines, shown) : "Reading the runs …", sampleNote(series, this.store.told.kept)];
+    const notes = [this.store.trouble, this.store.known ? emptiness(every, lines, shown) : "Reading the runs …", sampleNote(series, this.store.answer.kept)];
     this.notes.replaceChildren(...notes.filter(Boolean).map((note) => el("p", {}, note)));
   }
 
   #charts(lines, range, ratios) {
     const { quantity, row, step } = this.choice;
-    const title = this.store.told.quantities.find(({ name }) => name === quantity)?.title;
+    const title = this.store.answer.quantities.find(({ name }) => name === quantity)?.title;
     this.detail.hidden = row === null || !title;
     document.body.style.setProperty("--picked-row", row ?? -9);
     document.body.style.setProperty("--picked-step", `${(100 * ((step ?? -9e9) - range[0])) / (range[1] - range[0])}%`);
@@ -232,7 +232,7 @@ class Page {
 
   /** Fetches the lines in sight first, then all other ticked ones. */
   #fetch(lines, shown) {
-    const needed = [...shown.map((quantity) => quantity.name), ...this.store.told.pair];
+    const needed = [...shown.map((quantity) => quantity.name), ...this.store.answer.pair];
     const inOrder = [...lines].sort((one, other) => this.seen.has(other.name) - this.seen.has(one.name));
     const all = this.control ? [this.control, ...inOrder] : inOrder;
     this.store.want(all.flatMap((line) => [...new Set(needed)].flatMap((name) => line.members.map((run) => [run.name, name]))));

@@ -3,11 +3,11 @@
 import { Series } from "./store.js";
 
 /** The lines: one for each run that matches the filter, or one for all runs that differ only in the seed. */
-export function linesOf(told, choice) {
+export function linesOf(answer, choice) {
   const words = choice.filter.toLowerCase().split(/\s+/).filter(Boolean);
   const lines = new Map();
-  for (const run of told.runs) {
-    const text = described(run, told.now).toLowerCase();
+  for (const run of answer.runs) {
+    const text = described(run, answer.now).toLowerCase();
     const alike = choice.mean && run.facts.alike ? `seeds of ${run.facts.alike}` : run.name;
     // A line that the filter hides keeps its place, so the other lines keep their colours.
     if (!lines.has(alike)) lines.set(alike, { name: run.name, title: run.name.replace(/\/tensorboard$/, ""), place: lines.size, members: [], facts: run.facts });

@@ -53,7 +53,7 @@ export class Store {
   constructor(changed) {
     this.changed = changed;
     this.runs = new Map();
-    this.told = { runs: [], quantities: [], pair: [], kept: 0, now: 0 };
+    this.answer = { runs: [], quantities: [], pair: [], kept: 0, now: 0 };
     this.known = false; // whether the server has answered
     this.trouble = "";
     this.series = new Map();
@@ -64,16 +64,16 @@ export class Store {
   /** Asks which runs there are and how they are doing. */
   async refresh() {
     try {
-      const answer = await fetch("./runs");
-      if (!answer.ok) throw new Error(await answer.text());
-      this.told = await answer.json();
+      const response = await fetch("./runs");
+      if (!response.ok) throw new Error(await response.text());
+      this.answer = await response.json();
       this.known = true;
       this.trouble = "";
     } catch (error) {
       this.trouble = `TensorBoard does not answer: ${error.message}`;
     }
     const before = this.runs;
-    this.runs = new Map(this.told.runs.map((run) => [run.name, run]));
+    this.runs = new Map(this.answer.runs.map((run) => [run.name, run]));
     for (const key of this.series.keys()) {
       const [name, quantity] = JSON.parse(key);
       const now = this.runs.get(name);
@@ -108,9 +108,9 @@ export class Store {
     if (here?.steps.length) words.set("after", here.last);
     this.busy.add(key);
     try {
-      const answer = await fetch(`./norms?${words}`);
-      if (answer.ok) {
-        const later = Series.unpack(await answer.arrayBuffer());
+      const response = await fetch(`./norms?${words}`);
+      if (response.ok) {
+        const later = Series.unpack(await response.arrayBuffer());
         const joined = here ? here.followedBy(later) : later;
         if (joined) this.series.set(key, joined);
         else this.series.delete(key); // it has more rows now
