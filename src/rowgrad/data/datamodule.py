@@ -111,7 +111,7 @@ class ImageData(pl.LightningDataModule):
         return EvalLoader(self._resident(images), size, rank=trainer.global_rank, world=trainer.world_size)
 
     def _resident(self, images: Images, margin: int = 0) -> Resident:
-        return Resident(images, self.dataset.greys(), self._trainer().strategy.root_device, margin)
+        return Resident(images, self.dataset.normalization(), self._trainer().strategy.root_device, margin)
 
     def _trainer(self) -> pl.Trainer:
         assert self.trainer is not None, "the trainer calls this"

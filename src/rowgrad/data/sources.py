@@ -80,7 +80,7 @@ class DataSet:
         *channels, height, width = self.train.pixels.shape[1:]
         return Shape(height, width, channels[0] if channels else 1, self.classes)
 
-    def greys(self) -> tuple[float | Tensor, float | Tensor]:
+    def normalization(self) -> tuple[float | Tensor, float | Tensor]:
         """What is subtracted from pixels on a scale of 0 to 1, and what they are divided by: numbers, or (C, 1, 1)."""
         both = [value if isinstance(value, tuple) else (value,) for value in (self.mean, self.std)]
         if self.shape.channels == 1:
@@ -91,13 +91,13 @@ class DataSet:
     @property
     def black(self) -> float | Tensor:
         """The value of a black pixel in normalised units, or of one for each channel, (C, 1, 1)."""
-        mean, std = self.greys()
+        mean, std = self.normalization()
         return -mean / std
 
     @property
     def white(self) -> float | Tensor:
         """The value of a white pixel in normalised units, or of one for each channel, (C, 1, 1)."""
-        mean, std = self.greys()
+        mean, std = self.normalization()
         return (1 - mean) / std
 
 

@@ -23,7 +23,7 @@ class Corruption(nn.Module):
 
     Attributes:
         offsets: (H,), what is added to each row; 0 where nothing is.
-        idle: whether nothing is added anywhere.
+        is_noop: whether nothing is added anywhere.
 
     Raises:
         UserError: rows that such images do not have.
@@ -37,16 +37,16 @@ class Corruption(nn.Module):
         offset, std = settings.offset, settings.std
         offsets = offset + std * Draw(settings.seed, 0).normal("camera", (height,))
         self.name, self.rows, self.offset, self.std = settings.name, name_rows(selected), offset, std
-        self.idle = not any(selected) or offset == std == 0
+        self.is_noop = not any(selected) or offset == std == 0
         self.register_buffer("offsets", torch.where(torch.tensor(selected), offsets, 0.0), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) as the camera gives them."""
-        return images if self.idle else images + self.offsets[:, None]
+        return images if self.is_noop else images + self.offsets[:, None]
 
     def sentence(self) -> str:
         """The damage in one plain sentence; empty where there is none."""
-        if self.idle:
+        if self.is_noop:
             return ""
         fixed = [f"{self.offset:+g}"] if self.offset else []
         random = [f"a number for each row (standard deviation {self.std:g})"] if self.std else []

@@ -40,7 +40,7 @@ class Scenario(nn.Module):
 
     Attributes:
         selected: (H,), which rows the scenario selects; `chosen` are the same, as plain booleans.
-        idle: whether it never changes, detaches or shows anything.
+        is_noop: whether it never changes, detaches or shows anything.
 
     Raises:
         UserError: rows that such images do not have.
@@ -71,7 +71,7 @@ class Scenario(nn.Module):
             self.register_buffer("black", black, persistent=False)
         else:
             self.black = black
-        self.idle = not any(selected) or self.random_rows == 0
+        self.is_noop = not any(selected) or self.random_rows == 0
         self.register_buffer("selected", torch.tensor(selected), persistent=False)
 
     @classmethod
@@ -104,7 +104,7 @@ class Scenario(nn.Module):
             draw: the randomness.
             step: as in `forward`.
         """
-        cuts = self.route == STATE and self.detach and not self.idle and self.probability > 0
+        cuts = self.route == STATE and self.detach and not self.is_noop and self.probability > 0
         if not (cuts and torch.is_grad_enabled() and self._is_due(draw, step)):
             return {}
         selected = torch.tensor(self.chosen)  # on the CPU: a network is run in pieces from edge to edge
@@ -128,14 +128,14 @@ class Scenario(nn.Module):
         }
 
     def _is_due(self, draw: Draw, step: int | None) -> bool:
-        return (self.training or self.in_evaluation) and self.at_work(draw.step if step is None else step)
+        return (self.training or self.in_evaluation) and self.is_active(draw.step if step is None else step)
 
     @property
     def in_evaluation(self) -> bool:
         """Whether validation and test images go through it too."""
         return self.when == "train and eval"
 
-    def at_work(self, step: int) -> bool:
+    def is_active(self, step: int) -> bool:
         """Whether the schedule has the scenario at work at an optimizer step."""
         return self.from_step <= step and (self.to_step is None or step < self.to_step)
 
@@ -154,7 +154,7 @@ class Scenario(nn.Module):
 
     def routed(self, images: Tensor, draw: Draw, probability: float) -> Tensor:
         """What the network sees while the scenario is at work, with the given probability of the operation."""
-        if self.idle or self.route in {"observe", STATE}:
+        if self.is_noop or self.route in {"observe", STATE}:
             return images
         if self.route == "exclude":
             return torch.where(self.mask(images, draw), self.black, images)
@@ -185,7 +185,7 @@ class Scenario(nn.Module):
 
     def sentence(self) -> str:
         """The scenario in one plain sentence."""
-        if self.idle:
+        if self.is_noop:
             return "No row is selected: the network sees the images as they are."
         if self.route == STATE:
             state, verb = self.cut_edges(), "detached" if self.detach else "left as it is"

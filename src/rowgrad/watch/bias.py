@@ -168,6 +168,6 @@ def _joined(ranks: Ranks, leaves: Sequence[Tensor], gradients: Sequence[Tensor |
 
 def _detaches(module: pl.LightningModule, step: int | None = None) -> bool:
     """Whether a module has a scenario that detaches, at some step or at a certain one."""
-    if not isinstance(module, RowClassifier) or module.scenario.idle or not module.scenario.detach:
+    if not isinstance(module, RowClassifier) or module.scenario.is_noop or not module.scenario.detach:
         return False
-    return step is None or module.scenario.at_work(step)
+    return step is None or module.scenario.is_active(step)
