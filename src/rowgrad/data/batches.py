@@ -37,7 +37,7 @@ class Resident:
 
     Args:
         images: of a data set.
-        greys: what is subtracted from pixels on a scale of 0 to 1, and what they are divided by: `DataSet.normalization()`.
+        greys: mean and std
         device: where they live.
         margin: black pixels around each image, so that shifts by up to `margin` pixels are gathers too.
     """
