@@ -18,7 +18,11 @@ def first_step(folder: Path, device: str) -> float:
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     with tempfile.TemporaryDirectory(dir=folder) as temporary:
         table = Path(temporary) / "run" / "row_gradients.csv"
-        words = [f"hydra.run.dir={table.parent}", "callbacks.recorder.flush_every=1", f"trainer.accelerator={device}"]
+        words = [
+            f"hydra.run.dir={table.parent}",
+            "callbacks.recorder.flush_every_n_steps=1",
+            f"trainer.accelerator={device}",
+        ]
         begun = time.perf_counter()
         process = subprocess.Popen(
             [sys.executable, PROJECT / "scripts" / "train.py", *words, "data.fallback=null"],

@@ -99,7 +99,7 @@ def with_tap(folder: Path) -> Made:
 
 def with_layers(folder: Path) -> Made:
     """A tap, from outside, before each of the four groups of layers: no gradient is computed that is not anyway."""
-    recorder = RowGradientRecorder(at=[f"network.layer{number}" for number in range(1, 5)])
+    recorder = RowGradientRecorder(modules=[f"network.layer{number}" for number in range(1, 5)])
     return Plain(), {"logger": TensorBoardLogger(folder), "callbacks": [recorder]}
 
 

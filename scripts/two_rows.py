@@ -112,7 +112,7 @@ def measure(target: float, **scenario: Any) -> Measured:
     from rowgrad.scenario.scenario import Scenario
 
     theta = torch.zeros(2, 3, requires_grad=True)
-    route = Scenario.of(**scenario, height=2)
+    route = Scenario(**scenario, height=2)
     loss = (route((torch.tensor(PIXELS) + theta)[None, None], Draw(seed=0, step=0)).sum() - target) ** 2
     loss.backward()
     assert theta.grad is not None

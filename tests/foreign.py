@@ -156,7 +156,7 @@ def fit(module, batches, folder, *, recorder=None, loggers=None, val=None, ckpt=
     settings = {"max_epochs": 1, "accelerator": "cpu", "log_every_n_steps": 1}
     pl.Trainer(
         **settings | trainer,
-        callbacks=[recorder or RowGradientRecorder(flush_every=3, folder=folder), tape],
+        callbacks=[recorder or RowGradientRecorder(flush_every_n_steps=3, dirpath=folder), tape],
         logger=TensorBoardLogger(folder, name="tensorboard", version="") if loggers is None else loggers,
         default_root_dir=folder,
         enable_checkpointing=False,

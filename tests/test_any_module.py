@@ -45,7 +45,7 @@ def test_a_language_model_is_recorded_token_by_token(tmp_path):
 
 def test_tokens_that_a_shorter_batch_does_not_have_got_nothing(tmp_path):
     tape = fit(
-        Language(), Language.batches((4, 9, 6, 6, 12)), tmp_path, recorder=RowGradientRecorder(2, folder=tmp_path)
+        Language(), Language.batches((4, 9, 6, 6, 12)), tmp_path, recorder=RowGradientRecorder(2, dirpath=tmp_path)
     )
     wanted = expected(Language(), tape)
     padded = {step: {"tap": norms["tap"] + [0.0] * (12 - len(norms["tap"]))} for step, norms in wanted.items()}
@@ -98,7 +98,7 @@ def test_a_compiled_module_is_watched(tmp_path):
     torch.compiler.reset()
     module = Segmenter()
     module.up = torch.compile(module.up, backend="aot_eager")  # a part alone; `at` knows it by its own name
-    recorder = RowGradientRecorder(at="up.0", folder=tmp_path / "part")
+    recorder = RowGradientRecorder(modules="up.0", dirpath=tmp_path / "part")
     fit(module, Segmenter.batches(), tmp_path / "part", recorder=recorder)
     got = recorded(tmp_path / "part" / "row_gradients.csv")
     assert got[0].keys() == {"tap", "neck.tap", "up.0"}
@@ -153,12 +153,12 @@ def test_every_third_step_means_every_third_step_and_costs_nothing_between(tmp_p
 
     class Look(pl.Callback):
         def on_train_batch_end(self, trainer, module, *_):
-            on.append(module.tap.requires_grad)
+            on.append(module.tap.enabled)
 
     tape = Tape()
     pl.Trainer(
         max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-        enable_model_summary=False, callbacks=[RowGradientRecorder(every=3, folder=tmp_path), tape, Look()],
+        enable_model_summary=False, callbacks=[RowGradientRecorder(every_n_steps=3, dirpath=tmp_path), tape, Look()],
     ).fit(module, Segmenter.batches())  # fmt: skip
     wanted = expected(module, tape.batches)
     agree(recorded(tmp_path / "row_gradients.csv"), {step: wanted[step] for step in (0, 3, 6)})
@@ -177,7 +177,7 @@ def test_a_run_that_goes_on_has_every_step_once(tmp_path):
     trainer = pl.Trainer(
         max_epochs=2, max_steps=9, accelerator="cpu", logger=False, enable_progress_bar=False,
         enable_model_summary=False, enable_checkpointing=False,
-        callbacks=[RowGradientRecorder(flush_every=4, folder=part), Save()],
+        callbacks=[RowGradientRecorder(flush_every_n_steps=4, dirpath=part), Save()],
     )  # fmt: skip
     trainer.fit(module, Segmenter.batches())
     assert "RowGradientRecorder" not in str(torch.load(tmp_path / "some.ckpt", weights_only=True)["callbacks"])
@@ -193,7 +193,7 @@ def test_lines_that_somebodys_trainer_finds_missing_are_told(tmp_path):
     def go_on(folder, steps, checkpoint=None):
         pl.Trainer(
             accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
-            enable_model_summary=False, callbacks=[RowGradientRecorder(folder=folder), Save()], max_steps=steps,
+            enable_model_summary=False, callbacks=[RowGradientRecorder(dirpath=folder), Save()], max_steps=steps,
         ).fit(Segmenter(), Segmenter.batches(), ckpt_path=checkpoint)  # fmt: skip
 
     go_on(tmp_path, 4)
@@ -212,7 +212,7 @@ def test_a_model_is_watched_from_outside_and_left_as_it_was(tmp_path):
 
     module = Plain()
     before = list(dict(module.named_modules())), module.state_dict().keys()
-    fit(module, Segmenter.batches(), tmp_path, recorder=RowGradientRecorder(at=["down", "up"], folder=tmp_path))
+    fit(module, Segmenter.batches(), tmp_path, recorder=RowGradientRecorder(modules=["down", "up"], dirpath=tmp_path))
     with_taps = Segmenter()
     tape = fit(with_taps, Segmenter.batches(), tmp_path / "taps")
     names = {"tap": "down", "neck.tap": "up"}
@@ -237,11 +237,11 @@ def test_a_line_search_has_one_record_a_step_of_the_gradient_that_it_begins_with
 
 def test_taps_are_left_as_they_were_found(tmp_path):
     module = Segmenter()
-    module.neck["tap"].requires_grad_(False)
+    module.neck["tap"].enabled = False
     for _ in range(2):  # the same recorder again
-        fit(module, Segmenter.batches(2), tmp_path, recorder=RowGradientRecorder(every=5, folder=tmp_path))
-        assert (module.tap.requires_grad, module.neck["tap"].requires_grad) == (True, False)
-        assert not module.tap.gradient.any()
+        fit(module, Segmenter.batches(2), tmp_path, recorder=RowGradientRecorder(every_n_steps=5, dirpath=tmp_path))
+        assert (module.tap.enabled, module.neck["tap"].enabled) == (True, False)
+        assert not module.tap.grad.any()
 
 
 def test_a_pair_of_taps_tells_the_cut_fraction(tmp_path):
@@ -261,7 +261,7 @@ def test_a_pair_of_taps_tells_the_cut_fraction(tmp_path):
     torch.manual_seed(3)
     batches = DataLoader([torch.randn(5, 4, 6) for _ in range(3)], batch_size=None)
     pairs = [["before", "after"]]
-    fit(Cut(), batches, tmp_path, recorder=RowGradientRecorder(pairs=pairs, folder=tmp_path))
+    fit(Cut(), batches, tmp_path, recorder=RowGradientRecorder(pairs=pairs, dirpath=tmp_path))
     got = recorded(tmp_path / "row_gradients.csv")
     fractions = dict(events(tmp_path)["grad_flow/cut_fraction"])
     for step, norms in got.items():
@@ -291,7 +291,7 @@ RANKS = """
         pl.Trainer(
             max_epochs=1, accelerator="cpu", devices=int(sys.argv[2]), strategy="ddp", logger=False,
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-            callbacks=[RowGradientRecorder(at="up", folder=".", flush_every=2)],
+            callbacks=[RowGradientRecorder(modules="up", dirpath=".", flush_every_n_steps=2)],
         ).fit(Ragged(), DataLoader(Segmenter.batches().dataset, batch_size=6 // int(sys.argv[2])))
 """
 

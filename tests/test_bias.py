@@ -23,7 +23,13 @@ def joined(gradients):
 def test_cosine_ratio_and_stopped_shares_equal_the_oracle(tmp_path, cell, readout):
     typed = [*SMALL, f"model={cell}", f"model.network.readout={readout}", "scenario=truncate", "scenario.rows=[9,21]"]
     _, steps = fit(
-        tmp_path, "cpu", *typed, "scenario.probability=0.7", tape=Edges(), max_steps=3, watching=[GradientBias(every=2)]
+        tmp_path,
+        "cpu",
+        *typed,
+        "scenario.probability=0.7",
+        tape=Edges(),
+        max_steps=3,
+        watching=[GradientBias(every_n_steps=2)],
     )
     logged = events(tmp_path)
     assert [step for step, _ in logged["grad_bias/cosine"]] == [0, 2]
@@ -54,7 +60,9 @@ SCENARIOS = {
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_detaching_an_image_leaves_the_weights_gradient_exactly_as_it_is(run, scenario, network):
     dropout = ["model.network.dropout=0.3"] * (network != "cnn")
-    folder = run(*SCENARIOS[scenario], f"model={network}", *dropout, "callbacks.bias.every=2", "trainer.max_steps=3")
+    folder = run(
+        *SCENARIOS[scenario], f"model={network}", *dropout, "callbacks.bias.every_n_steps=2", "trainer.max_steps=3"
+    )
     logged = events(folder)
     assert logged["grad_bias/cosine"] == logged["grad_bias/norm_ratio"] == [(0, 1.0), (2, 1.0)]
     summary = json.loads((folder / "summary.json").read_text())
@@ -74,7 +82,7 @@ def test_detaching_an_image_leaves_the_weights_gradient_exactly_as_it_is(run, sc
     ids=["cnn", "lstm", "transformer"],
 )
 def test_training_is_left_as_it_is_to_the_last_bit(run, typed):
-    often = ["callbacks.bias.every=1", "callbacks.histograms.every=1", "trainer.max_steps=4"]
+    often = ["callbacks.bias.every_n_steps=1", "callbacks.histograms.every_n_steps=1", "trainer.max_steps=4"]
     with_it, without = (
         run(*typed, *often, *more, name=n) for n, more in {"a": [], "b": ["callbacks.bias=null"]}.items()
     )
@@ -86,19 +94,24 @@ def test_training_is_left_as_it_is_to_the_last_bit(run, typed):
 
 def test_nothing_is_measured_where_nothing_is_detached(run):
     for name, typed in {"idle": ["scenario=baseline"], "control": ["scenario.detach=false"]}.items():
-        folder = run(*typed, "model=mlp", "trainer.max_steps=2", "callbacks.bias.every=1", name=name)
+        folder = run(*typed, "model=mlp", "trainer.max_steps=2", "callbacks.bias.every_n_steps=1", name=name)
         assert not [tag for tag in events(folder) if tag.startswith("grad_bias/")]
         assert "grad_bias/cosine" not in json.loads((folder / "summary.json").read_text())
 
 
 def test_only_steps_of_the_schedule_are_looked_at(run):
-    typed = ["scenario.from_step=2", "model=mlp", "trainer.max_steps=4", "callbacks.bias.every=1"]
+    typed = ["scenario.from_step=2", "model=mlp", "trainer.max_steps=4", "callbacks.bias.every_n_steps=1"]
     assert [step for step, _ in events(run(*typed))["grad_bias/cosine"]] == [2, 3]
 
 
 def test_a_frozen_network_has_no_gradient_of_weights_but_its_rows_have(run):
     trained = run("model=gru", "scenario=baseline", "trainer.max_steps=2", name="trained")
-    typed = [f"model.checkpoint={trained}", "model.freeze=true", "trainer.max_steps=2", "callbacks.bias.every=1"]
+    typed = [
+        f"model.checkpoint={trained}",
+        "model.freeze=true",
+        "trainer.max_steps=2",
+        "callbacks.bias.every_n_steps=1",
+    ]
     folder = run("model=gru", "scenario=truncate", *typed, name="frozen")
     logged = events(folder)
     assert "grad_bias/cosine" not in logged

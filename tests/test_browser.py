@@ -18,7 +18,7 @@ LINES = "es => es.filter(e => (e.getAttribute('d') || '').split('L').length > 5)
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser") / "run"
     overrides = ["data=digits", "scenario=augment", "trainer.accelerator=cpu", f"hydra.run.dir={folder}"]
-    overrides.append("callbacks.bias.every=2")
+    overrides.append("callbacks.bias.every_n_steps=2")
     result = command(TRAIN, *overrides, "trainer.max_epochs=2", cwd=folder.parent)
     assert result.returncode == 0, result.stderr
     return folder

@@ -110,7 +110,12 @@ def test_a_sweep_leaves_one_folder_a_job(tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
 def test_a_signal_stops_a_run_between_two_steps_with_everything_saved(tmp_path, number):
     run = tmp_path / "run"
-    arguments = [*QUICK, "trainer.max_epochs=100000", "callbacks.recorder.flush_every=5", f"hydra.run.dir={run}"]
+    arguments = [
+        *QUICK,
+        "trainer.max_epochs=100000",
+        "callbacks.recorder.flush_every_n_steps=5",
+        f"hydra.run.dir={run}",
+    ]
     process = start(TRAIN, *arguments, cwd=tmp_path)
     deadline = time.monotonic() + 120
     while not (run / "row_gradients.csv").is_file() or len(recorded_steps(run)) < 20:

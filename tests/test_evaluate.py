@@ -127,15 +127,15 @@ def test_a_scenario_that_does_not_exist_is_one_line(modified):
 # ---- the words, of scenarios that no run is trained for
 
 SCENARIOS = {
-    "baseline": Scenario.of(name="baseline", height=28),
-    "visualize": Scenario.of(name="visualize", rows="0:14", operation="scale 0.5", route="observe", height=28),
-    "augment": Scenario.of(name="augment", rows="0:14", operation="shift 1", probability=0.5, height=28),
-    "always": Scenario.of(name="always", rows=3, operation="flip", probability=0.5, when="train and eval", height=28),
-    "hidden": Scenario.of(name="hidden", rows="14:28", route="exclude", height=28),
-    "blind": Scenario.of(name="blind", rows="14:28", route="exclude", when="train and eval", height=28),
-    "higher": Scenario.of(name="higher", rows="7:21", route="exclude", when="train and eval", height=28),
-    "late": Scenario.of(name="late", rows=3, route="exclude", when="train and eval", from_step=50, height=28),
-    "drawn": Scenario.of(name="drawn", rows="0:14", random_rows=5, operation="erase", height=28),
+    "baseline": Scenario(name="baseline", height=28),
+    "visualize": Scenario(name="visualize", rows="0:14", operation="scale 0.5", route="observe", height=28),
+    "augment": Scenario(name="augment", rows="0:14", operation="shift 1", probability=0.5, height=28),
+    "always": Scenario(name="always", rows=3, operation="flip", probability=0.5, when="train and eval", height=28),
+    "hidden": Scenario(name="hidden", rows="14:28", route="exclude", height=28),
+    "blind": Scenario(name="blind", rows="14:28", route="exclude", when="train and eval", height=28),
+    "higher": Scenario(name="higher", rows="7:21", route="exclude", when="train and eval", height=28),
+    "late": Scenario(name="late", rows=3, route="exclude", when="train and eval", from_step=50, height=28),
+    "drawn": Scenario(name="drawn", rows="0:14", random_rows=5, operation="erase", height=28),
 }
 METRICS = {"test/loss": 0.5, "test/acc": 0.75, "test/acc_operated": 0.5}
 

@@ -97,7 +97,7 @@ def test_the_examples_mark_their_lines():
     texts = [(PROJECT / "examples" / name).read_text() for name in ("own_module.py", "tokens.py")]
     marked = [[line.strip() for line in text.splitlines() if "# <- " in line] for text in texts]
     starts = [["self.tap = RowTap()", "x = self.tap(x)", "recorder = RowGradientRecorder()"]]
-    starts += [['recorder = RowGradientRecorder(at="encoder")']]
+    starts += [['recorder = RowGradientRecorder(modules="encoder")']]
     assert [[line.partition("  #")[0] for line in lines] for lines in marked] == starts
 
 
@@ -132,7 +132,7 @@ def test_without_touching_the_module(here):
 
 def test_without_lightning(here):
     names = run_block("Without Lightning")
-    assert names["tap"].gradient.tolist() == torch.zeros(6, 4).tolist()
+    assert names["tap"].grad.tolist() == torch.zeros(6, 4).tolist()
     assert names["sequences"].shape == (8, 6, 4)
     assert not list(here.iterdir())
 
@@ -162,5 +162,5 @@ def test_several_optimizers(here):
 
 
 def test_sequences_of_different_lengths():
-    gradient = run_block("Sequences of different lengths")["tap"].gradient
+    gradient = run_block("Sequences of different lengths")["tap"].grad
     assert gradient[:, 0].tolist() == [4.0] * 4 + [2.0] * 3 + [0.0] * 3

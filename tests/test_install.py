@@ -73,8 +73,8 @@ class Tapped(pl.LightningModule):
 
 module = Tapped()
 module.training_step(torch.ones(3, 1, 6, 4), 0).backward()
-print(module.tap.gradient[0].norm(dim=1).tolist())
-module.tap.zero_grad()
+print(module.tap.grad[0].norm(dim=1).tolist())
+module.tap.reset()
 pl.Trainer(
     max_epochs=2,
     accelerator="cpu",

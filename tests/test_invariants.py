@@ -91,7 +91,7 @@ def fit(folder, device, *overrides, recorder=None, tape=None, watching=(), **tra
     settings = {"max_steps": 4, "accelerator": device, "devices": 1, "deterministic": True, "gradient_clip_val": None}
     pl.Trainer(
         **settings | trainer,
-        callbacks=[recorder or RowGradientRecorder(flush_every=3, folder=folder), tape, *watching],
+        callbacks=[recorder or RowGradientRecorder(flush_every_n_steps=3, dirpath=folder), tape, *watching],
         logger=TensorBoardLogger(folder, name="tensorboard", version=""),
         default_root_dir=str(folder),
         enable_checkpointing=False,

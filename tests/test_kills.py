@@ -26,8 +26,12 @@ from rowgrad.watch.outlets import save_loggers
 from rowgrad.watch.tags import ABOUT
 
 QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null", "model=mlp", "model.network.dropout=0.3"]
-QUICK += ["scenario.operation=noise 1", "+trainer.limit_train_batches=4", "callbacks.checkpoints.every=3"]
-QUICK += ["callbacks.recorder.flush_every=2", "callbacks.histograms.every=2", "callbacks.pictures.every=3"]
+QUICK += ["scenario.operation=noise 1", "+trainer.limit_train_batches=4", "callbacks.checkpoints.every_n_steps=3"]
+QUICK += [
+    "callbacks.recorder.flush_every_n_steps=2",
+    "callbacks.histograms.every_n_steps=2",
+    "callbacks.pictures.every_n_steps=3",
+]
 # Row updates of before a resume are in no file, so that their picture is another one.
 QUICK += ["callbacks.recorder.quantities=[row_grad_norm,input_grad_norm]", "callbacks.pictures.digits=1"]
 SNAPSHOTS = [f"+callbacks.{name}={{_target_: test_kills.{name}}}" for name in ("Before", "After")]
@@ -107,7 +111,7 @@ def _watch_the_report(monkeypatch):
 TWO = ["trainer.max_epochs=2"]
 ENDS = {
     "the last epoch": (6, TWO),
-    "the end of an epoch": (2, [*TWO, "trainer.max_steps=5", "callbacks.pictures.every=9"]),
+    "the end of an epoch": (2, [*TWO, "trainer.max_steps=5", "callbacks.pictures.every_n_steps=9"]),
     "max_steps": (5, [*TWO, "trainer.max_steps=6"]),
     "max_steps and a validation": (5, [*TWO, "trainer.max_steps=6", "+trainer.val_check_interval=2"]),
     "accumulated": (2, [*TWO, "trainer.max_steps=3", "trainer.accumulate_grad_batches=2"]),
@@ -159,12 +163,12 @@ class Signal(pl.Callback):
     ("switches", "moments"),
     {
         "validations": (
-            [*TWO, "+trainer.val_check_interval=2", "callbacks.checkpoints.every=2"],
+            [*TWO, "+trainer.val_check_interval=2", "callbacks.checkpoints.every_n_steps=2"],
             [("on_train_batch_end", step) for step in (2, 3, 4, 6)],
         ),
         "an end": ([*TWO, "trainer.max_steps=6"], [("on_train_batch_end", 6), ("on_validation_end", 6)]),
         "no improvement": (
-            ["trainer.max_epochs=5", STOPPING, "callbacks.pictures.every=9"],
+            ["trainer.max_epochs=5", STOPPING, "callbacks.pictures.every_n_steps=9"],
             [("on_train_batch_end", 4), ("on_train_batch_end", 7), ("on_validation_end", 8), ("on_test_start", 8)],
         ),
     }.values(),

@@ -59,7 +59,7 @@ def test_every_second_step_of_each_optimizer_goes_on_after_a_resume(tmp_path):
     half = DataLoader(batches[:3], batch_size=None)
 
     def recorder():
-        return RowGradientRecorder(every=2, folder=tmp_path)
+        return RowGradientRecorder(every_n_steps=2, dirpath=tmp_path)
 
     trainer = pl.Trainer(
         max_steps=5, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,

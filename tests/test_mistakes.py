@@ -80,7 +80,7 @@ QUICK = {
     "trainer.accelerator=gpuu": "trainer.accelerator=gpuu is not one of auto, cpu, gpu, cuda, mps, tpu.",
     "trainer.precision=half": "trainer.precision=half is not one of 32-true, 16-mixed, bf16-mixed",
     "trainer.gradient_clip_val=-1": "trainer.gradient_clip_val=-1 is not a number of at least 0, or null.",
-    "callbacks.recorder.every=0": "callbacks.recorder.every=0 is not a whole number of at least 1.",
+    "callbacks.recorder.every_n_steps=0": "callbacks.recorder.every_n_steps=0 is not a whole number of at least 1.",
     "callbacks.recorder.quantities=[norm]": "callbacks.recorder.quantities=['norm'] is not a list of one or more of ",
     "logger=cvs": "logger=cvs is unknown; did you mean csv? Accepted: csv, none, tensorboard, wandb.",
     "logger=[csv,tensorbord]": "logger=tensorbord is unknown; did you mean tensorboard? Accepted: csv, none, ",

@@ -80,9 +80,9 @@ def test_the_file_stands_beside_the_loggers_own(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"at": "dwon"}, "at=dwon is not a submodule of Segmenter; did you mean down?"),
-        ({"at": "up.2"}, r"at=up.2 is not a submodule of Segmenter; did you mean up.\d or up.\d or up"),
-        ({"at": 3}, "callbacks.recorder.at=3 is not the name of a submodule, or a list of them."),
+        ({"modules": "dwon"}, "modules=dwon is not a submodule of Segmenter; did you mean down?"),
+        ({"modules": "up.2"}, r"modules=up.2 is not a submodule of Segmenter; did you mean up.\d or up.\d or up"),
+        ({"modules": 3}, "callbacks.recorder.modules=3 is not the name of a submodule, or a list of them."),
         ({"pairs": [["tap", "tip"]]}, "pairs: tip is not a tap; did you mean tap"),
         ({"pairs": ["tap"]}, "callbacks.recorder.pairs=.* is not a list of pairs of taps"),
         ({"pairs": [["tap", "neck.tap"]]}, "pairs: tap has 12 rows and neck.tap has 6: only taps of as many rows"),
@@ -91,12 +91,12 @@ def test_the_file_stands_beside_the_loggers_own(tmp_path):
 )
 def test_a_mistake_is_said_in_one_line(tmp_path, settings, words):
     with pytest.raises(UserError, match=words) as error:
-        fit(Segmenter(), Segmenter.batches(), tmp_path, recorder=RowGradientRecorder(folder=tmp_path, **settings))
+        fit(Segmenter(), Segmenter.batches(), tmp_path, recorder=RowGradientRecorder(dirpath=tmp_path, **settings))
     assert len(str(error.value).splitlines()) == 1
 
 
 def test_a_mistake_that_shows_when_steps_are_written_loses_none(tmp_path):
-    recorder = RowGradientRecorder(pairs=[["tap", "neck.tap"]], folder=tmp_path)
+    recorder = RowGradientRecorder(pairs=[["tap", "neck.tap"]], dirpath=tmp_path)
     with pytest.raises(UserError, match="only taps of as many rows"):
         fit(Segmenter(), Segmenter.batches(), tmp_path, recorder=recorder)
     assert list(recorded(tmp_path / "row_gradients.csv")) == list(range(7))
@@ -112,5 +112,5 @@ def test_a_module_without_taps_is_told_how_to_get_one(tmp_path):
         UserError, match=r"finds no tap in Bare: put self.tap = RowTap\(\) into __init__ and x = self.tap"
     ):
         fit(Bare(), Language.batches(), tmp_path)
-    with pytest.raises(UserError, match="at=embed: it is given no tensor of floating point with rows"):
-        fit(Bare(), Language.batches(), tmp_path, recorder=RowGradientRecorder(at="embed", folder=tmp_path))
+    with pytest.raises(UserError, match="modules=embed: it is given no tensor of floating point with rows"):
+        fit(Bare(), Language.batches(), tmp_path, recorder=RowGradientRecorder(modules="embed", dirpath=tmp_path))

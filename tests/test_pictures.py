@@ -48,7 +48,7 @@ def test_a_run_ends_with_its_pictures(run, scenario):
 
 
 def test_pictures_come_every_so_many_steps_and_at_the_end(run):
-    accumulator = watched(run("callbacks.pictures.every=4"))
+    accumulator = watched(run("callbacks.pictures.every_n_steps=4"))
     assert [event.step for event in accumulator.Images(PICTURES[0])] == [3, 7, 10]
 
 
@@ -163,10 +163,10 @@ def image_by_image(module, batch):
     module.train()
     module.training_draw = lambda _: Draw(0, 3)
     for tap in (module.row, module.input):
-        tap.requires_grad = tap.per_image = True
+        tap.enabled = tap.per_image = True
     module.training_step(batch, 0)["loss"].backward()
     count = len(batch.images)
-    return module.row.image_gradients * count, module.input.image_gradients * count, module.row.gradient
+    return module.row.image_grads * count, module.input.image_grads * count, module.row.grad
 
 
 def test_per_image_gradients_are_each_images_own():
@@ -193,7 +193,7 @@ def test_per_image_gradients_average_to_the_rows_gradient(model):
 
 
 def test_histograms_are_of_an_images_own_loss_in_whatever_micro_batches(run):
-    basics = ["scenario=augment", "model=mlp", "callbacks.histograms.every=1", "trainer.max_steps=1"]
+    basics = ["scenario=augment", "model=mlp", "callbacks.histograms.every_n_steps=1", "trainer.max_steps=1"]
     whole = watched(run(*basics, "data.batch_size=128", name="whole"))
     part = watched(run(*basics, "data.batch_size=64", "trainer.accumulate_grad_batches=2", name="part"))
     for tag in whole.Tags()["histograms"]:
@@ -204,7 +204,7 @@ def test_histograms_are_of_an_images_own_loss_in_whatever_micro_batches(run):
 
 
 def test_histograms_come_every_so_many_steps_and_count_images_times_rows(run):
-    accumulator = watched(run("scenario=augment", "data.batch_size=64", "callbacks.histograms.every=10"))
+    accumulator = watched(run("scenario=augment", "data.batch_size=64", "callbacks.histograms.every_n_steps=10"))
     tags = accumulator.Tags()["histograms"]
     parts = ("selected_rows", "other_rows")
     assert sorted(tags) == sorted(f"{q}_per_image/{p}" for q in ("row_grad_norm", "input_grad_norm") for p in parts)
@@ -217,7 +217,7 @@ def test_histograms_come_every_so_many_steps_and_count_images_times_rows(run):
 
 def test_histograms_change_nothing_that_is_learnt(run):
     model = ["model=mlp", "model.network.dropout=0.3", "scenario=augment", "trainer.accumulate_grad_batches=2"]
-    often = weights(run(*model, "callbacks.histograms.every=1", name="often"))
+    often = weights(run(*model, "callbacks.histograms.every_n_steps=1", name="often"))
     never = weights(run(*model, "callbacks.histograms=null", name="never"))
     assert all(often[key].equal(never[key]) for key in often)
 

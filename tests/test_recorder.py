@@ -15,7 +15,7 @@ TAGS = [f"{q}/row_{r:02d}" for q in ("row_grad_norm", "input_grad_norm", "row_up
 
 
 def test_every_step_is_in_the_files_with_all_its_tags(run):
-    folder = run("scenario=augment", "trainer.max_epochs=2", "callbacks.recorder.flush_every=7")
+    folder = run("scenario=augment", "trainer.max_epochs=2", "callbacks.recorder.flush_every_n_steps=7")
     assert recorded_steps(folder) == list(range(22))
     scalars = events(folder)
     for tag in ["train/loss", "grad_flow/cut_fraction", *TAGS]:
@@ -59,7 +59,7 @@ def test_losses_are_those_of_the_recorded_steps(run):
     losses = {}
     for every in (1, 3):
         folder = run(
-            f"callbacks.recorder.every={every}",
+            f"callbacks.recorder.every_n_steps={every}",
             "trainer.accumulate_grad_batches=2",
             "data.batch_size=64",
             name=f"every{every}",
@@ -90,7 +90,7 @@ def test_a_failure_loses_no_completed_step(tmp_path):
         pl.Trainer(
             accelerator="cpu",
             max_epochs=1,
-            callbacks=[RowGradientRecorder(flush_every=4, folder=tmp_path), FailAt(6)],
+            callbacks=[RowGradientRecorder(flush_every_n_steps=4, dirpath=tmp_path), FailAt(6)],
             logger=TensorBoardLogger(tmp_path, name="tensorboard", version=""),
             default_root_dir=str(tmp_path),
             enable_checkpointing=False,
@@ -118,7 +118,7 @@ def test_the_first_steps_are_written_soon_and_then_many_at_once(tmp_path):
     pl.Trainer(
         accelerator="cpu",
         max_steps=80,
-        callbacks=[RowGradientRecorder(flush_every=30, folder=tmp_path), watcher],
+        callbacks=[RowGradientRecorder(flush_every_n_steps=30, dirpath=tmp_path), watcher],
         logger=False,
         enable_checkpointing=False,
         enable_progress_bar=False,
@@ -132,8 +132,8 @@ def test_the_first_steps_are_written_soon_and_then_many_at_once(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"every": 0}, "callbacks.recorder.every=0 is not a whole number of at least 1"),
-        ({"flush_every": 1.5}, "callbacks.recorder.flush_every=1.5"),
+        ({"every_n_steps": 0}, "callbacks.recorder.every_n_steps=0 is not a whole number of at least 1"),
+        ({"flush_every_n_steps": 1.5}, "callbacks.recorder.flush_every_n_steps=1.5"),
         ({"quantities": ["norm"]}, "is not a list of one or more of input_grad_norm, row_grad_norm, row_update_norm"),
         ({"quantities": []}, "is not a list of one or more of"),
     ],

@@ -42,7 +42,7 @@ def copy_of(run, folder):
 def run22(tmp_path_factory):
     """Two epochs of 11 steps, with last.ckpt of step 22 and previous.ckpt of step 20."""
     folder = tmp_path_factory.mktemp("run22") / "run"
-    train(configure(*QUICK, *RANDOM, "trainer.max_epochs=2", "callbacks.checkpoints.every=5"), folder)
+    train(configure(*QUICK, *RANDOM, "trainer.max_epochs=2", "callbacks.checkpoints.every_n_steps=5"), folder)
     return folder
 
 
@@ -158,7 +158,7 @@ def test_a_checkpoint_that_knows_nonsense_is_damaged(run22, tmp_path, nonsense):
 
 
 def test_a_run_that_records_some_steps_or_none_misses_nothing(tmp_path):
-    for name, recorder in {"some": "callbacks.recorder.every=4", "none": "callbacks.recorder=null"}.items():
+    for name, recorder in {"some": "callbacks.recorder.every_n_steps=4", "none": "callbacks.recorder=null"}.items():
         folder = tmp_path / name
         train(configure(*QUICK, "model=mlp", "callbacks.pictures=null", recorder, "trainer.max_steps=6"), folder)
         config = saved(folder)
@@ -177,7 +177,9 @@ def test_the_csv_is_on_the_disk_before_a_checkpoint_is(tmp_path, monkeypatch):
         fsync(number)
 
     monkeypatch.setattr(os, "fsync", keep)
-    train(configure(*QUICK, "model=mlp", "trainer.max_steps=2", "callbacks.checkpoints.every=1"), tmp_path / "run")
+    train(
+        configure(*QUICK, "model=mlp", "trainer.max_steps=2", "callbacks.checkpoints.every_n_steps=1"), tmp_path / "run"
+    )
     names = [name for name, _ in synced]
     first = names.index("last.ckpt.part")
     assert names[first - 1] == "row_gradients.csv"
@@ -260,7 +262,7 @@ def test_an_extended_run_has_the_longer_runs_learning_rates_from_its_first_new_s
 
 def test_an_interrupted_run_resumes_to_the_last_bit(tmp_path):
     alone, stopped = tmp_path / "alone", tmp_path / "stopped"
-    overrides = [*QUICK, *RANDOM, "trainer.max_epochs=20", "callbacks.recorder.flush_every=5"]
+    overrides = [*QUICK, *RANDOM, "trainer.max_epochs=20", "callbacks.recorder.flush_every_n_steps=5"]
     process = start(TRAIN, *overrides, f"hydra.run.dir={stopped}", cwd=tmp_path)
     wait_for(process, lambda: (stopped / "row_gradients.csv").is_file() and len(recorded_steps(stopped)) > 30)
     process.send_signal(signal.SIGUSR1)
@@ -300,7 +302,7 @@ def test_a_second_ctrl_c_leaves_at_once_and_the_run_can_go_on(tmp_path):
 
 def test_ranks_stop_after_the_same_step_whichever_got_the_signal(tmp_path):
     run = tmp_path / "run"
-    ddp = ["trainer=ddp", "trainer.devices=2", "trainer.max_epochs=1000", "callbacks.recorder.flush_every=5"]
+    ddp = ["trainer=ddp", "trainer.devices=2", "trainer.max_epochs=1000", "callbacks.recorder.flush_every_n_steps=5"]
     process = start(TRAIN, *QUICK, *ddp, f"hydra.run.dir={run}", cwd=tmp_path)
     wait_for(process, lambda: (run / "row_gradients.csv").is_file() and len(recorded_steps(run)) >= 10)
     process.send_signal(signal.SIGTERM)  # to rank 0 alone
@@ -312,7 +314,12 @@ def test_ranks_stop_after_the_same_step_whichever_got_the_signal(tmp_path):
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path, model):
     run = tmp_path / "run"
-    explode = ["optimizer.schedule=constant", "optimizer.lr=1e30", "callbacks.checkpoints.every=1", f"model={model}"]
+    explode = [
+        "optimizer.schedule=constant",
+        "optimizer.lr=1e30",
+        "callbacks.checkpoints.every_n_steps=1",
+        f"model={model}",
+    ]
     with pytest.raises(UserError, match=r"(loss is (nan|inf) at step \d|is not finite after step \d).*last good"):
         train(configure(*QUICK, *explode, "trainer.max_epochs=50"), run)
     assert summary(run)["status"] == "failed"

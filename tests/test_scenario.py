@@ -108,31 +108,31 @@ def test_an_unknown_operation_says_what_is_accepted(text, words):
 
 
 def test_replace_feeds_the_result_to_the_network_in_the_selected_rows_only():
-    scenario = Scenario.of(rows=1, operation="shift 1", height=2)
+    scenario = Scenario(rows=1, operation="shift 1", height=2)
     assert seen(scenario) == [[1, 2, 3], [5, 6, 7]]
 
 
 def test_observe_shows_the_result_to_observers_only():
-    scenario = Scenario.of(rows=0, operation="scale 0.5", route="observe", height=2)
+    scenario = Scenario(rows=0, operation="scale 0.5", route="observe", height=2)
     assert scenario(IMAGE, DRAW) is IMAGE
     assert scenario.observed(IMAGE, DRAW)[0, 0].tolist() == [[0.5, 1, 1.5], [4, 5, 6]]
 
 
 def test_exclude_shows_the_network_black():
-    scenario = Scenario.of(rows=1, operation="scale 2", route="exclude", black=-0.5, height=2)
+    scenario = Scenario(rows=1, operation="scale 2", route="exclude", black=-0.5, height=2)
     assert seen(scenario) == [[1, 2, 3], [-0.5, -0.5, -0.5]]
     assert scenario.observed(IMAGE, DRAW)[0, 0].tolist() == [[1, 2, 3], [8, 10, 12]]
 
 
 @pytest.mark.parametrize(("when", "sees"), [("train", [1, 2, 3]), ("train and eval", [2, 3, 4])])
 def test_when_decides_whether_evaluation_sees_the_scenario(when, sees):
-    scenario = Scenario.of(rows=0, operation="shift 1", when=when, height=2)
+    scenario = Scenario(rows=0, operation="shift 1", when=when, height=2)
     assert seen(scenario)[0] == [2, 3, 4]
     assert seen(scenario.eval())[0] == sees
 
 
 def test_probability_is_per_image_and_the_others_are_cut_too():
-    scenario = Scenario.of(rows=0, operation="shift 1", probability=0.25, height=2)
+    scenario = Scenario(rows=0, operation="shift 1", probability=0.25, height=2)
     images = torch.zeros(2000, 1, 2, 3, requires_grad=True)
     out = scenario(images, DRAW)
     shifted = out[:, 0, 0, 0] == 1
@@ -145,7 +145,7 @@ def test_probability_is_per_image_and_the_others_are_cut_too():
 
 
 def test_an_operation_that_changes_the_shape_is_refused():
-    scenario = Scenario.of(rows=0, operation=lambda images: images[..., :1], height=2)
+    scenario = Scenario(rows=0, operation=lambda images: images[..., :1], height=2)
     with pytest.raises(UserError, match=r"shape \(1, 1, 2, 3\) into \(1, 1, 2, 1\)"):
         scenario(IMAGE, DRAW)
 
@@ -160,7 +160,7 @@ def mask_of(scenario, draw, count=5):
 
 @pytest.mark.parametrize("k", [0, 1, 6, 7])
 def test_so_many_of_the_selected_rows_are_drawn_at_each_step(k):
-    scenario = Scenario.of(rows=["3:9", -1], random_rows=k, height=28)
+    scenario = Scenario(rows=["3:9", -1], random_rows=k, height=28)
     masks = torch.stack([mask_of(scenario, draw) for draw in draws(300)])
     assert (masks.sum(-1) == k).all()
     assert masks.eq(masks[:, :1]).all()  # the images of a step share their rows
@@ -171,7 +171,7 @@ def test_so_many_of_the_selected_rows_are_drawn_at_each_step(k):
 
 def test_random_rows_are_a_function_of_seed_and_step():
     def masks(seed, first):
-        scenario = Scenario.of(rows="all", random_rows=9, height=28)
+        scenario = Scenario(rows="all", random_rows=9, height=28)
         return torch.stack([mask_of(scenario, Draw(seed, step, first)) for step in range(20)])
 
     assert masks(0, 0).equal(masks(0, 64))  # whichever micro-batch asks
@@ -180,7 +180,7 @@ def test_random_rows_are_a_function_of_seed_and_step():
 
 
 def test_in_evaluation_each_image_has_random_rows_of_its_own_in_whatever_batch():
-    scenario = Scenario.of(rows="all", random_rows=9, height=28).eval()
+    scenario = Scenario(rows="all", random_rows=9, height=28).eval()
     whole = mask_of(scenario, Draw(0, -1, 0), 50)
     parts = [mask_of(scenario, Draw(0, -1, 0), 20), mask_of(scenario, Draw(0, -1, 20), 30)]
     assert torch.cat(parts).equal(whole)
@@ -190,7 +190,7 @@ def test_in_evaluation_each_image_has_random_rows_of_its_own_in_whatever_batch()
 
 @pytest.mark.parametrize("route", ["replace", "exclude", "observe"])
 def test_random_rows_are_those_that_are_cut_and_changed(route):
-    scenario = Scenario.of(rows="all", random_rows=5, operation="erase 7", route=route, black=-3.0, height=28)
+    scenario = Scenario(rows="all", random_rows=5, operation="erase 7", route=route, black=-3.0, height=28)
     images = torch.zeros(4, 1, 28, 6, requires_grad=True)
     chosen = mask_of(scenario, DRAW, 4)[0]
     out = scenario(images, DRAW)
@@ -205,16 +205,14 @@ def test_random_rows_are_those_that_are_cut_and_changed(route):
 
 
 def test_no_random_row_leaves_the_images_alone():
-    assert Scenario.of(rows="all", random_rows=0, operation="shift 1", height=2)(IMAGE, DRAW) is IMAGE
+    assert Scenario(rows="all", random_rows=0, operation="shift 1", height=2)(IMAGE, DRAW) is IMAGE
 
 
 def test_a_schedule_has_the_scenario_at_work_in_its_steps_only():
-    scenario = Scenario.of(rows=0, operation="shift 1", from_step=2, to_step=4, height=2)
+    scenario = Scenario(rows=0, operation="shift 1", from_step=2, to_step=4, height=2)
     at_work = [scenario(IMAGE, draw) is not IMAGE for draw in draws(6)]
     assert at_work == [False, False, True, True, False, False]
-    evaluation = Scenario.of(
-        rows=0, operation="shift 1", from_step=2, to_step=4, when="train and eval", height=2
-    ).eval()
+    evaluation = Scenario(rows=0, operation="shift 1", from_step=2, to_step=4, when="train and eval", height=2).eval()
     assert [evaluation(IMAGE, Draw(0, -1), step) is not IMAGE for step in range(6)] == at_work
     assert not any(scenario.eval()(IMAGE, Draw(0, -1), step) is not IMAGE for step in range(6))
 
@@ -223,7 +221,7 @@ def test_a_schedule_has_the_scenario_at_work_in_its_steps_only():
 def test_straight_through_has_the_operations_values_and_the_identitys_gradient(operation):
     images = torch.linspace(-1, 2, 24).view(2, 1, 4, 3).requires_grad_()
     settings = {"rows": "0:2", "operation": operation, "detach": False, "height": 4}
-    plain, through = Scenario.of(**settings), Scenario.of(**settings, straight_through=True)
+    plain, through = Scenario(**settings), Scenario(**settings, straight_through=True)
     assert through(images, DRAW).equal(plain(images, DRAW))
     weights = torch.arange(24.0).view_as(images)
     (gradient,) = torch.autograd.grad((through(images, DRAW) * weights).sum(), images)
@@ -232,7 +230,7 @@ def test_straight_through_has_the_operations_values_and_the_identitys_gradient(o
 
 def test_with_detach_there_is_no_gradient_to_pass_straight_through():
     images = torch.linspace(-1, 2, 12).view(1, 1, 4, 3).requires_grad_()
-    scenario = Scenario.of(rows="0:2", operation="quantise 2", straight_through=True, height=4)
+    scenario = Scenario(rows="0:2", operation="quantise 2", straight_through=True, height=4)
     (gradient,) = torch.autograd.grad(scenario(images, DRAW).sum(), images)
     assert gradient[:, :, :2].eq(0).all()
     assert gradient[:, :, 2:].eq(1).all()
@@ -256,7 +254,7 @@ def test_with_detach_there_is_no_gradient_to_pass_straight_through():
 )
 def test_a_value_that_is_not_accepted_is_named(key, value, words):
     with pytest.raises(UserError, match=words):
-        Scenario.of(**{key: value}, height=28)
+        Scenario(**{key: value}, height=28)
 
 
 @pytest.mark.parametrize(
@@ -296,4 +294,4 @@ def test_a_value_that_is_not_accepted_is_named(key, value, words):
     ],
 )
 def test_a_scenario_says_itself_in_one_sentence(settings, sentence):
-    assert Scenario.of(**settings, height=28).sentence() == sentence
+    assert Scenario(**settings, height=28).sentence() == sentence

@@ -87,7 +87,7 @@ def test_8_to_10_recorded_norms_and_losses_equal_the_oracle(tmp_path, device, ce
 def test_10_each_image_has_the_gradient_of_its_own_cuts():
     torch.manual_seed(0)
     images, labels = torch.randn(9, 1, 28, 28, requires_grad=True), torch.arange(9)
-    scenario = Scenario.of(rows="::5", route="state", probability=0.5, height=28)
+    scenario = Scenario(rows="::5", route="state", probability=0.5, height=28)
     draw = Draw(3, 5)
     cuts = own_cuts(scenario, 9, draw)
     assert len({tuple(sorted(own)) for own in cuts}) > 4
@@ -103,7 +103,7 @@ def test_10_each_image_has_the_gradient_of_its_own_cuts():
 
 
 def test_with_probability_0_nothing_is_cut():
-    scenario = Scenario.of(rows="all", route="state", probability=0.0, height=28)
+    scenario = Scenario(rows="all", route="state", probability=0.0, height=28)
     assert not scenario.edges(4, Draw(0, 0))
 
 
@@ -112,7 +112,7 @@ def test_half_of_an_lstms_state_lets_gradient_through_the_other_half(part):
     torch.manual_seed(0)
     images, labels = torch.randn(5, 1, 28, 28, requires_grad=True), torch.arange(5)
     network = RecurrentNet("lstm", 10, readout="every", **SIZES)
-    scenario = Scenario.of(rows="all", route="state", state=part, height=28)
+    scenario = Scenario(rows="all", route="state", state=part, height=28)
     logits = network(images, scenario.edges(5, Draw(0, 0)))
     loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), labels.repeat_interleave(28))
     (got,) = torch.autograd.grad(loss, images)
@@ -133,7 +133,7 @@ def test_8_values_are_the_same_to_the_last_bit_wherever_the_state_is_cut(cell, t
         for count in (1, 3, 5, 11, 17):
             images = torch.randn(count, 1, 28, 28)
             for rows in (14, "::7", "all", [1, 27]):
-                scenario = Scenario.of(rows=rows, route="state", probability=0.5, height=28)
+                scenario = Scenario(rows=rows, route="state", probability=0.5, height=28)
                 torch.manual_seed(1)  # of dropout
                 whole = network(images)
                 torch.manual_seed(1)
@@ -181,7 +181,7 @@ def test_6_micro_batches_give_the_norms_of_the_whole_batch(tmp_path):
 
 def test_6_two_ranks_give_the_norms_of_one(tmp_path):
     typed = ["model=gru", "model.network.hidden=16", "scenario=truncate", "scenario.rows=all", "trainer.max_steps=4"]
-    typed += ["scenario.probability=0.3", "data=digits", "callbacks.progress=null", "callbacks.bias.every=2"]
+    typed += ["scenario.probability=0.3", "data=digits", "callbacks.progress=null", "callbacks.bias.every_n_steps=2"]
     train(configure(*typed, "trainer.accelerator=cpu", f"hydra.run.dir={tmp_path}"), tmp_path / "one")
     result = command(
         PROJECT / "scripts" / "train.py", *typed, "data.batch_size=64", "trainer=ddp", "trainer.accelerator=cpu",
@@ -210,8 +210,8 @@ def test_6_sixteen_bits_give_the_norms_to_their_tolerance(run, cell):
 def test_7_a_resumed_run_ends_bit_identical_with_dropout(tmp_path):
     typed = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null", "scenario=truncate", "model=lstm"]
     typed += ["model.network.hidden=16", "model.network.dropout=0.3", "model.network.layers=2", "scenario.rows=all"]
-    typed += ["scenario.probability=0.5", "scenario.state=hidden", "callbacks.checkpoints.every=3"]
-    config = configure(*typed, "trainer.max_steps=8", "callbacks.bias.every=2")
+    typed += ["scenario.probability=0.5", "scenario.state=hidden", "callbacks.checkpoints.every_n_steps=3"]
+    config = configure(*typed, "trainer.max_steps=8", "callbacks.bias.every_n_steps=2")
     train(config, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "again")
     for file in ("summary.json", "checkpoints/last.ckpt"):

@@ -195,7 +195,11 @@ def test_a_sweep_with_a_job_that_raises_and_one_that_is_killed_ends_complete_whe
     jobs[1].mkdir(parents=True)
     (jobs[1] / "tensorboard").write_text("a file where a folder should be")
     basics = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null", "trainer.max_epochs=6"]
-    basics += ["callbacks.recorder.flush_every=5", "callbacks.checkpoints.every=7", "scenario.operation=noise 1"]
+    basics += [
+        "callbacks.recorder.flush_every_n_steps=5",
+        "callbacks.checkpoints.every_n_steps=7",
+        "scenario.operation=noise 1",
+    ]
     arguments = ["-m", *basics, "seed=0,1,2,3", "hydra.sweep.dir=sweep"]
     process = start(TRAIN, *arguments, cwd=tmp_path)
     wait_for(process, lambda: (jobs[2] / "row_gradients.csv").is_file() and len(recorded_steps(jobs[2])) > 20)
@@ -225,7 +229,7 @@ def test_a_sweep_with_a_job_that_raises_and_one_that_is_killed_ends_complete_whe
 
 
 def test_ctrl_c_ends_the_sweep_and_says_how_to_go_on(tmp_path):
-    endless = [*QUICK, "trainer.max_steps=-1", "trainer.max_epochs=1000", "callbacks.recorder.flush_every=5"]
+    endless = [*QUICK, "trainer.max_steps=-1", "trainer.max_epochs=1000", "callbacks.recorder.flush_every_n_steps=5"]
     process = start(TRAIN, "-m", *endless, "seed=0,1", "hydra.sweep.dir=sweep", cwd=tmp_path)
     job = tmp_path / "sweep" / "seed-0"
     wait_for(process, lambda: (job / "row_gradients.csv").is_file() and len(recorded_steps(job)) >= 10)
@@ -504,9 +508,9 @@ def workers_of(process):
 
 
 def joblib_sweep(folder, *overrides):
-    arguments = ["-m", *QUICK[:-1], "trainer.max_epochs=6", "callbacks.checkpoints.every=5", "seed=0,1,2"]
+    arguments = ["-m", *QUICK[:-1], "trainer.max_epochs=6", "callbacks.checkpoints.every_n_steps=5", "seed=0,1,2"]
     arguments += [
-        "callbacks.recorder.flush_every=5",
+        "callbacks.recorder.flush_every_n_steps=5",
         "sweep=joblib",
         "hydra.launcher.n_jobs=2",
         "hydra.sweep.dir=sweep",
@@ -574,7 +578,7 @@ def processes_in(folder, words):
 
 def test_submitit_trains_each_job_in_its_own_process_and_one_that_is_queued_again_goes_on(tmp_path):
     arguments = ["sweep=submitit_local", "seed=0,1", "trainer.max_steps=-1", "trainer.max_epochs=14"]
-    arguments += ["callbacks.recorder.flush_every=5", "hydra.sweep.dir=sweep"]
+    arguments += ["callbacks.recorder.flush_every_n_steps=5", "hydra.sweep.dir=sweep"]
     jobs = [tmp_path / "sweep" / f"seed-{seed}" for seed in (0, 1)]
     process = start(TRAIN, "-m", *QUICK, *arguments, cwd=tmp_path)
     wait_for(process, lambda: all((job / "row_gradients.csv").is_file() for job in jobs))
@@ -597,7 +601,13 @@ def in_study(folder, query):
 
 def test_optuna_looks_for_the_best_validation_accuracy_and_goes_on_with_its_study_after_a_kill(tmp_path):
     folder = tmp_path / "sweep"
-    arguments = ["-m", *QUICK, "trainer.max_steps=-1", "trainer.max_epochs=6", "callbacks.recorder.flush_every=5"]
+    arguments = [
+        "-m",
+        *QUICK,
+        "trainer.max_steps=-1",
+        "trainer.max_epochs=6",
+        "callbacks.recorder.flush_every_n_steps=5",
+    ]
     arguments += ["sweep=optuna", "hydra.sweeper.n_trials=3", "hydra.sweep.dir=sweep"]
     jobs = lambda: [path.parent for path in folder.glob("*/job.json")]  # noqa: E731
     process = start(TRAIN, *arguments, cwd=tmp_path)

@@ -297,7 +297,7 @@ def test_a_narrow_window_shows_all(chromium, address):
 
 def test_new_steps_come_by_themselves_while_a_run_trains(chromium, tmp_path):
     run = tmp_path / "runs" / "live"
-    words = [*QUICK, "trainer.max_epochs=100000", "callbacks.recorder.flush_every=20", f"hydra.run.dir={run}"]
+    words = [*QUICK, "trainer.max_epochs=100000", "callbacks.recorder.flush_every_n_steps=20", f"hydra.run.dir={run}"]
     training = subprocess.Popen([sys.executable, TRAIN, *words], stdout=subprocess.DEVNULL, cwd=tmp_path)
     try:
         with browser.tensorboard(tmp_path / "runs") as address:

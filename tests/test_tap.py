@@ -75,9 +75,9 @@ def test_what_comes_back_is_the_gradient_summed_over_the_batch(net):
     for count in (5, 5, 3, 1):  # a smaller batch, and a last one of a single image
         images = images_of(net, count)
         net(images).backward()
-        assert net.tap.gradient.equal(oracle(net, images).sum(0))
-        net.tap.zero_grad()
-        assert not net.tap.gradient.any()
+        assert net.tap.grad.equal(oracle(net, images).sum(0))
+        net.tap.reset()
+        assert not net.tap.grad.any()
 
 
 def test_batches_add_up_as_they_do_in_a_parameter(net):
@@ -85,7 +85,7 @@ def test_batches_add_up_as_they_do_in_a_parameter(net):
     for images in several:
         net(images).backward()
     wanted = sum(oracle(net, images).sum(0) for images in several)
-    torch.testing.assert_close(net.tap.gradient, wanted, rtol=1e-6, atol=1e-9)
+    torch.testing.assert_close(net.tap.grad, wanted, rtol=1e-6, atol=1e-9)
 
 
 @settings(max_examples=30, deadline=None)
@@ -95,14 +95,14 @@ def test_any_shape_that_has_rows_can_be_tapped(shape, seed):
     x, weight = torch.randn(shape, dtype=torch.float64), torch.randn(shape, dtype=torch.float64)
     tap = RowTap()
     (tap(x).sin() * weight).sum().backward()
-    torch.testing.assert_close(tap.gradient, (x.cos() * weight).sum(0))
+    torch.testing.assert_close(tap.grad, (x.cos() * weight).sum(0))
 
 
 def test_a_tensor_that_needs_no_gradient_can_be_tapped_and_is_left_alone(device):
     x = torch.randn(4, 1, 3, 2, device=device)
     tap = RowTap()
     (tap(x) ** 3).sum().backward()
-    torch.testing.assert_close(tap.gradient, (3 * x**2).sum(0))
+    torch.testing.assert_close(tap.grad, (3 * x**2).sum(0))
     assert not x.requires_grad
     assert x.grad is None
 
@@ -111,18 +111,18 @@ def test_a_tap_that_is_used_twice_keeps_the_sum(device):
     x = torch.randn(4, 3, 2, device=device)
     tap = RowTap()
     (tap(x) * 2 + tap(tap(x)) * 5).sum().backward()
-    assert tap.gradient.equal(torch.full((3, 2), 4 * (2 + 5 + 5.0), device=device))
+    assert tap.grad.equal(torch.full((3, 2), 4 * (2 + 5 + 5.0), device=device))
 
 
 def test_what_nothing_reaches_is_exactly_zero(device):
     tap = RowTap()
-    assert tap.gradient is None
+    assert tap.grad is None
     x = torch.randn(4, 3, 2, device=device, requires_grad=True)
     (tap(x).detach() * x).sum().backward()
-    assert tap.gradient.equal(torch.zeros(3, 2, device=device))
+    assert tap.grad.equal(torch.zeros(3, 2, device=device))
     rows = tap(x)
     torch.cat([rows[:, :1].detach(), rows[:, 1:]], 1).sum().backward()
-    assert tap.gradient.tolist() == [[0, 0], [4, 4], [4, 4]]
+    assert tap.grad.tolist() == [[0, 0], [4, 4], [4, 4]]
 
 
 def test_it_is_in_no_optimizer_no_checkpoint_and_survives_a_copy(net):
@@ -133,13 +133,13 @@ def test_it_is_in_no_optimizer_no_checkpoint_and_survives_a_copy(net):
     torch.save(net, file)
     file.seek(0)
     for other in (copy.deepcopy(net), torch.load(file, weights_only=False)):
-        other.tap.zero_grad()
+        other.tap.reset()
         other(images_of(net, 2)).backward()
-        assert other.tap.gradient.equal(oracle(net, images_of(net, 2)).sum(0))
-    assert net.tap.gradient.equal(oracle(net, images_of(net)).sum(0))
+        assert other.tap.grad.equal(oracle(net, images_of(net, 2)).sum(0))
+    assert net.tap.grad.equal(oracle(net, images_of(net)).sum(0))
     other = Net().double()
     other(images_of(other)).backward()
-    assert other.tap.gradient.dtype == torch.float64
+    assert other.tap.grad.dtype == torch.float64
 
 
 @pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
@@ -149,25 +149,25 @@ def test_where_gradients_are_off_it_does_nothing(net, off):
         x = images_of(net)
         assert net.tap(x) is x
         net(x)
-    assert net.tap.gradient is None
+    assert net.tap.grad is None
 
 
 def test_it_can_be_switched_off(net):
-    net.tap.requires_grad_(False)
+    net.tap.enabled = False
     net(images_of(net)).backward()
-    assert net.tap.gradient is None
+    assert net.tap.grad is None
     net.requires_grad_(False)
-    net.tap.requires_grad_()
+    net.tap.enabled = True
     net.eval()  # a frozen network is still watched
     net(images_of(net)).backward()
-    assert net.tap.gradient.equal(oracle(net, images_of(net)).sum(0))
+    assert net.tap.grad.equal(oracle(net, images_of(net)).sum(0))
 
 
 def test_what_went_through_may_be_changed_in_place(device):
     x = torch.randn(4, 3, 2, device=device, requires_grad=True)
     tap = RowTap()
     nn.functional.relu(tap(x * 2), inplace=True).square().sum().backward()
-    torch.testing.assert_close(tap.gradient, (4 * x).clamp_min(0).detach().sum(0))
+    torch.testing.assert_close(tap.grad, (4 * x).clamp_min(0).detach().sum(0))
 
 
 def test_only_backward_counts_and_a_gradient_penalty_counts_as_it_should(device):
@@ -178,33 +178,33 @@ def test_only_backward_counts_and_a_gradient_penalty_counts_as_it_should(device)
         return (through(images) ** 3).sum()
 
     (slope,) = torch.autograd.grad(critic(x, tap), x, create_graph=True)
-    assert not tap.gradient.any()  # what the model takes for itself is not the loss's
+    assert not tap.grad.any()  # what the model takes for itself is not the loss's
     ((slope**2).sum() + critic(x, tap)).backward()
     # With τ added to the images: L = Σ (3(x+τ)²)² + Σ (x+τ)³, so ∂L/∂τ = Σ 36 x³ + 3 x².
-    torch.testing.assert_close(tap.gradient, (36 * x**3 + 3 * x**2).sum(0).detach())
+    torch.testing.assert_close(tap.grad, (36 * x**3 + 3 * x**2).sum(0).detach())
 
 
 @pytest.mark.parametrize("reentrant", [False, True])
 def test_recomputed_activations_count_once(net, reentrant):
     images = images_of(net).requires_grad_()
     checkpoint(net, images, use_reentrant=reentrant).backward()
-    assert net.tap.gradient.equal(oracle(net, images).sum(0))
+    assert net.tap.grad.equal(oracle(net, images).sum(0))
 
 
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_module_is_tapped_without_a_break_in_its_graph(net):
     net(images_of(net)).backward()  # the tap takes its size from its first batch
-    net.tap.zero_grad()
+    net.tap.reset()
     torch.compiler.reset()
     compiled = torch.compile(net, fullgraph=True)
     for count in (5, 3):
         compiled(images_of(net, count)).backward()
-        torch.testing.assert_close(net.tap.gradient, oracle(net, images_of(net, count)).sum(0), rtol=1e-4, atol=1e-6)
-        net.tap.zero_grad()
+        torch.testing.assert_close(net.tap.grad, oracle(net, images_of(net, count)).sum(0), rtol=1e-4, atol=1e-6)
+        net.tap.reset()
     with torch.no_grad():
         compiled(images_of(net))
-    assert not net.tap.gradient.any()
+    assert not net.tap.grad.any()
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -213,8 +213,8 @@ def test_a_module_is_compiled_without_a_batch_before(net):
     compiled = torch.compile(net, backend="aot_eager")
     for _ in range(2):
         compiled(images_of(net)).backward()
-        torch.testing.assert_close(net.tap.gradient, oracle(net, images_of(net)).sum(0), rtol=1e-5, atol=1e-7)
-        net.tap.zero_grad()
+        torch.testing.assert_close(net.tap.grad, oracle(net, images_of(net)).sum(0), rtol=1e-5, atol=1e-7)
+        net.tap.reset()
 
 
 def test_channels_last_is_nothing_special(net):
@@ -222,33 +222,33 @@ def test_channels_last_is_nothing_special(net):
     images = images_of(net).contiguous(memory_format=torch.channels_last)
     assert net.tap(net.before(images)).is_contiguous(memory_format=torch.channels_last)
     net(images).backward()
-    torch.testing.assert_close(net.tap.gradient, oracle(net, images).sum(0), rtol=1e-5, atol=1e-8)
+    torch.testing.assert_close(net.tap.grad, oracle(net, images).sum(0), rtol=1e-5, atol=1e-8)
 
 
 def test_half_precision_is_summed_in_single(net, device):
     images = images_of(net, 64)
     with torch.autocast(device, torch.bfloat16):
         net(images).backward()
-    assert net.tap.gradient.dtype == torch.float32
+    assert net.tap.grad.dtype == torch.float32
     wanted = oracle(net, images).sum(0)
-    assert (net.tap.gradient - wanted).norm() / wanted.norm() < 0.02
+    assert (net.tap.grad - wanted).norm() / wanted.norm() < 0.02
     tap, x = RowTap(), torch.ones(4097, 1, 1, dtype=torch.bfloat16, device=device)
     tap(x).sum().backward()
-    assert float(tap.gradient) == 4097  # which bfloat16 cannot say
+    assert float(tap.grad) == 4097  # which bfloat16 cannot say
 
 
 def test_every_image_by_itself_where_it_is_asked_for(net):
     net.tap.per_image = True
     images = images_of(net)
     net(images).backward()
-    assert net.tap.image_gradients.equal(oracle(net, images))
+    assert net.tap.image_grads.equal(oracle(net, images))
     net.tap.per_image = False
     net(images_of(net, 2)).backward()  # counts for the sum, not for the images
-    assert net.tap.image_gradients.equal(oracle(net, images))
+    assert net.tap.image_grads.equal(oracle(net, images))
     wanted = oracle(net, images).sum(0) + oracle(net, images_of(net, 2)).sum(0)
-    torch.testing.assert_close(net.tap.gradient, wanted, rtol=1e-6, atol=1e-9)
-    net.tap.zero_grad()
-    assert net.tap.image_gradients is None
+    torch.testing.assert_close(net.tap.grad, wanted, rtol=1e-6, atol=1e-9)
+    net.tap.reset()
+    assert net.tap.image_grads is None
 
 
 def test_sequences_of_different_lengths_are_counted_from_their_beginning(device):
@@ -256,16 +256,16 @@ def test_sequences_of_different_lengths_are_counted_from_their_beginning(device)
     for length, slope in ((2, 1.0), (4, 10.0), (3, 100.0)):
         for one in (tap, fixed):
             (one(torch.zeros(2, length, 1, device=device)) * slope).sum().backward()
-    assert tap.gradient.flatten().tolist() == [222, 222, 220, 20]
-    assert fixed.gradient.flatten().tolist() == [222, 222, 220, 20, 0, 0]
+    assert tap.grad.flatten().tolist() == [222, 222, 220, 20]
+    assert fixed.grad.flatten().tolist() == [222, 222, 220, 20, 0, 0]
 
 
 def test_lengths_that_do_not_come_again_are_forgotten(device):
     tap = RowTap()
     for length in range(1, 40):
         tap(torch.zeros(2, length, 1, device=device)).sum().backward()
-        assert tap.gradient.shape == (length, 1)
-        tap.zero_grad()
+        assert tap.grad.shape == (length, 1)
+        tap.reset()
     assert len(tap._sums) == 1
 
 

@@ -128,7 +128,7 @@ def test_a_table_has_a_line_for_each_window_and_sets_the_control_beside_it(run):
         "model=gru",
         "model.network.hidden=8",
         "trainer.max_steps=3",
-        "callbacks.bias.every=1",
+        "callbacks.bias.every_n_steps=1",
         "scenario=truncate",
     ]
     runs = {

@@ -108,7 +108,7 @@ def test_every_known_class_is_there_and_its_kind_is_not_itself_a_way_out():
 
 
 WRITERS = [
-    {"_target_": "rowgrad.watch.recorder.RowGradientRecorder", "folder": "/tmp/elsewhere"},
+    {"_target_": "rowgrad.watch.recorder.RowGradientRecorder", "dirpath": "/tmp/elsewhere"},
     {"_target_": "rowgrad.watch.events.Logger", "save_dir": "/tmp/elsewhere"},
     {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": "/tmp/elsewhere"},
     {"_target_": "lightning.pytorch.loggers.CSVLogger", "name": "../../elsewhere"},

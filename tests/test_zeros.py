@@ -47,7 +47,7 @@ CASES = {
 
 def zeros(settings):
     """Whether a selected row gets exactly nothing from a loss that uses every pixel, with detach as given."""
-    scenario = Scenario.of(height=SHAPE.height, **settings)
+    scenario = Scenario(height=SHAPE.height, **settings)
     images = torch.randn(12, SHAPE.channels, SHAPE.height, SHAPE.width, requires_grad=True)
     seen = scenario(images, Draw(1, 2))
     (gradient,) = torch.autograd.grad((seen * torch.randn_like(seen)).sum(), images)
@@ -56,7 +56,7 @@ def zeros(settings):
 
 @pytest.mark.parametrize(("found", "settings"), [(found, case) for found, cases in CASES.items() for case in cases])
 def test_the_maker_of_zeros_is_who_autograd_says_it_is(found, settings):
-    scenario = Scenario.of(height=SHAPE.height, **settings)
+    scenario = Scenario(height=SHAPE.height, **settings)
     assert find_zero_cause(scenario, SHAPE) is found
     if scenario.is_noop or found is ZeroCause.NONE:
         assert scenario.is_noop or not zeros(settings)

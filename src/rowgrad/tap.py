@@ -4,7 +4,7 @@
     x = self.tap(x)       # in forward
     ...
     loss.backward()
-    self.tap.gradient     # ∂L/∂x, summed over the batch
+    self.tap.grad         # ∂L/∂x, summed over the batch
 
 It is the leaf tensor τ of `z = x + τ`, always zero, with the addition left out: a step of autograd whose value is x
 itself and whose gradient goes on to x, and, summed over the batch, to τ. So, as for any leaf, only `backward()` counts,
@@ -13,7 +13,7 @@ over micro-batches and uses; a gradient that a model takes for itself by `torch.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -49,27 +49,29 @@ class RowTap(nn.Module):
 
     Rows are the second to last dimension: image rows of (B, C, H, W), of as many channels as there are; time steps or
     tokens of (B, T, D). The tap has no parameter and no buffer, so it is in no optimizer, no checkpoint, no clipping.
-    Where gradients are off, as in evaluation, it does nothing; `requires_grad_(False)` switches it off for good.
+    With gradients off, as in evaluation, it does nothing. `model.zero_grad()` and `model.requires_grad_()` do not reach
+    it: its own switch is `enabled`, and `reset()` forgets its gradient.
 
     Example:
         >>> tap = RowTap()
         >>> tap(torch.ones(8, 1, 28, 28)).sum().backward()
-        >>> tap.gradient.shape, float(tap.gradient[0, 0, 0])
+        >>> tap.grad.shape, float(tap.grad[0, 0, 0])
         (torch.Size([1, 28, 28]), 8.0)
 
     Args:
         rows: at least so many rows are kept; further ones are zero. For batches of sequences of different lengths,
             which are otherwise kept as long as the longest that came.
+        enabled: whether it is on from the start.
 
     Attributes:
-        requires_grad: whether it is on.
+        enabled: whether it keeps gradients.
         per_image: whether it also keeps the gradient of each image (or sequence) by itself.
     """
 
-    def __init__(self, rows: int | None = None) -> None:
+    def __init__(self, rows: int | None = None, *, enabled: bool = True) -> None:
         super().__init__()
         self.rows = rows
-        self.requires_grad = True
+        self.enabled = enabled
         self.per_image = False
         self._sums: list[Tensor] = []  # τ, one for each shape that came
         self._images: Tensor | None = None  # τ of a whole batch
@@ -80,15 +82,15 @@ class RowTap(nn.Module):
         Raises:
             UserError: it has fewer dimensions, or is not of floating point.
         """
-        if not (self.requires_grad and torch.is_grad_enabled()):
+        if not (self.enabled and torch.is_grad_enabled()):
             return x
         return _Through.apply(x, self._tau(x))
 
     @property
-    def gradient(self) -> Tensor | None:
+    def grad(self) -> Tensor | None:
         """∂L/∂x summed over the batch, (..., rows, columns), in 32 bits at least.
 
-        It adds up over `backward()` and over uses until `zero_grad()`. Zero where nothing arrived; None before the
+        It adds up over `backward()` and over uses until `reset()`. Zero where nothing arrived; None before the
         first batch.
         """
         parts = [tau.grad for tau in self._sums if tau.grad is not None]
@@ -104,22 +106,17 @@ class RowTap(nn.Module):
         return stacked(parts, self.rows).sum(0)
 
     @property
-    def image_gradients(self) -> Tensor | None:
+    def image_grads(self) -> Tensor | None:
         """∂L/∂x of the last batch that came while `per_image` was on, (B, ..., rows, columns); None without one."""
         return None if self._images is None else self._images.grad
 
-    def zero_grad(self, set_to_none: bool = True) -> None:
+    def reset(self) -> None:
         """Forgets what was kept."""
         # Shapes that did not come again are dropped, so that sequences of any length do not fill the memory.
         self._sums = [tau for tau in self._sums if tau.grad is not None] or self._sums[-1:]
         for tau in self._sums:
             tau.grad = None
         self._images = None
-
-    def requires_grad_(self, requires_grad: bool = True) -> Self:
-        """Switches the tap on or off."""
-        self.requires_grad = requires_grad
-        return self
 
     def extra_repr(self) -> str:
         return "" if self.rows is None else f"rows={self.rows}"

@@ -83,7 +83,7 @@ class RowClassifier(pl.LightningModule):
         self.seed = seed
         self.trained = 0
         self.theta = nn.Parameter(torch.zeros(shape.channels, shape.height, shape.width))
-        self.row, self.input = RowTap().requires_grad_(False), RowTap().requires_grad_(False)
+        self.row, self.input = RowTap(enabled=False), RowTap(enabled=False)
         selected = () if scenario.route == STATE else scenario.chosen  # it acts on edges, and on no row
         self.watched = Watched(("row", "input"), selected, ("loss", "acc"))
         measured = {"acc": MulticlassAccuracy(shape.classes, average="micro"), **(metrics or {})}

@@ -165,7 +165,7 @@ def _own_scenario(folder: RunFolder, height: int) -> Scenario:
     settings = ScenarioSettings.read(folder.read_config().scenario)
     if isinstance(settings.operation, Mapping):
         settings = replace(settings, operation=Named(settings.operation["_target_"]))
-    return Scenario(settings, height=height)
+    return Scenario.from_settings(settings, height=height)
 
 
 def seen(scenario: Scenario, probability: float) -> str:

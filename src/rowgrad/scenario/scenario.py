@@ -28,45 +28,47 @@ if TYPE_CHECKING:
 class Scenario(nn.Module):
     """Chooses rows, puts them through an operation, detached or not, and says who gets the result.
 
+    Example:
+        >>> scenario = Scenario(rows="0:14", operation="shift 1", probability=0.5, height=28)
+        >>> scenario.sentence()
+        'Rows 0–13 are detached, shifted by +1 with probability 0.5 and fed to the network.'
+
     Args:
-        settings: what `scenario` says. Its schedule goes by the optimizer step, counted from 0: before `from_step` and
-            from `to_step` on, the network sees the images as they are, and nothing is detached. Evaluation goes by the
-            last step that was trained. `random_rows` are the same for all images of a step; evaluation, which has no
-            step, draws for each image. `straight_through` is that of Bengio et al. (arXiv:1308.3432); with `detach`
-            there is no gradient to pass: the rows stay cut.
         height: H of the images.
         black: the value of a black pixel in normalised units, or one for each channel, (C, 1, 1).
         white: the value of a white one.
+        **settings: any of `scenario`'s settings, as one would type them; `ScenarioSettings` has their defaults. The
+            schedule goes by the optimizer step, counted from 0: before `from_step` and from `to_step` on, the network
+            sees the images as they are, and nothing is detached. Evaluation goes by the last step that was trained.
+            `random_rows` are the same for all images of a step; evaluation, which has no step, draws for each image.
+            `straight_through` is that of Bengio et al. (arXiv:1308.3432); with `detach` there is no gradient to pass:
+            the rows stay cut.
 
     Attributes:
         selected: (H,), which rows the scenario selects; `chosen` are the same, as plain booleans.
         is_noop: whether it never changes, detaches or shows anything.
 
     Raises:
-        UserError: rows that such images do not have.
+        UserError: a setting that is unknown or not accepted, or rows that such images do not have; it names the key.
     """
 
     selected: Tensor
     black: float | Tensor
 
     def __init__(
-        self,
-        settings: ScenarioSettings,
-        *,
-        height: int,
-        black: float | Tensor = 0.0,
-        white: float | Tensor = 1.0,
+        self, *, height: int, black: float | Tensor = 0.0, white: float | Tensor = 1.0, **settings: Any
     ) -> None:
         super().__init__()
-        selected = settings.select(height)
-        self.name, self.rows, self.chosen = settings.name, name_rows(selected), tuple(selected)
-        self.operation = with_greys(settings.operation, black, white)
-        self.probability = settings.probability
-        self.detach, self.route, self.when = settings.detach, settings.route, settings.when
-        self.from_step, self.to_step = settings.from_step, settings.to_step
-        self.random_rows = settings.random_rows
-        self.straight_through = settings.straight_through
-        self.state = settings.state
+        read = ScenarioSettings.read(settings)
+        selected = read.select(height)
+        self.name, self.rows, self.chosen = read.name, name_rows(selected), tuple(selected)
+        self.operation = with_greys(read.operation, black, white)
+        self.probability = read.probability
+        self.detach, self.route, self.when = read.detach, read.route, read.when
+        self.from_step, self.to_step = read.from_step, read.to_step
+        self.random_rows = read.random_rows
+        self.straight_through = read.straight_through
+        self.state = read.state
         if isinstance(black, Tensor):
             self.register_buffer("black", black, persistent=False)
         else:
@@ -75,13 +77,16 @@ class Scenario(nn.Module):
         self.register_buffer("selected", torch.tensor(selected), persistent=False)
 
     @classmethod
-    def of(cls, *, height: int, black: float | Tensor = 0.0, white: float | Tensor = 1.0, **settings: Any) -> Self:
-        """A scenario from settings as one would type them: `Scenario.of(rows="0:14", operation="shift 1", height=28)`.
-
-        Raises:
-            UserError: a value that is not accepted; it names the key.
-        """
-        return cls(ScenarioSettings(**settings), height=height, black=black, white=white)
+    def from_settings(
+        cls,
+        settings: ScenarioSettings,
+        *,
+        height: int,
+        black: float | Tensor = 0.0,
+        white: float | Tensor = 1.0,
+    ) -> Self:
+        """A scenario from settings that are read already. Arguments are as in the constructor."""
+        return cls(height=height, black=black, white=white, **vars(settings))
 
     def forward(self, images: Tensor, draw: Draw, step: int | None = None) -> Tensor:
         """What the network sees in this phase, (B, C, H, W).

@@ -114,7 +114,7 @@ def _scenario(settings: RunSettings, data: ImageData) -> Scenario:
     scenario, dataset = settings.scenario, data.dataset
     if isinstance(scenario.operation, dict):
         scenario = replace(scenario, operation=make_target(scenario.operation, "scenario.operation", settings.trusted))
-    return Scenario(scenario, height=dataset.shape.height, black=dataset.black, white=dataset.white)
+    return Scenario.from_settings(scenario, height=dataset.shape.height, black=dataset.black, white=dataset.white)
 
 
 def _network(settings: RunSettings, data: ImageData, *, trained: bool) -> nn.Module:

@@ -62,7 +62,7 @@ class Checkpoints(Checkpoint):
     `weights_only=True`.
 
     Args:
-        every: optimizer steps from one `last.ckpt` to the next.
+        every_n_steps: optimizer steps from one `last.ckpt` to the next.
 
     Attributes:
         validation: the newest validation metrics by their tags.
@@ -72,8 +72,8 @@ class Checkpoints(Checkpoint):
         UserError: a value that is not accepted.
     """
 
-    def __init__(self, every: int = CheckpointsSettings.every) -> None:
-        self.every = CheckpointsSettings(every=every).every
+    def __init__(self, every_n_steps: int = CheckpointsSettings.every_n_steps) -> None:
+        self.every_n_steps = CheckpointsSettings(every_n_steps=every_n_steps).every_n_steps
         self.best: float | None = None
         self.validation: dict[str, float] = {}
         self.validated_step: int | None = None
@@ -106,7 +106,7 @@ class Checkpoints(Checkpoint):
         if trainer.is_last_batch:
             return
         self._loop = None
-        self._late |= trainer.should_stop or step == trainer.max_steps or step % self.every == 0
+        self._late |= trainer.should_stop or step == trainer.max_steps or step % self.every_n_steps == 0
         if validates_next(trainer):
             self._loop = trainer.fit_loop.state_dict()
         elif self._late:

@@ -128,7 +128,7 @@ class TrainerSettings(Settings, key="trainer"):
 class CheckpointsSettings(Settings, key="callbacks.checkpoints"):
     """When a run saves itself."""
 
-    every: int = setting(100, whole(1), "optimizer steps from one checkpoint to the next")
+    every_n_steps: int = setting(100, whole(1), "optimizer steps from one checkpoint to the next")
 
 
 CALLBACKS = (RecorderSettings, PicturesSettings, HistogramsSettings, BiasSettings, CheckpointsSettings)

@@ -95,7 +95,7 @@ def make_trainer(
     Raises:
         UserError: an argument that there is not, or a device that cannot be had.
     """
-    offered = {"folder": folder.path, "save_dir": str(folder), "purge_step": purge_step}
+    offered = {"dirpath": folder.path, "save_dir": str(folder), "purge_step": purge_step}
     watchers, loggers = (
         [
             _of_kind(make_target(node, f"{key}.{name}", settings.trusted, offered), kind, f"{key}.{name}")

@@ -41,14 +41,14 @@ class GradientBias(pl.Callback):
           detach stops; 0 where there is none
 
     Args:
-        every: optimizer steps from one look to the next.
+        every_n_steps: optimizer steps from one look to the next.
 
     Raises:
         UserError: a value that is not accepted; it names the key.
     """
 
-    def __init__(self, every: int = BiasSettings.every) -> None:
-        self.every = BiasSettings(every=every).every
+    def __init__(self, every_n_steps: int = BiasSettings.every_n_steps) -> None:
+        self.every_n_steps = BiasSettings(every_n_steps=every_n_steps).every_n_steps
         self.charts: dict[str, str] = {}
         self._batch: Batch | None = None
         self._numbers: list[Tensor] = []  # states of the generators before the training step
@@ -63,7 +63,7 @@ class GradientBias(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Keeps what the first micro-batch of a step that is due begins with."""
-        due = trainer.global_step % self.every == 0 and batch_idx % trainer.accumulate_grad_batches == 0
+        due = trainer.global_step % self.every_n_steps == 0 and batch_idx % trainer.accumulate_grad_batches == 0
         if due and _detaches(pl_module, trainer.global_step):
             self._batch, self._numbers = batch, [torch.get_rng_state()]
             if pl_module.device.type == "cuda":
@@ -111,12 +111,12 @@ class GradientBias(pl.Callback):
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         scale = (1.0 if scaler is None else scaler.get_scale()) / trainer.accumulate_grad_batches
         buffers = {buffer: buffer.clone() for buffer in module.network.buffers()}
-        taps = {tap: tap.requires_grad for tap in find_taps(module).values()}
+        taps = {tap: tap.enabled for tap in find_taps(module).values()}
         devices = [module.device] if len(self._numbers) > 1 else []
         try:
             module.scenario.detach = False
             for tap in taps:
-                tap.requires_grad = False
+                tap.enabled = False
             with torch.random.fork_rng(devices), trainer.precision_plugin.train_step_context():
                 torch.set_rng_state(self._numbers[0])
                 for device, numbers in zip(devices, self._numbers[1:], strict=True):
@@ -126,7 +126,7 @@ class GradientBias(pl.Callback):
         finally:
             module.scenario.detach = True
             for tap, was_on in taps.items():
-                tap.requires_grad = was_on
+                tap.enabled = was_on
             with torch.no_grad():
                 for buffer, before in buffers.items():
                     buffer.copy_(before)

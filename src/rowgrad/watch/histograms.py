@@ -34,14 +34,14 @@ class PerImageHistograms(pl.Callback):
         * `<tap>_grad_norm_per_image/all_rows` of taps in whose module no rows are selected
 
     Args:
-        every: optimizer steps from one set of histograms to the next.
+        every_n_steps: optimizer steps from one set of histograms to the next.
 
     Raises:
         UserError: a value that is not accepted; it names the key.
     """
 
-    def __init__(self, every: int = HistogramsSettings.every) -> None:
-        self.every = HistogramsSettings(every=every).every
+    def __init__(self, every_n_steps: int = HistogramsSettings.every_n_steps) -> None:
+        self.every_n_steps = HistogramsSettings(every_n_steps=every_n_steps).every_n_steps
         self._listening: dict[str, tuple[RowTap, bool]] = {}
         self._share = 1.0
 
@@ -50,7 +50,7 @@ class PerImageHistograms(pl.Callback):
     ) -> None:
         """Has the taps keep every image of the first micro-batch of a step that is due."""
         if (
-            trainer.global_step % self.every
+            trainer.global_step % self.every_n_steps
             or batch_idx % trainer.accumulate_grad_batches
             or not writes_events(trainer)
         ):
@@ -58,9 +58,9 @@ class PerImageHistograms(pl.Callback):
         recorder = recorder_of(trainer)
         tapped = None if recorder is None else recorder.tapped
         taps = find_taps(pl_module) if tapped is None else tapped.taps
-        self._listening = {name: (tap, tap.requires_grad) for name, tap in taps.items()}
+        self._listening = {name: (tap, tap.enabled) for name, tap in taps.items()}
         for tap in taps.values():
-            tap.requires_grad = tap.per_image = True
+            tap.enabled = tap.per_image = True
         # The project's own batches say how much more than their mean they count.
         self._share = getattr(batch, "weight", 1.0) / trainer.accumulate_grad_batches
 
@@ -69,13 +69,13 @@ class PerImageHistograms(pl.Callback):
         listening, self._listening = self._listening, {}
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         for name, (tap, was_on) in listening.items():
-            gradients = tap.image_gradients
-            tap.per_image, tap.requires_grad = False, was_on
+            gradients = tap.image_grads
+            tap.per_image, tap.enabled = False, was_on
             if gradients is not None:
                 scale = self._share * (1.0 if scaler is None else scaler.get_scale())
                 self._write(trainer, pl_module, name + GRAD_NORM, row_norms(gradients) * (len(gradients) / scale))
             if not was_on:
-                tap.zero_grad()
+                tap.reset()
 
     @staticmethod
     def _write(trainer: pl.Trainer, module: pl.LightningModule, quantity: str, norms: Tensor) -> None:

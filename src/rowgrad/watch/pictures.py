@@ -37,7 +37,7 @@ class Pictures(pl.Callback):
 
     Args:
         first: optimizer steps until the first set of pictures.
-        every: optimizer steps from one set of pictures to the next.
+        every_n_steps: optimizer steps from one set of pictures to the next.
         digits: how many images are shown.
 
     Raises:
@@ -47,11 +47,11 @@ class Pictures(pl.Callback):
     def __init__(
         self,
         first: int = PicturesSettings.first,
-        every: int = PicturesSettings.every,
+        every_n_steps: int = PicturesSettings.every_n_steps,
         digits: int = PicturesSettings.digits,
     ) -> None:
-        settings = PicturesSettings(first=first, every=every, digits=digits)
-        self.first, self.every, self.digits = settings.first, settings.every, settings.digits
+        settings = PicturesSettings(first=first, every_n_steps=every_n_steps, digits=digits)
+        self.first, self.every_n_steps, self.digits = settings.first, settings.every_n_steps, settings.digits
         self._drawn = 0
         self._batch: Batch | None = None
 
@@ -70,7 +70,7 @@ class Pictures(pl.Callback):
     ) -> None:
         """Draws when it is due."""
         self._batch = batch
-        if trainer.global_step == self.first or trainer.global_step % self.every == 0:
+        if trainer.global_step == self.first or trainer.global_step % self.every_n_steps == 0:
             self._draw(trainer, pl_module)
 
     def on_save_checkpoint(

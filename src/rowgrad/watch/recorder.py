@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from torch.optim import Optimizer
 
-FIRST = 10  # recorded steps that are written at once, at first: then twice as many each time, up to flush_every
+FIRST = 10  # recorded steps that are written at once, at first: then twice as many each time, up to flush_every_n_steps
 RECORDED = "recorded"  # of a checkpoint: what the files beside it have, by their names
 
 
@@ -48,16 +48,16 @@ class RowGradientRecorder(pl.Callback):
 
     Example:
         >>> Trainer(callbacks=[RowGradientRecorder()])  # of a module that has a RowTap
-        >>> Trainer(callbacks=[RowGradientRecorder(at="backbone.conv1")])  # of one that has none
+        >>> Trainer(callbacks=[RowGradientRecorder(modules="backbone.conv1")])  # of one that has none
 
     Args:
-        every: optimizer steps from one record to the next.
-        flush_every: recorded steps that are written at once; fewer at first, so that there is soon something to see.
+        every_n_steps: optimizer steps from one record to the next.
+        flush_every_n_steps: recorded steps that are written at once; fewer at first, so that charts fill soon.
         quantities: which norms; all that there are where it is None: those of the taps, names of files in
             `watch/quantities`, or quantities of your own.
-        at: names of submodules: what goes into them is tapped from outside.
+        modules: names of submodules: what goes into them is tapped from outside.
         pairs: names of two taps each, before and after a cut.
-        folder: where `row_gradients.csv` goes; without it, the logger's folder, else the trainer's `default_root_dir`.
+        dirpath: where `row_gradients.csv` goes; without it, the logger's folder, else the trainer's `default_root_dir`.
 
     Raises:
         UserError: a value that is not accepted; it names the key. When training starts: nothing to record, or a name
@@ -66,16 +66,26 @@ class RowGradientRecorder(pl.Callback):
 
     def __init__(
         self,
-        every: int = RecorderSettings.every,
-        flush_every: int = RecorderSettings.flush_every,
+        every_n_steps: int = RecorderSettings.every_n_steps,
+        flush_every_n_steps: int = RecorderSettings.flush_every_n_steps,
         quantities: Sequence[str | Quantity] | None = RecorderSettings.quantities,
-        at: str | Sequence[str] = (),
+        modules: str | Sequence[str] = (),
         pairs: Sequence[Sequence[str]] = (),
-        folder: Path | None = None,
+        dirpath: Path | None = None,
     ) -> None:
-        settings = RecorderSettings(every=every, flush_every=flush_every, quantities=quantities, at=at, pairs=pairs)
-        self.every, self.flush_every, self.at = settings.every, settings.flush_every, settings.at
-        self.chosen, self.folder = settings.quantities, folder
+        settings = RecorderSettings(
+            every_n_steps=every_n_steps,
+            flush_every_n_steps=flush_every_n_steps,
+            quantities=quantities,
+            modules=modules,
+            pairs=pairs,
+        )
+        self.every_n_steps, self.flush_every_n_steps, self.modules = (
+            settings.every_n_steps,
+            settings.flush_every_n_steps,
+            settings.modules,
+        )
+        self.chosen, self.dirpath = settings.quantities, dirpath
         self.pairs: list[tuple[str, str]] = [(before, after) for before, after in settings.pairs]
         self.keeps_history = False
         self.tapped: Tapped | None = None
@@ -87,8 +97,8 @@ class RowGradientRecorder(pl.Callback):
         self._scale = 1.0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Finds the taps, and puts those of `at`."""
-        self.tapped = Tapped(pl_module, self.at, self.chosen, self.pairs)
+        """Finds the taps, and puts those of `modules`."""
+        self.tapped = Tapped(pl_module, self.modules, self.chosen, self.pairs)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Opens the files."""
@@ -96,7 +106,7 @@ class RowGradientRecorder(pl.Callback):
         count = len(trainer.optimizers)
         names = [f"optimizer_{number}" for number in range(count)] if count > 1 else [""]
         counts = self._counts if len(self._counts) == count else [trainer.global_step] * count
-        files = [open_norms_file(trainer, self.folder, name, tapped.quantities) for name in names]
+        files = [open_norms_file(trainer, self.dirpath, name, tapped.quantities) for name in names]
         self._streams = [
             Stream(name, done, file, tapped, keeps_history=self.keeps_history and trainer.is_global_zero)
             for name, done, file in zip(names, counts, files, strict=True)
@@ -116,7 +126,7 @@ class RowGradientRecorder(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Switches the taps on for a step that is recorded; of several optimizers, nobody knows yet whose it is."""
-        self._tapped.listen(len(self._streams) > 1 or trainer.global_step % self.every == 0)
+        self._tapped.listen(len(self._streams) > 1 or trainer.global_step % self.every_n_steps == 0)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -127,7 +137,7 @@ class RowGradientRecorder(pl.Callback):
         begins = stream.begin(trainer.global_step)
         if begins:
             self._complete(trainer, pl_module)
-        if not begins or (stream.count - 1) % self.every:
+        if not begins or (stream.count - 1) % self.every_n_steps:
             self._tapped.forget()
             return
         self._scale = 1.0 if self._scaler is None else self._scaler.get_scale()
@@ -212,7 +222,7 @@ class RowGradientRecorder(pl.Callback):
         Raises:
             UserError: it is not.
         """
-        Tapped(module, self.at, self.chosen, self.pairs).leave()
+        Tapped(module, self.modules, self.chosen, self.pairs).leave()
 
     def _charts(self, trainer: pl.Trainer) -> dict[str, str]:
         """The charts of *Custom Scalars*, those of other callbacks that have a dict `charts` too."""
@@ -255,7 +265,7 @@ class RowGradientRecorder(pl.Callback):
             if one is not None:
                 quantity.after_step(one, module)
         stream.records.add(step, kept, self._summed_outputs(trainer))
-        if len(stream.records.steps) >= min(self.flush_every, max(FIRST, stream.written)):
+        if len(stream.records.steps) >= min(self.flush_every_n_steps, max(FIRST, stream.written)):
             self.flush(trainer)
 
     def _summed_outputs(self, trainer: pl.Trainer) -> Sequence[Tensor]:

@@ -46,14 +46,16 @@ def _is_pairs(value: Any) -> bool:
 class RecorderSettings(Settings, key="callbacks.recorder"):
     """Which steps are recorded, and what of them."""
 
-    every: int = setting(1, whole(1), "optimizer steps from one record to the next")
-    flush_every: int = setting(100, whole(1), "recorded steps that are written at once")
+    every_n_steps: int = setting(1, whole(1), "optimizer steps from one record to the next")
+    flush_every_n_steps: int = setting(100, whole(1), "recorded steps that are written at once")
     quantities: Sequence[Any] | None = setting(
         None,
         or_null(Limit(_some_quantities, f"a list of one or more of {', '.join(sorted(quantity_names()))}")),
         "what is recorded of each row, all where it is null; of your own by a _target_",
     )
-    at: Sequence[str] = setting([], read_names, "submodules, as network.layers.3: what goes into them is tapped too")
+    modules: Sequence[str] = setting(
+        [], read_names, "submodules, as network.layers.3: what goes into them is tapped too"
+    )
     pairs: Sequence[Sequence[str]] = setting(
         [],
         Limit(_is_pairs, "a list of pairs of taps, as [[before,after]]"),
@@ -66,7 +68,9 @@ class PicturesSettings(Settings, key="callbacks.pictures"):
     """When pictures are drawn, and of how many images."""
 
     first: int = setting(50, whole(1), "optimizer steps until the first set of pictures")
-    every: int = setting(1000, whole(1), "optimizer steps from one set of pictures to the next; the last is at the end")
+    every_n_steps: int = setting(
+        1000, whole(1), "optimizer steps from one set of pictures to the next; the last is at the end"
+    )
     digits: int = setting(4, whole(1), "images in the grid of digits")
 
 
@@ -74,11 +78,11 @@ class PicturesSettings(Settings, key="callbacks.pictures"):
 class BiasSettings(Settings, key="callbacks.bias"):
     """When the gradient is compared with the one without detach."""
 
-    every: int = setting(100, whole(1), "optimizer steps from one pass without detach to the next")
+    every_n_steps: int = setting(100, whole(1), "optimizer steps from one pass without detach to the next")
 
 
 @dataclass(frozen=True, kw_only=True)
 class HistogramsSettings(Settings, key="callbacks.histograms"):
     """When single images are looked at."""
 
-    every: int = setting(50, whole(1), "optimizer steps from one look at single images to the next")
+    every_n_steps: int = setting(50, whole(1), "optimizer steps from one look at single images to the next")

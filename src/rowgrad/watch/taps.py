@@ -50,7 +50,7 @@ def attach(module: nn.Module, name: str) -> tuple[RowTap, RemovableHandle]:
     """
     parts = named_parts(module)
     if name not in parts:
-        raise UserError(f"at={name} is not a submodule of {type(module).__name__}{nearest(name, parts, most=3)}")
+        raise UserError(f"modules={name} is not a submodule of {type(module).__name__}{nearest(name, parts, most=3)}")
     tap = RowTap()
 
     def through(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
@@ -60,7 +60,9 @@ def attach(module: nn.Module, name: str) -> tuple[RowTap, RemovableHandle]:
         for key, value in kwargs.items():
             if _can_be_tapped(value):
                 return args, {**kwargs, key: tap(value)}
-        raise UserError(f"at={name}: it is given no tensor of floating point with rows, as (B, C, H, W) or (B, T, D).")
+        raise UserError(
+            f"modules={name}: it is given no tensor of floating point with rows, as (B, C, H, W) or (B, T, D)."
+        )
 
     return tap, parts[name].register_forward_pre_hook(through, with_kwargs=True)
 
@@ -74,7 +76,7 @@ class Tapped:
 
     Args:
         module: the module.
-        at: names of submodules before which taps are put.
+        modules: names of submodules before which taps are put.
         chosen: what is recorded: names and quantities of one's own; all that there is where it is None.
         pairs: names of taps before and after a cut, beside the module's own.
 
@@ -91,16 +93,16 @@ class Tapped:
     def __init__(
         self,
         module: pl.LightningModule,
-        at: Sequence[str] = (),
+        modules: Sequence[str] = (),
         chosen: Sequence[str | Quantity] | None = None,
         pairs: Sequence[tuple[str, str]] = (),
     ) -> None:
         self._due: bool | None = None
         self._handles: list[RemovableHandle] = []
         self.taps = find_taps(module)
-        self._found = {tap: tap.requires_grad for tap in self.taps.values()}
+        self._found = {tap: tap.enabled for tap in self.taps.values()}
         try:
-            for name in at:
+            for name in modules:
                 self.taps[name], handle = attach(module, name)
                 self._handles.append(handle)
             self.quantities = self._choose(module, chosen)
@@ -120,14 +122,14 @@ class Tapped:
             return
         self._due = due
         for tap in self.taps.values():
-            tap.requires_grad = False
+            tap.enabled = False
         for tap in self._read:
-            tap.requires_grad = due
+            tap.enabled = due
 
     def forget(self) -> None:
         """Drops what the taps have kept."""
         for tap in self.taps.values():
-            tap.zero_grad()
+            tap.reset()
 
     def leave(self) -> None:
         """Leaves the module as it was found."""
@@ -147,7 +149,7 @@ class Tapped:
         if chosen is None and not self.taps:
             raise UserError(
                 f"RowGradientRecorder finds no tap in {type(module).__name__}: put self.tap = RowTap() into __init__"
-                ' and x = self.tap(x) into forward, or name a submodule: RowGradientRecorder(at="encoder").'
+                ' and x = self.tap(x) into forward, or name a submodule: RowGradientRecorder(modules="encoder").'
             )
         files = [find_quantity(name) for name in quantity_names()]
         others = [quantity for quantity in files if not isinstance(quantity, TapNorm) and quantity.fits(module)]

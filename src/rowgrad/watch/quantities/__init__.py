@@ -89,8 +89,8 @@ class TapNorm(Quantity):
 
     def before_step(self, module: Any) -> Tensor | None:
         assert self.tap is not None
-        gradient = self.tap.gradient
-        self.tap.zero_grad()
+        gradient = self.tap.grad
+        self.tap.reset()
         return gradient
 
     def is_scaled(self, optimizer: Optimizer) -> bool:
