@@ -1,7 +1,7 @@
 """Networks that read an image row by row, from top to bottom: each row is a time step, or a token, of C·W numbers.
 
-A recurrent network carries a state from each row into the next. `network(images, edges)` applies the functions in
-`edges` to that state between rows; a scenario detaches it there.
+A recurrent one carries a state from each row into the next. On the edges between rows it offers a place where somebody
+may take that state and give it back, `network(images, edges)`; what is done there it does not know.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch.nn.functional import pad
 
 from rowgrad.model.networks import check_share, check_whole
 
-State = dict[str, Tensor]  # the state that a layer carries into a row: tensors (1, B, hidden) by name
-Edges = Mapping[int, Callable[[State], State]]  # row index -> function that is applied to the state before that row
+State = dict[str, Tensor]  # what a layer carries into a row, (1, B, hidden), by its name
+Edges = Mapping[int, Callable[[State], State]]  # what is done with the state on its way into each of some rows
 NO_EDGES: Edges = {}
 
 CELLS: Mapping[str, tuple[Callable[[int, int], nn.RNNBase], tuple[str, ...]]] = {
@@ -38,17 +38,17 @@ class RecurrentNet(nn.Module):
         cell: `rnn` (Elman's, tanh), `gru` (Cho et al., arXiv:1406.1078) or `lstm` (Hochreiter and Schmidhuber, 1997).
         hidden: units of each layer.
         layers: how many layers.
-        dropout: probability that a unit's output, not its state, is dropped in training.
-        readout: `last`, one prediction after the last row, or `every`, a prediction after each row.
-        start: initial weights: `torch`, torch's own, or `orthogonal`, orthogonal recurrent weights (Saxe et al.,
-            arXiv:1312.6120) and zero biases, but 1 for an LSTM's forget gates (Jozefowicz et al., 2015).
+        dropout: chance that a unit's output, not its state, is dropped in training.
+        readout: `last`, after the last row alone, or `every`, a prediction after each row.
+        start: first weights: `torch`'s own, or `orthogonal` (Saxe et al., arXiv:1312.6120) from state to state and
+            zero biases, but for those of an LSTM's forget gates, which are 1 (Jozefowicz et al., 2015).
         in_channels: C of the images.
         height: H of the images.
         width: W of the images.
         classes: number of classes.
 
     Attributes:
-        states: names of the tensors that are carried from row to row.
+        states: the names of what is carried from row to row.
 
     Raises:
         ValueError: an argument that is not accepted.
@@ -74,7 +74,7 @@ class RecurrentNet(nn.Module):
         check_share("dropout", dropout)
         kind, self.states = CELLS[cell]
         sizes = [in_channels * width, *[hidden] * (layers - 1)]
-        # Single layers, not torch's stack: dropout between layers must not depend on where a sequence is cut.
+        # Each alone, not torch's stack of them: dropout between layers is then the same wherever a sequence is cut.
         self.layers = nn.ModuleList([kind(size, hidden) for size in sizes])
         self.dropout = nn.Dropout(dropout)
         self.readout = Readout(hidden, classes, readout)
@@ -85,8 +85,8 @@ class RecurrentNet(nn.Module):
         """Images (B, C, H, W) -> logits (B, classes), or (B, H, classes) of `readout="every"`.
 
         Args:
-            images: read from row 0 to row H−1.
-            edges: for row indices from 1 to H−1, a function that each layer's state passes before that row is read.
+            images: which are read from row 0 to row H−1.
+            edges: by the index of a row, from 1 to H−1, what is done with each layer's state before it reads that row.
         """
         rows = rows_of(images)
         for layer in self.layers:
@@ -94,14 +94,14 @@ class RecurrentNet(nn.Module):
         return self.readout(rows)
 
     def train(self, mode: bool = True) -> Self:
-        """Sets training or evaluation mode; the layers stay in training mode, which cuDNN needs for a backward pass."""
+        """Training mode or evaluation mode; single layers know no difference, but cuDNN's want the former to learn."""
         super().train(mode)
         self.layers.train()
         return self
 
     @torch.compiler.disable(reason="torch does not compile its recurrent layers")
     def _read(self, layer: nn.Module, rows: Tensor, edges: Edges) -> Tensor:
-        """Rows (H, B, features) -> outputs (H, B, hidden), by one call of torch's layer per segment between edges."""
+        """Rows (H, B, features) -> outputs (H, B, hidden), in pieces from edge to edge, in which torch is fast."""
         parts: list[Tensor] = []
         state: State | None = None
         begin = 0
@@ -126,14 +126,15 @@ class RecurrentNet(nn.Module):
 class RowTransformer(nn.Module):
     """A transformer (Vaswani et al., arXiv:1706.03762) whose tokens are the rows, with learnt positions.
 
-    Each row attends to itself and to the rows above it. Layers are pre-norm (Xiong et al., arXiv:2002.04745).
+    Each row attends to itself and to those above it, so that it, too, reads from top to bottom. Layers are normalised
+    first (Xiong et al., arXiv:2002.04745).
 
     Args:
-        hidden: size of a token; the feed-forward layers are four times as wide.
+        hidden: numbers of a token; the layers between attention have four times as many.
         layers: how many layers.
-        heads: attention heads per layer.
-        dropout: probability that a unit is dropped in training.
-        readout: `last`, one prediction from the last row's token, or `every`, a prediction from each row's token.
+        heads: of attention, in each layer.
+        dropout: chance that a unit is dropped in training.
+        readout: `last`, of the last row's token alone, or `every`, a prediction from each row's.
         in_channels: C of the images.
         height: H of the images.
         width: W of the images.
@@ -178,10 +179,10 @@ class RowTransformer(nn.Module):
 
 
 class Readout(nn.Linear):
-    """Linear layer from row features to logits, for the last row or for every row.
+    """What was made of the rows -> logits: after the last row, or after every one.
 
     Args:
-        hidden: features per row.
+        hidden: numbers of a row.
         classes: number of classes.
         when: `last` or `every`.
     """
@@ -190,18 +191,18 @@ class Readout(nn.Linear):
         super().__init__(hidden, classes)
         self.when = when
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch's name)
+    def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (torch calls it so)
         """(H, B, hidden) -> (B, classes), or (B, H, classes)."""
         return super().forward(input[-1]) if self.when == "last" else super().forward(input).transpose(0, 1)
 
 
 def rows_of(images: Tensor) -> Tensor:
-    """Images (B, C, H, W) -> sequences of rows, (H, B, C·W)."""
+    """Images (B, C, H, W) -> their rows one after the other, (H, B, C·W)."""
     return images.permute(2, 0, 1, 3).flatten(2).contiguous()
 
 
 def _start_orthogonal(layer: nn.Module) -> None:
-    """Initialises a recurrent layer. torch stacks the gates' weights; an LSTM's second gate is the forget gate."""
+    """Gates stand one below the other in torch's weights; of an LSTM's four, the second is the forget gate."""
     if not isinstance(layer, nn.RNNBase):
         return
     hidden = layer.hidden_size
