@@ -3,10 +3,10 @@
     python tools/kill.py FOLDER --kills 20 data=digits trainer.max_epochs=30
     MNIST_ROOT=... python tools/kill.py FOLDER --kills 20 data=mnist
 
-Each life is a process that runs `scripts/train.py`. It is forked from a process that has imported torch, which saves only
-the time of the import. Kills come at random moments: during set-up, between any two steps, and while a checkpoint is
-written. Some are a SIGTERM, which interrupts the run. Finally the run is killed while it validates, draws, tests and
-reports.
+Each life is a process that runs `scripts/train.py`. It is forked from a process that has imported torch, which only
+saves the time of the import. Kills come at random moments: during set-up, between any two steps, and while a
+checkpoint is written. Some are a SIGTERM, which interrupts the run. Finally the run is killed while it validates,
+draws, tests and reports.
 """
 
 from __future__ import annotations
