@@ -32,14 +32,16 @@ class ScenarioSettings(Settings, key="scenario"):
     route: str = setting(
         "replace",
         one_of("replace", "observe", "exclude", STATE),
-        "replace: the network sees the result; observe: only observers see it; exclude: observers see it, the network"
-        " black; state: images stay unchanged, the recurrent state carried into the rows is detached",
+        "replace: the network sees the result; observe: only observers do; exclude: the network sees black; state: the"
+        " images stay unchanged, and a recurrent network's state is detached before the rows",
     )
-    state: str = setting("all", one_of("all", "hidden", "cell"), "the part that is detached; only an LSTM has a cell")
-    when: str = setting("train", one_of("train", "train and eval"), "phases in which it is active")
+    state: str = setting(
+        "all", one_of("all", "hidden", "cell"), "the part of the state that is detached; only an LSTM has a cell"
+    )
+    when: str = setting("train", one_of("train", "train and eval"), "the phases in which it is active")
     from_step: int = setting(0, whole(0), "first optimizer step at which it is active")
     to_step: int | None = setting(None, or_null(whole(1)), "first optimizer step at which it is no longer active")
-    random_rows: int | None = setting(None, or_null(whole(0)), "this many of the rows, drawn anew at each step")
+    random_rows: int | None = setting(None, or_null(whole(0)), "number of selected rows that are drawn at each step")
     straight_through: bool = setting(False, BOOLEAN, "pass the gradient as if the operation were the identity")
 
     def __post_init__(self) -> None:
