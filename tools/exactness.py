@@ -1,9 +1,9 @@
-"""How exact the recorded norms are: recomputes each in 64 bits, from the same weights and images.
+"""How exact the recorded norms are: each is computed again in 64 bits, from the same weights and images.
 
     python tools/exactness.py model=cnn data=mnist --steps 100
 
-Trains `scenario=augment` with rows 0–13 shifted in every image, and prints the differences between recorded norms and
-plain `torch.autograd.grad` in float64, written out here. Further overrides must not change the scenario.
+Trains `scenario=augment`, rows 0–13 shifted in every image, with any further overrides that leave the scenario as it
+is, and prints by how much recorded norms differ from plain `torch.autograd.grad` in float64, written out here.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class Recompute(pl.Callback):
         self.norms.append(torch.stack([gradient.square().sum((0, 2)).sqrt() for gradient in gradients]))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Writes the norms to the run's folder."""
+        """Leaves them."""
         torch.save(torch.stack(self.norms), Path(trainer.default_root_dir) / FILE)
 
 
 def measure(overrides: list[str], steps: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Returns recorded and recomputed norms, (T, 2, H) each: row gradients and input gradients."""
+    """Recorded norms and those computed again, (T, 2, H) each: what reaches the rows, and what arrives at the input."""
     with tempfile.TemporaryDirectory() as folder:
         long = ["trainer.max_epochs=-1", f"trainer.max_steps={steps}", f"hydra.run.dir={folder}/run"]
         run = rowgrad.train(*SCENARIO, *WATCHED, *long, *overrides)

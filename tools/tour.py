@@ -1,8 +1,8 @@
-"""Runs docs/tour.ipynb from top to bottom in a new kernel, and stores the outputs of its cells.
+"""Runs docs/tour.ipynb from top to bottom in a kernel of its own, and stores what its cells print and draw.
 
 python tools/tour.py
 
-The stored outputs do not identify the machine: runs go to a temporary folder, and times are removed.
+What is stored names no machine: runs go to a temporary folder, and no times are kept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PATIENCE = 600  # seconds for one cell
 
 
 def execute(folder: Path) -> nbformat.NotebookNode:
-    """Returns the notebook with new outputs, without changing the file.
+    """The notebook with new outputs; the file stays as it is.
 
     Args:
         folder: the kernel's working directory.
@@ -37,7 +37,7 @@ def execute(folder: Path) -> nbformat.NotebookNode:
 
 def main() -> None:
     """Executes and stores."""
-    # A run then prints `tensorboard` without its path, as in an activated environment.
+    # So that a run calls TensorBoard by its name, as it does in an activated environment.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with tempfile.TemporaryDirectory() as folder:
         nbformat.write(execute(Path(folder)), TOUR)
