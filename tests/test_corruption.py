@@ -49,7 +49,7 @@ def test_the_cameras_of_the_configs_are_those_of_the_table():
     )
     assert shift.offsets.tolist() == [1.0] * 14 + [0.0] * 14
     assert len(set(noise.offsets.tolist())) == 28
-    assert none.idle
+    assert none.is_noop
 
 
 def test_training_validation_and_test_see_the_damage_before_the_rows(run, monkeypatch):

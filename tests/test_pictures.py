@@ -153,7 +153,9 @@ def test_a_long_run_is_averaged_into_columns():
 
 
 def batch_of(data, module):
-    return next(iter(TrainLoader(Resident(data.dataset.train, data.dataset.greys(), module.device, 1), 24, seed=0)))
+    return next(
+        iter(TrainLoader(Resident(data.dataset.train, data.dataset.normalization(), module.device, 1), 24, seed=0))
+    )
 
 
 def image_by_image(module, batch):

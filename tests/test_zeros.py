@@ -58,8 +58,8 @@ def zeros(settings):
 def test_the_maker_of_zeros_is_who_autograd_says_it_is(found, settings):
     scenario = Scenario(height=SHAPE.height, **settings)
     assert find_zero_cause(scenario, SHAPE) is found
-    if scenario.idle or found is ZeroCause.NONE:
-        assert scenario.idle or not zeros(settings)
+    if scenario.is_noop or found is ZeroCause.NONE:
+        assert scenario.is_noop or not zeros(settings)
         return
     cut, control = zeros(settings | {"detach": True}), zeros(settings | {"detach": False})
     assert cut

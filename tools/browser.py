@@ -24,7 +24,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 @contextmanager
 def chromium() -> Generator[Browser]:
-    """The system's Chromium, without a window."""
+    """Yields the system's Chromium, headless."""
     program = next((path for name in NAMES if (path := shutil.which(name))), None)
     assert program is not None, f"none of {', '.join(NAMES)} is installed"
     with sync_playwright() as playwright:
@@ -36,12 +36,12 @@ def chromium() -> Generator[Browser]:
 
 @contextmanager
 def tensorboard(folder: Path, *flags: str, patience: float = 120) -> Generator[str]:
-    """TensorBoard on a folder and a free loopback port; gives its address once it has read the runs.
+    """Starts TensorBoard on a free loopback port; yields its address once it has read the runs.
 
     Args:
-        folder: of runs.
-        flags: further ones of TensorBoard's.
-        patience: seconds.
+        folder: contains runs.
+        flags: further flags of TensorBoard.
+        patience: seconds to wait for the runs.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -76,7 +76,7 @@ def _has_runs(address: str) -> bool:
 def open_tab(
     browser: Browser, address: str, tab: str, width: int = 1400, height: int = 1000, *, dark: bool = False
 ) -> Page:
-    """A page of TensorBoard."""
+    """Opens a tab of TensorBoard."""
     page = browser.new_page(viewport={"width": width, "height": height})
     page.goto(f"{address}/?darkMode={str(dark).lower()}#{tab}")
     return page

@@ -1,10 +1,10 @@
-"""Scripts as processes of their own, forked off one that has imported the heavy packages already.
+"""Runs scripts in processes that are forked from one that has imported the heavy packages.
 
     process = Nursery("torch", "lightning.pytorch").start("scripts/train.py", "seed=1", cwd=folder)
     process.wait()
 
-Each is a real process with its own memory, signals, files and exit code; it only did not import torch, which takes
-longer than most of what is tried. The nursery itself has one thread and computes nothing, so forking it is safe.
+Each script is a real process with its own memory, signals, files and exit code. Only the import of torch is skipped,
+which takes longer than most of these scripts. The nursery has one thread and computes nothing, so forking it is safe.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from typing import Any
 
 
 class Nursery:
-    """A process that has imported some packages, and forks off others.
+    """A process that imports packages and then forks.
 
     Args:
-        imports: what it imports.
+        imports: names of packages.
     """
 
     def __init__(self, *imports: str) -> None:
@@ -36,7 +36,7 @@ class Nursery:
         self._count = 0
 
     def ask(self, **request: Any) -> Any:
-        """Sends a request and waits for its answer."""
+        """Sends a request to the process and returns its answer."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.write(json.dumps(request) + "\n")
@@ -44,12 +44,12 @@ class Nursery:
         return json.loads(self._process.stdout.readline())
 
     def start(self, *command: Any, cwd: Path, env: dict[str, str] | None = None) -> Forked:
-        """Runs a script, or `-c` and some code, as `python` would.
+        """Runs a script, or `-c` and code, as `python` does.
 
         Args:
             command: the script and its arguments.
             cwd: its working directory.
-            env: its environment; without it, this process's.
+            env: its environment; default: this process's.
         """
         self._count += 1
         out, err = (Path(self._written.name) / f"{self._count}.{name}" for name in ("out", "err"))
@@ -66,12 +66,12 @@ class Nursery:
 
 
 class Forked:
-    """What `subprocess.Popen` would be, with its output in files.
+    """The interface of `subprocess.Popen`, with the output in files.
 
     Attributes:
         args: the script and its arguments.
-        pid: its process number.
-        returncode: None while it runs, or while nobody has asked.
+        pid: its process id.
+        returncode: the exit code; None before `poll` or `wait` has found that it ended.
     """
 
     def __init__(self, nursery: Nursery, args: list[str], pid: int, out: Path, err: Path) -> None:
@@ -81,12 +81,12 @@ class Forked:
 
     @property
     def output(self) -> str:
-        """What it has written to stdout so far."""
+        """Its output on stdout so far."""
         return self._out.read_text(encoding="utf-8")
 
     @property
     def errors(self) -> str:
-        """What it has written to stderr so far."""
+        """Its output on stderr so far."""
         return self._err.read_text(encoding="utf-8")
 
     def poll(self) -> int | None:
@@ -96,7 +96,7 @@ class Forked:
         return self.returncode
 
     def wait(self, timeout: float | None = None) -> int:
-        """Waits for its end."""
+        """Waits for the process to end; returns the exit code."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while self.poll() is None:
             if deadline is not None and time.monotonic() > deadline:
@@ -106,7 +106,7 @@ class Forked:
         return self.returncode
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Waits for its end; what it wrote to stdout and stderr."""
+        """Waits for the process to end; returns its stdout and stderr."""
         self.wait(timeout)
         return self.output, self.errors
 
@@ -115,12 +115,12 @@ class Forked:
         os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """Ends it at once."""
+        """Sends SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
 
 def _become(request: dict[str, Any]) -> None:
-    """The forked process runs the script, as a new Python would."""
+    """Runs the script in the forked process, as a new Python would."""
     for name, number in (("out", 1), ("err", 2)):
         os.dup2(os.open(request[name], os.O_WRONLY | os.O_APPEND), number)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -148,7 +148,7 @@ def _become(request: dict[str, Any]) -> None:
 
 
 def _leave(code: int) -> None:
-    """Leaves as a Python does, handlers of the end included, but without tidying up the memory that it shares."""
+    """Exits as Python does, with exit handlers, but without freeing the memory that it shares."""
     import atexit
     import threading
 
@@ -162,7 +162,7 @@ def _leave(code: int) -> None:
 
 
 def serve(imports: list[str]) -> None:
-    """Answers requests until nobody can ask any more."""
+    """Answers requests until stdin is closed."""
     for name in imports:
         importlib.import_module(name)
     requests, answers = sys.stdin, os.fdopen(os.dup(1), "w")

@@ -1,12 +1,12 @@
-"""Kills a real training run with SIGKILL again and again, resumes it, and compares it with the same run left alone.
+"""Kills a training run with SIGKILL several times, resumes it, and compares it with an uninterrupted run.
 
     python tools/kill.py FOLDER --kills 20 data=digits trainer.max_epochs=30
     MNIST_ROOT=... python tools/kill.py FOLDER --kills 20 data=mnist
 
-Every life is a process of its own that runs `scripts/train.py`; they are forked off one that has torch imported, which
-saves the seconds of the import and nothing else. Kills come at random moments: while things are set up, between any two
-steps, and while a checkpoint is being written; now and then it is a SIGTERM, which interrupts in order. In the end come
-kills while it validates, draws, tests and reports.
+Each life is a process that runs `scripts/train.py`. It is forked from a process that has imported torch, which only
+saves the time of the import. Kills come at random moments: during set-up, between any two steps, and while a
+checkpoint is written. Some are a SIGTERM, which interrupts the run. Finally the run is killed while it validates,
+draws, tests and reports.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ HEATMAPS = "pictures/1_row_gradients"
 QUICK = ["callbacks.progress=null", "callbacks.recorder.flush_every_n_steps=3", "callbacks.checkpoints.every_n_steps=7"]
 
 
-# What a life does when it is killed near its end, in this order.
+# What a life is doing when it is killed near its end, in this order.
 MOMENTS = {
     "validating": "rowgrad.model.classifier:RowClassifier.validation_step",
     "drawing": "rowgrad.watch.pictures:Pictures._digits",
@@ -50,7 +50,7 @@ MOMENTS = {
 
 
 def die_at(moment: str) -> None:
-    """Has this process kill itself where it would call a function."""
+    """Makes this process kill itself when it would call a function."""
     module, _, name = moment.partition(":")
     *owners, last = name.split(".")
     owner = functools.reduce(getattr, owners, importlib.import_module(module))
@@ -58,7 +58,7 @@ def die_at(moment: str) -> None:
 
 
 def start(*arguments: str, log: Path, moment: str | None = None) -> int:
-    """Forks a life of `scripts/train.py`, which dies at one of the moments; returns its process number."""
+    """Forks a life of `scripts/train.py`, which dies at the given moment; returns its process id."""
     pid = os.fork()
     if pid:
         return pid
@@ -82,12 +82,12 @@ def start(*arguments: str, log: Path, moment: str | None = None) -> int:
 
 
 def finish(pid: int) -> int:
-    """Waits for a life to end by itself; its exit code."""
+    """Waits for a life to end; returns its exit code."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def kill(pid: int, run: Path, mode: str, chance: random.Random) -> bool:
-    """Waits for the moment and kills. False if the run ended before."""
+    """Waits for the moment and kills; returns False if the run ended before."""
     csv, deadline = run / "row_gradients.csv", time.monotonic() + 120
     size = csv.stat().st_size if csv.exists() else 0
     wanted = size + chance.randint(1, 6_000)
@@ -108,7 +108,7 @@ def kill(pid: int, run: Path, mode: str, chance: random.Random) -> bool:
 
 
 def shown(run: Path) -> dict[str, list[Any]]:
-    """What TensorBoard shows, tag by tag, without times: scalars, images, histograms, texts, hyperparameters."""
+    """Returns what TensorBoard shows, by tag, without times: scalars, images, histograms, texts, hyperparameters."""
     kept = dict.fromkeys(("scalars", "images", "histograms", "tensors"), 0)
     events = EventAccumulator(str(run / "tensorboard"), size_guidance=kept)
     events.Reload()
@@ -116,23 +116,23 @@ def shown(run: Path) -> dict[str, list[Any]]:
     for kind in kept:
         for tag in events.Tags()[kind]:
             content[tag] = [replace(event, wall_time=0) for event in getattr(events, kind.capitalize())(tag)]
-    for tag in ("outcome/text_summary",):  # which tells the seconds, and stays where a run was interrupted
+    for tag in ("outcome/text_summary",):  # it contains the seconds, and an interrupted run has one too
         content[tag] = [event.step for event in content.get(tag, [])][-1:]
-    told = [json.loads(event.tensor_proto.string_val[0]) for event in content.get(OUTCOME, [])][-1:]
-    content[OUTCOME] = [{name: value for name, value in one.items() if name != "train/seconds"} for one in told]
+    facts = [json.loads(event.tensor_proto.string_val[0]) for event in content.get(OUTCOME, [])][-1:]
+    content[OUTCOME] = [{name: value for name, value in one.items() if name != "train/seconds"} for one in facts]
     for tag, about in events.summary_metadata.items():
         if about.plugin_data.plugin_name == "hparams":
             data = HParamsPluginData.FromString(about.plugin_data.content)
             data.session_start_info.start_time_secs = data.session_end_info.end_time_secs = 0
             content[tag] = [data]
     if any(tag.startswith("row_update_norm/") for tag in content):
-        # Those of before a resume are in no file that the picture is drawn from.
+        # The picture of a resumed run has no row updates from before the resume: no file stores them.
         content[HEATMAPS] = [event.step for event in content.get(HEATMAPS, [])]
     return content
 
 
 def differences(alone: Path, killed: Path) -> list[str]:
-    """Names of what is not bit-identical in two runs."""
+    """Returns the names of everything that is not bit-identical in two runs."""
     found = []
     lines = [run / "row_gradients.csv" for run in (alone, killed)]
     if len({file.read_bytes() if file.exists() else None for file in lines}) > 1:
@@ -166,7 +166,7 @@ def same(a: object, b: object) -> bool:
 
 
 def main() -> int:
-    """Prints what was done as JSON; 0 if nothing differs."""
+    """Prints kills and differences as JSON; returns 0 if nothing differs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--kills", type=int, default=20)

@@ -1,7 +1,7 @@
 """The pictures in README and docs, from real runs on MNIST: `make pictures`.
 
-Trains the four scenarios and three more runs with seed 0 into FOLDER (those that are not there), writes the report, and
-photographs TensorBoard and the report.
+Trains the four scenarios and the other runs with seed 0 in FOLDER, unless they exist, writes the report, and takes
+screenshots of TensorBoard and the report.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).resolve().parents[1]
 IMAGES = PROJECT / "docs" / "images"
 SCENARIOS = ("baseline", "modify", "visualize", "augment")
-# Runs of which the heatmaps alone are shown, as they stand in TensorBoard.
+# Runs of which only the heatmaps are shown, as TensorBoard has them.
 ALONE = {
     "detach_is_not_freeze": ("experiment=detach_is_not_freeze", "optimizer.rows_weight_decay=0.1"),
     "gru": ("model=gru", "scenario=baseline"),
@@ -47,16 +47,16 @@ def script(name: str, *arguments: object) -> None:
 
 
 def shrink(path: Path, colours: int = 256) -> None:
-    """Makes a screenshot a small file."""
+    """Reduces a screenshot's colours to make the file small."""
     with Image.open(path) as picture:
         small = picture.convert("RGB").quantize(
             colours, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
-        )  # rare ones too
+        )  # keeps rare colours
     small.save(path, optimize=True)
 
 
 def together(folder: Path, name: str, runs: Iterable[str]) -> None:
-    """A folder that shows these runs alone."""
+    """Makes a folder of links to these runs only."""
     (folder / name).mkdir(exist_ok=True)
     for run in runs:
         link = folder / name / run
@@ -94,7 +94,7 @@ def rows(browser: Browser, folder: Path) -> None:
 
 
 def main() -> None:
-    """Trains what is missing and takes the pictures."""
+    """Trains missing runs and makes the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder

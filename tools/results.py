@@ -1,6 +1,6 @@
 """The experiments of docs/results.md and their figures, on MNIST: `make results` (most of an hour on 2 CPU cores).
 
-Goes on where it was stopped. What the sweeps found is in FOLDER/*/sweep.md; the figures go to docs/images.
+Continues where it was interrupted. The sweeps' results are in FOLDER/*/sweep.md; the figures go to docs/images.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ NETWORK = Path("logs/repair/network")
 
 
 def main() -> None:
-    """Runs what is not done and copies the figures."""
+    """Runs unfinished experiments and copies the figures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder

@@ -1,4 +1,4 @@
-"""Settings: a dataclass for each part of a config. Its fields are the only place where a default and a limit stand.
+"""Settings: one dataclass per part of a config. Its fields are the only place for defaults and limits.
 
     @dataclass(frozen=True, kw_only=True)
     class CameraSettings(Settings, key="camera"):
@@ -6,9 +6,9 @@
 
     CameraSettings(std=-1)  # UserError: camera.std=-1 is not a number of at least 0.
 
-A field's *reader* turns what was typed into what the program works with, once, or says what is accepted. Hydra gets the
-defaults as they would be typed, under `/settings`. OmegaConf's own typed nodes are not used, because they would
-take `detach: 1` for true and `checkpoint: 3` for a folder. Nothing heavy is imported.
+A field's *reader* converts the value from the config once, or raises an error that says what is accepted. Hydra gets
+the defaults under `/settings`. OmegaConf's typed nodes are not used: they would accept `detach: 1` as true and
+`checkpoint: 3` as a folder. The module imports nothing heavy.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from rowgrad.errors import UserError, nearest
 if TYPE_CHECKING:
     from dataclasses import Field
 
-Reader = Callable[[Any, str], Any]  # (what was typed, its key) -> what it is; raises UserError
+Reader = Callable[[Any, str], Any]  # (value in the config, its key) -> parsed value; raises UserError
 
 
 @dataclass(frozen=True)
 class Limit:
-    """Reads a value as it is where it passes a test; else says in words what would have."""
+    """A reader that returns the value unchanged if it passes a test, and else raises an error that says what would."""
 
     fits: Callable[[Any], bool]
     words: str
@@ -48,7 +48,7 @@ def whole(least: int) -> Limit:
 
 
 def number(words: str, fits: Callable[[float], bool]) -> Limit:
-    """A finite number with a property."""
+    """A finite number with a further property."""
     return Limit(
         lambda v: isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) and fits(v),
         f"a number {words}",
@@ -56,17 +56,17 @@ def number(words: str, fits: Callable[[float], bool]) -> Limit:
 
 
 def one_of(*options: str) -> Limit:
-    """One of some words."""
+    """One of several strings."""
     return Limit(lambda value: isinstance(value, str) and value in options, f"one of {', '.join(options)}")
 
 
 def or_null(limit: Limit) -> Limit:
-    """The same, or null."""
+    """The same limit, or null."""
     return Limit(lambda value: value is None or limit.fits(value), f"{limit.words}, or null")
 
 
 def text(words: str) -> Limit:
-    """Some letters."""
+    """A non-empty string."""
     return Limit(lambda value: isinstance(value, str) and value != "", words)
 
 
@@ -74,7 +74,7 @@ def _is_name(value: Any) -> bool:
     return isinstance(value, str) and NAME.fullmatch(value) is not None
 
 
-NAME = re.compile(r"[A-Za-z0-9_][\w.+=-]{0,99}")  # the name of a folder, which every file system takes
+NAME = re.compile(r"[A-Za-z0-9_][\w.+=-]{0,99}")  # a folder's name, valid on every file system
 A_NAME = Limit(_is_name, "a name of letters, digits, and _ . + - = after the first, 100 at most")
 NOT_NEGATIVE = number("of at least 0", lambda value: value >= 0)
 FINITE = Limit(number("", lambda _: True).fits, "a finite number")
@@ -84,7 +84,13 @@ GROUP = Limit(lambda value: isinstance(value, Mapping), "a group of settings")
 
 
 def setting(default: Any, reader: Reader, words: str) -> Any:
-    """A field: its default as it would be typed, what reads it, and what it means in one line."""
+    """Returns a dataclass field.
+
+    Args:
+        default: the default, as written in a config.
+        reader: converts and checks a value.
+        words: the meaning in one line, for `--help`.
+    """
     metadata = {"reader": reader, "words": words}
     if isinstance(default, list | dict):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
@@ -93,13 +99,13 @@ def setting(default: Any, reader: Reader, words: str) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """A part of a config, read and checked.
+    """A parsed and checked part of a config.
 
     Class attributes:
-        key: what stands before its fields' names, as in `scenario`.
+        key: the config key of the part, such as `scenario`.
 
     Raises:
-        UserError: a value that is not accepted; it names the key, the value and what is accepted.
+        UserError: a value is not accepted; the message names the key, the value and what is accepted.
     """
 
     key: ClassVar[str] = ""
@@ -115,17 +121,17 @@ class Settings:
 
     @classmethod
     def parts(cls) -> dict[str, Field[Any]]:
-        """The fields by their names."""
+        """Returns the fields by name."""
         return {part.name: part for part in fields(cls)}
 
     @classmethod
     def full_key(cls, name: str) -> str:
-        """A field's name as one types it."""
+        """Returns a field's full config key, such as `scenario.rows`."""
         return f"{cls.key}.{name}" if cls.key else name
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
-        """The default of each field as it would be typed."""
+        """Returns the default of each field, as written in a config."""
         values = {
             name: part.default if part.default_factory is MISSING else part.default_factory()
             for name, part in cls.parts().items()
@@ -134,13 +140,13 @@ class Settings:
 
     @classmethod
     def read(cls, typed: Any) -> Self:
-        """Settings from a group of a config.
+        """Parses a part of a config.
 
         Args:
-            typed: a mapping, or OmegaConf's; interpolations in it are resolved.
+            typed: a mapping or a `DictConfig`; interpolations are resolved.
 
         Raises:
-            UserError: no group, a key that there is not, or a value that is not accepted.
+            UserError: not a mapping, an unknown key, or a value that is not accepted.
         """
         values = plain(typed)
         if not isinstance(values, Mapping):
@@ -154,8 +160,8 @@ class Settings:
 
 
 def plain(config: Any) -> Any:
-    """Lists, mappings and values in place of OmegaConf's, interpolations resolved."""
-    if "omegaconf" not in sys.modules:  # then it cannot be one of its own; the recorder does without it
+    """Converts an OmegaConf config to plain Python containers, with interpolations resolved."""
+    if "omegaconf" not in sys.modules:  # then it is not an OmegaConf config; the recorder runs without OmegaConf
         return config
     from omegaconf import OmegaConf
 
@@ -163,14 +169,14 @@ def plain(config: Any) -> Any:
 
 
 def offer_to_hydra(name: str, node: dict[str, Any]) -> None:
-    """Makes defaults known to Hydra, as `/settings/<name>`."""
+    """Registers defaults in Hydra's ConfigStore, as `/settings/<name>`."""
     from hydra.core.config_store import ConfigStore
 
     ConfigStore.instance().store(group="settings", name=name, node=node)
 
 
 def explain(*parts: type[Settings]) -> str:
-    """All keys of some parts with their defaults and what they mean, a line each."""
+    """Returns one line per key of these parts: key, default and meaning."""
     lines = []
     for part in parts:
         for name, value in part.defaults().items():

@@ -1,4 +1,4 @@
-"""Images: where they come from (`sources`), and how they become batches (`batches`, `datamodule`)."""
+"""Images: data sets (`sources`) and resumable batches of them (`batches`, `datamodule`)."""
 
 from rowgrad.errors import need_pipeline
 

@@ -1,4 +1,4 @@
-"""Resumable batches: uint8 images that live on the training device, gathered and normalised there."""
+"""Resumable batches: uint8 images are stored on the training device, and gathered and normalised there."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class Batch(NamedTuple):
-    """Some images of one optimizer step.
+    """One micro-batch of one optimizer step.
 
     Attributes:
         images: (B, C, H, W), normalised.
         labels: (B,), int64.
-        first: place of the first image among all images of the step, over micro-batches and ranks.
-        weight: what the mean loss of this micro-batch is multiplied with, so that the average that Lightning takes over
-            micro-batches and ranks is the mean over the step's images. 1.0 where all are of one size.
+        first: index of the first image among all images of the optimizer step, over micro-batches and ranks.
+        weight: factor of this micro-batch's mean loss. Lightning averages over micro-batches and ranks; with this
+            factor its average is the mean over all images of the step. 1.0 if all micro-batches have the same size.
     """
 
     images: Tensor
@@ -36,23 +36,27 @@ class Resident:
     """Images on the training device, from which normalised batches are gathered.
 
     Args:
-        images: of a data set.
-        greys: what is subtracted from pixels on a scale of 0 to 1, and what they are divided by: `DataSet.greys()`.
-        device: where they live.
-        margin: black pixels around each image, so that shifts by up to `margin` pixels are gathers too.
+        images: the images of one split.
+        scaling: mean and standard deviation of pixels in [0, 1], from `DataSet.normalization()`.
+        device: the device that stores the images.
+        margin: width of the black border around each image, in pixels. A shift by at most `margin` pixels is then a
+            gather as well.
+
+    Attributes:
+        shape: (C, H, W) of an image without its border.
     """
 
     def __init__(
-        self, images: Images, greys: tuple[float | Tensor, float | Tensor], device: torch.device, margin: int = 0
+        self, images: Images, scaling: tuple[float | Tensor, float | Tensor], device: torch.device, margin: int = 0
     ) -> None:
         padded = torch.nn.functional.pad(images.pixels, (margin,) * 4)
-        if padded.ndim == 3:  # noqa: PLR2004  (one channel that nobody wrote down)
+        if padded.ndim == 3:  # noqa: PLR2004  (one channel, left out of the shape)
             padded = padded.unsqueeze(1)
         self.shape = (padded.shape[1], *images.pixels.shape[-2:])
         self.labels = images.labels.to(device)
-        self.mean, self.std = (grey.to(device) if isinstance(grey, Tensor) else grey for grey in greys)
+        self.mean, self.std = (value.to(device) if isinstance(value, Tensor) else value for value in scaling)
         self.width, self.area = padded.shape[3], padded[0].numel()
-        # Every window of an image's size that the pixels hold, by the place of its upper left pixel; nothing is copied.
+        # A strided view of all windows of an image's size, indexed by the flat position of the upper left pixel.
         strides = padded.shape[2] * self.width, self.width, 1
         reach = sum((size - 1) * stride for size, stride in zip(self.shape, strides, strict=True))
         pixels = padded.to(device).flatten()
@@ -62,28 +66,28 @@ class Resident:
         return len(self.labels)
 
     def gather(self, corner: Tensor) -> Tensor:
-        """Normalised images (B, C, H, W) whose upper left pixels stand at the flat positions `corner` (B,)."""
+        """Returns the normalised images (B, C, H, W) whose upper left pixels have the flat positions `corner` (B,)."""
         return self.windows.index_select(0, corner).float().div_(255).sub_(self.mean).div_(self.std)
 
 
 class TrainLoader:
     """Batches whose order and shifts are a pure function of (seed, epoch), with a position that can be restored.
 
-    Consecutive micro-batches of one optimizer step, rank after rank, are consecutive in the epoch's order, so the same
-    images make a step in whatever way it is cut.
+    The micro-batches of one optimizer step, rank after rank, are consecutive in the epoch's order. An optimizer step
+    therefore sees the same images for every split into micro-batches and ranks.
 
     Args:
         data: the training images; their margin is the largest shift.
         batch_size: images of one micro-batch on one rank.
         seed: the run's seed.
-        accumulate: micro-batches of one optimizer step.
-        rank: which of the processes this is.
-        world: how many processes there are.
-        limit: how many batches an epoch takes of all that there are: a number, or a share.
-        same: whether every epoch is like the first, to the last bit.
+        accumulate: micro-batches per optimizer step.
+        rank: index of this process.
+        world: number of processes.
+        limit: batches per epoch: a number of batches (int), or a fraction of all batches (float).
+        same: whether every epoch repeats the first one exactly.
 
     Attributes:
-        batches: how many batches an epoch takes. The length is what there are: Lightning counts by itself.
+        batches: batches per epoch, after `limit`. `len()` ignores the limit, which Lightning applies by itself.
     """
 
     def __init__(
@@ -102,7 +106,7 @@ class TrainLoader:
         self.same = same
         self.edges = [*range(0, len(data), batch_size * world), len(data)]
         if len(self) > 1 and self.edges[-1] - self.edges[-2] < world:
-            del self.edges[-2]  # too few images for every rank: they join the batch before
+            del self.edges[-2]  # fewer images than ranks: they join the previous batch
         self.batches = min(limit, len(self)) if isinstance(limit, int) else int(limit * len(self))
         self.epoch, self.position = 0, 0
         self._restored = False
@@ -112,7 +116,7 @@ class TrainLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         if self.position and not self._restored:
-            self.epoch, self.position = self.epoch + 1, 0  # the last epoch was left in the middle
+            self.epoch, self.position = self.epoch + 1, 0  # the previous iteration stopped in mid-epoch
         self._restored = False
         order, corner = self._epoch_order()
         for position in range(self.position, self.batches):
@@ -121,7 +125,7 @@ class TrainLoader:
             window_start, window_end = self.edges[window], self.edges[min(window + self.accumulate, self.batches)]
             first, last = (start + (end - start) * rank // self.world for rank in (self.rank, self.rank + 1))
             share = (last - first) / (window_end - window_start)
-            # Before the yield, so that a state saved during this batch's step goes on with the next one.
+            # Before the yield: a state that is saved during this step continues with the next batch.
             self.position = (position + 1) % self.batches
             self.epoch += self.position == 0
             yield Batch(
@@ -132,7 +136,7 @@ class TrainLoader:
             )
 
     def _epoch_order(self) -> tuple[Tensor, Tensor]:
-        """The epoch's order of images (N,) and where the upper left pixel of each is, shifted by up to the margin."""
+        """The epoch's order of images (N,), and the flat position of each one's shifted upper left pixel (N,)."""
         device, count, epoch = self.data.labels.device, len(self.data), 0 if self.same else self.epoch
         generator = torch.Generator().manual_seed(hash64(self.seed, epoch, "order"))
         order = torch.randperm(count, generator=generator).to(device)
@@ -141,17 +145,17 @@ class TrainLoader:
         return order, order * self.data.area + chosen[:, 0] * self.data.width + chosen[:, 1]
 
     def state_dict(self) -> dict[str, int]:
-        """Epoch and position of the next batch."""
+        """Returns epoch and position of the next batch."""
         return {"epoch": self.epoch, "position": self.position}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Goes on where `state_dict` was called."""
+        """Continues from the batch that `state_dict` named."""
         self.epoch, self.position = state["epoch"], state["position"]
         self._restored = True
 
 
 class EvalLoader:
-    """The images in their own order, each once; with several ranks each has its own part."""
+    """Every image once, in the order of the data set. With several ranks, each rank gets its own part."""
 
     def __init__(self, data: Resident, batch_size: int, *, rank: int = 0, world: int = 1) -> None:
         self.data, self.batch_size = data, batch_size

@@ -1,4 +1,4 @@
-"""A data set on the training device, in the three parts that Lightning asks for."""
+"""The LightningDataModule: training, validation and test images on the training device."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ class ImageData(pl.LightningDataModule):
     """A data set, resident on the training device.
 
     Args:
-        settings: what `data` says.
+        settings: the settings of `data`.
         seed: the run's seed.
-        source: what gives the data set in place of `settings.name`: a function that returns it.
+        source: a function that returns the data set; without it, `settings.name` is loaded.
 
     Attributes:
-        name: the data set that is really used.
-        missing: why the named one could not be had and the fallback is used, else None.
+        name: name of the data set in use; the fallback's name if `settings.name` is not available.
+        missing: why `settings.name` is not available; None if it is.
         dataset: the images.
 
     Raises:
-        UserError: data that cannot be had, or fewer of them than a batch has.
+        UserError: the data set is not available, or it has fewer training images than one batch.
     """
 
     def __init__(self, settings: DataSettings, seed: int = 0, source: Callable[[], DataSet] | None = None) -> None:
@@ -52,7 +52,7 @@ class ImageData(pl.LightningDataModule):
             self.name, self.missing = str(settings.fallback), str(error)
             self.dataset = SOURCES[self.name](root, download=settings.download)
         if not isinstance(self.dataset, DataSet):
-            raise UserError(f"data.source gives a {type(self.dataset).__name__}, not a rowgrad.data.sources.DataSet.")
+            raise UserError(f"data.source returns a {type(self.dataset).__name__}, not a rowgrad.data.sources.DataSet.")
         settings.check_shift(self.dataset.shape)
         count = len(self.dataset.train.labels)
         if settings.batch_size > count:
@@ -61,13 +61,13 @@ class ImageData(pl.LightningDataModule):
             )
 
     def batches(self, world: int) -> dict[str, int]:
-        """How many batches each stage has on one of `world` ranks."""
+        """Returns the number of batches of each stage on one of `world` ranks."""
         settings, dataset = self.settings, self.dataset
         sizes = {"train": settings.batch_size, "val": settings.eval_batch_size, "test": settings.eval_batch_size}
         return {stage: -(-len(getattr(dataset, stage).labels) // (size * world)) for stage, size in sizes.items()}
 
     def train_dataloader(self) -> TrainLoader:
-        """The training images on the trainer's device."""
+        """Returns the loader of the training images, at the restored position if a checkpoint was loaded."""
         trainer = self._trainer()
         self._loader = TrainLoader(
             self._resident(self.dataset.train, self.settings.shift),
@@ -77,32 +77,32 @@ class ImageData(pl.LightningDataModule):
             rank=trainer.global_rank,
             world=trainer.world_size,
             limit=trainer.limit_train_batches,
-            same=getattr(trainer, "overfit_batches", 0) > 0,  # set where no type checker sees it
+            same=getattr(trainer, "overfit_batches", 0) > 0,  # an attribute that Lightning sets dynamically
         )
-        # Lightning asks again at each epoch with reload_dataloaders_every_n_epochs: the order is that of the epoch.
-        begins = {"epoch": trainer.current_epoch, "position": 0}
-        position, self._position = self._position or begins, None
+        # With reload_dataloaders_every_n_epochs, Lightning calls this at each epoch: start at the current one.
+        start = {"epoch": trainer.current_epoch, "position": 0}
+        position, self._position = self._position or start, None
         self._loader.load_state_dict(position)
         return self._loader
 
     def val_dataloader(self) -> EvalLoader:
-        """The validation images on the trainer's device."""
+        """Returns the loader of the validation images."""
         return self._eval(self.dataset.val)
 
     def test_dataloader(self) -> EvalLoader:
-        """The test images on the trainer's device."""
+        """Returns the loader of the test images."""
         return self._eval(self.dataset.test)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """Batches are made where they are used; Lightning would look at each of their parts."""
+        """Returns the batch as it is: it is on the device already, and Lightning's default would search its fields."""
         return batch
 
     def state_dict(self) -> dict[str, int]:
-        """Where the training loader is. Lightning keeps that too, but gives it back in mid-epoch only."""
+        """Returns the training loader's position. Lightning also saves it, but restores it in mid-epoch only."""
         return self._loader.state_dict() if self._loader is not None else {}
 
     def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Keeps the position for the training loader, which is made later."""
+        """Stores the position for the training loader, which is created later."""
         self._position = state_dict or None
 
     def _eval(self, images: Images) -> EvalLoader:
@@ -111,8 +111,8 @@ class ImageData(pl.LightningDataModule):
         return EvalLoader(self._resident(images), size, rank=trainer.global_rank, world=trainer.world_size)
 
     def _resident(self, images: Images, margin: int = 0) -> Resident:
-        return Resident(images, self.dataset.greys(), self._trainer().strategy.root_device, margin)
+        return Resident(images, self.dataset.normalization(), self._trainer().strategy.root_device, margin)
 
     def _trainer(self) -> pl.Trainer:
-        assert self.trainer is not None, "the trainer calls this"
+        assert self.trainer is not None, "called by the trainer"
         return self.trainer

@@ -1,4 +1,4 @@
-"""What `data` may say: every default and every limit. And which data sets there are."""
+"""Settings of `data`, with defaults and limits, and the data sets by name."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from rowgrad.errors import UserError
 
 @dataclass(frozen=True)
 class Shape:
-    """What the images of a data set are like.
+    """Shape of the images of a data set, and number of classes.
 
     Attributes:
-        height: H, rows of an image.
-        width: W, pixels of a row.
+        height: H, rows per image.
+        width: W, pixels per row.
         channels: C.
-        classes: how many kinds there are.
+        classes: number of classes.
     """
 
     height: int
@@ -32,18 +32,18 @@ DATA_SETS = {name: Shape(28, 28, 1, 10) for name in ("mnist", "fashion_mnist", "
 
 @dataclass(frozen=True, kw_only=True)
 class DataSettings(Settings, key="data"):
-    """Which images, from where, and how many at a time."""
+    """Data set, source, and batch sizes."""
 
-    name: str = setting("mnist", text("a name"), f"{', '.join(DATA_SETS)}; or of your own, with data.source")
-    source: Any = setting(None, or_null(GROUP), "a _target_ of yours that gives a rowgrad.data.sources.DataSet")
-    root: str = setting("${oc.env:MNIST_ROOT,data}", text("a folder"), "where the files are, or are downloaded to")
+    name: str = setting("mnist", text("a name"), f"{', '.join(DATA_SETS)}; any name with data.source")
+    source: Any = setting(None, or_null(GROUP), "a _target_ of yours that returns a rowgrad.data.sources.DataSet")
+    root: str = setting("${oc.env:MNIST_ROOT,data}", text("a folder"), "the files' folder, also for downloads")
     fallback: str | None = setting(
-        None, or_null(one_of(*DATA_SETS)), "where the data set cannot be had; null makes that an error"
+        None, or_null(one_of(*DATA_SETS)), "data set to use if this one is not available; null: an error"
     )
-    download: bool = setting(True, BOOLEAN, "whether files that are missing are downloaded")
-    batch_size: int = setting(128, whole(1), "images of one micro-batch on one process")
-    eval_batch_size: int = setting(500, whole(1), "images of one batch in validation and test")
-    shift: int = setting(1, whole(0), "training images are shifted by up to so many pixels in each direction")
+    download: bool = setting(True, BOOLEAN, "whether missing files are downloaded")
+    batch_size: int = setting(128, whole(1), "images per micro-batch and process")
+    eval_batch_size: int = setting(500, whole(1), "images per batch in validation and test")
+    shift: int = setting(1, whole(0), "largest random shift of training images, in pixels, in each direction")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,10 +53,10 @@ class DataSettings(Settings, key="data"):
             raise UserError(f"data.source={self.source} names no _target_.")
 
     def check_shift(self, shape: Shape) -> None:
-        """Sees whether shifted images keep a pixel.
+        """Checks that a shifted image keeps at least one pixel.
 
         Raises:
-            UserError: they need not.
+            UserError: `shift` is not smaller than the image.
         """
         most = min(shape.height, shape.width) - 1
         if self.shift > most:
@@ -65,5 +65,5 @@ class DataSettings(Settings, key="data"):
 
     @property
     def shape(self) -> Shape | None:
-        """What the images are like, where that is known without loading them."""
+        """Shape of the images, if it is known without loading them; else None."""
         return DATA_SETS[self.name] if self.source is None else None

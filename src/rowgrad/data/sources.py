@@ -1,4 +1,4 @@
-"""Data sets: where they come from, whether their files are whole, and their three splits."""
+"""Data sets: download, verification of the files, and the three splits."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ VALIDATION = 5_000
 
 
 class MissingError(UserError):
-    """A data set that is not there and cannot be downloaded."""
+    """The data set is neither on disk nor can it be downloaded."""
 
 
 class Images(NamedTuple):
@@ -44,7 +44,7 @@ class Images(NamedTuple):
 
 @dataclass(frozen=True)
 class DataSet:
-    """A data set in three parts that share no image. One of your own is a function that returns this.
+    """A data set in three disjoint splits. A custom `data.source` is a function that returns one.
 
     Example:
         >>> pixels, labels = torch.zeros(9, 20, 16, dtype=torch.uint8), torch.arange(9) % 3
@@ -53,15 +53,15 @@ class DataSet:
         20
 
     Attributes:
-        train: what is learnt from.
-        val: what choices are made by.
-        test: what is reported.
-        mean: of the training pixels on a scale of 0 to 1; with several channels, one for each.
-        std: their standard deviation, likewise.
-        classes: how many kinds of images there are.
+        train: training images.
+        val: validation images, for model selection.
+        test: test images.
+        mean: mean of the training pixels in [0, 1]; with several channels, one value per channel.
+        std: standard deviation of the training pixels in [0, 1], in the same form.
+        classes: number of classes.
 
     Raises:
-        UserError: images or labels that do not fit each other.
+        UserError: wrong dtype or shape, or labels that do not match the images.
     """
 
     train: Images
@@ -77,7 +77,7 @@ class DataSet:
             if pixels.dtype != torch.uint8 or pixels.ndim not in {3, 4}:
                 raise UserError(f"{given}. Accepted: (N, H, W) or (N, C, H, W) of torch.uint8.")
             if pixels.shape[1:] != self.train.pixels.shape[1:]:
-                raise UserError(f"{given}, other than its training images.")
+                raise UserError(f"{given}. Accepted: the size of its training images.")
             if labels.shape != pixels.shape[:1] or not len(labels):
                 raise UserError(
                     f"{given} with labels {tuple(labels.shape)}. Accepted: one for each of one or more images."
@@ -89,11 +89,12 @@ class DataSet:
 
     @property
     def shape(self) -> Shape:
+        """Height, width, channels and classes."""
         *channels, height, width = self.train.pixels.shape[1:]
         return Shape(height, width, channels[0] if channels else 1, self.classes)
 
-    def greys(self) -> tuple[float | Tensor, float | Tensor]:
-        """What is subtracted from pixels on a scale of 0 to 1, and what they are divided by: numbers, or (C, 1, 1)."""
+    def normalization(self) -> tuple[float | Tensor, float | Tensor]:
+        """Returns mean and standard deviation of pixels in [0, 1]: two numbers, or two tensors (C, 1, 1)."""
         both = [value if isinstance(value, tuple) else (value,) for value in (self.mean, self.std)]
         if self.shape.channels == 1:
             return both[0][0], both[1][0]
@@ -102,21 +103,21 @@ class DataSet:
 
     @property
     def black(self) -> float | Tensor:
-        """The value of a black pixel in normalised units, or of one for each channel, (C, 1, 1)."""
-        mean, std = self.greys()
+        """Value of a black pixel in normalised units: a number, or one per channel, (C, 1, 1)."""
+        mean, std = self.normalization()
         return -mean / std
 
     @property
     def white(self) -> float | Tensor:
-        """The value of a white pixel in normalised units, or of one for each channel, (C, 1, 1)."""
-        mean, std = self.greys()
+        """Value of a white pixel in normalised units: a number, or one per channel, (C, 1, 1)."""
+        mean, std = self.normalization()
         return (1 - mean) / std
 
 
-Load = Callable[..., DataSet]  # of a folder; `download=False` where nothing may be written there
-_SHAPE = DATA_SETS["mnist"]  # the same in all data sets of MNIST's format
-_BYTES = 8  # the type of unsigned bytes in an IDX file
-# MD5 of the four files after unpacking, where they are known.
+Load = Callable[..., DataSet]  # (root, download=...) -> DataSet; download=False never writes to root
+_SHAPE = DATA_SETS["mnist"]  # shared by all data sets in MNIST's format
+_BYTES = 8  # code of unsigned bytes in the IDX format
+# MD5 of the unpacked files; the other data sets publish none.
 _CHECKSUMS = {
     "MNIST/train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
     "MNIST/train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
@@ -126,11 +127,11 @@ _CHECKSUMS = {
 
 
 def _torchvision(name: str, mean: float, std: float, root: Path, *, download: bool = True) -> DataSet:
-    """A torchvision data set in MNIST's format; missing files are downloaded and their checksums compared.
+    """Loads a torchvision data set in MNIST's format; missing files are downloaded and verified.
 
-    One process downloads, the others wait for it. Files that are there are checked before they are believed.
+    One process downloads while others wait. Existing files are verified before they are read.
     """
-    from torchvision import datasets  # takes a second to import
+    from torchvision import datasets  # imported here: it takes a second
 
     kind = getattr(datasets, name)
     folder = root / name / "raw"
@@ -152,7 +153,7 @@ def _torchvision(name: str, mean: float, std: float, root: Path, *, download: bo
 
 @lru_cache(maxsize=2)
 def _read(name: str, mean: float, std: float, stamped: tuple[tuple[Path, int, int, int], ...]) -> DataSet:
-    """Checks and reads the files once in a process, as long as none of them is written again."""
+    """Verifies and reads the files; cached until one of them changes."""
     files = [file for file, *_ in stamped]
     for file in files:
         _check_file(file, _CHECKSUMS.get(f"{name}/{file.name}"))
@@ -165,10 +166,10 @@ def _read(name: str, mean: float, std: float, stamped: tuple[tuple[Path, int, in
 
 
 def _read_part(images: Path, labels: Path) -> Images:
-    """Reads two files that were checked: these, and no copy of them that an older torchvision made.
+    """Reads two verified files directly, not the copy in `processed/` that older versions of torchvision made.
 
     Raises:
-        UserError: they do not fit each other; it names the file and says what to do.
+        UserError: numbers of images and labels differ, or a label is out of range; it names the file and the remedy.
     """
     from torchvision.datasets.mnist import read_image_file, read_label_file
 
@@ -182,15 +183,15 @@ def _read_part(images: Path, labels: Path) -> Images:
 
 
 def _stamp(file: Path) -> tuple[int, int, int]:
-    """What differs after a file was written again. The time of the last change of the inode cannot be set."""
+    """Identifies a version of a file. Unlike the modification time, the inode's change time cannot be set."""
     status = file.stat()
     return status.st_ino, status.st_size, status.st_ctime_ns
 
 
 def _download(kind: type[datasets.MNIST], root: Path, files: list[Path]) -> None:
-    """Downloads and unpacks beside the target; a file appears under its own name only when it is whole."""
+    """Downloads to a temporary folder, then moves each complete file into place."""
     if all(file.exists() for file in files):
-        return  # another process did it while this one waited
+        return  # another process downloaded them while this one waited for the lock
     with TemporaryDirectory(dir=root, prefix=".download-") as beside:
         kind(beside, train=True, download=True)
         files[0].parent.mkdir(parents=True, exist_ok=True)
@@ -199,13 +200,13 @@ def _download(kind: type[datasets.MNIST], root: Path, files: list[Path]) -> None
 
 
 def _check_file(file: Path, checksum: str | None) -> None:
-    """Compares a file in IDX format (LeCun's page on MNIST) with its header, its MD5 if known, and what it is to hold.
+    """Verifies a file in IDX format (LeCun's page on MNIST): its length, its MD5 if known, its type and dimensions.
 
     Raises:
-        UserError: names the file and says what to do.
+        UserError: the file is damaged or altered, or holds other data; it names the file and the remedy.
     """
     content = file.read_bytes()
-    dimensions = content[3] if len(content) > 3 else 0  # noqa: PLR2004  (the fourth byte counts them)
+    dimensions = content[3] if len(content) > 3 else 0  # noqa: PLR2004  (the fourth byte is the number of dimensions)
     sizes = [int.from_bytes(content[4 + 4 * i : 8 + 4 * i], "big") for i in range(dimensions)]
     whole = dimensions > 0 and len(content) == 4 + 4 * dimensions + math.prod(sizes)
     if not whole or (checksum is not None and hashlib.md5(content, usedforsecurity=False).hexdigest() != checksum):
@@ -219,15 +220,15 @@ def _check_file(file: Path, checksum: str | None) -> None:
 
 
 def _anew(*files: Path) -> str:
-    """What to do about files that cannot be used."""
+    """The remedy for unusable files, as the end of a message."""
     it, they = ("it", "it is") if len(files) == 1 else ("both", "they are")
     return f"delete {it} and run again, and {they} downloaded anew."
 
 
 @lru_cache(maxsize=1)
-def _digits(_root: Path, *, download: bool = True) -> DataSet:  # noqa: ARG001  (they come with scikit-learn)
-    """scikit-learn's 1,797 real handwritten digits of 8x8, resized to 28x28: 1,297, 200 and 300 in a fixed order."""
-    from sklearn.datasets import load_digits  # takes a second to import
+def _digits(_root: Path, *, download: bool = True) -> DataSet:  # noqa: ARG001  (they are part of scikit-learn)
+    """scikit-learn's 1,797 handwritten digits, resized from 8x8 to 28x28: 1,297, 200 and 300 in a fixed order."""
+    from sklearn.datasets import load_digits  # imported here: it takes a second
 
     images, labels = load_digits(return_X_y=True)
     small = torch.from_numpy(images).float().view(-1, 1, 8, 8) * (255 / 16)
@@ -240,7 +241,7 @@ def _digits(_root: Path, *, download: bool = True) -> DataSet:  # noqa: ARG001  
     return DataSet(*parts, mean=0.3050, std=0.3244)
 
 
-# Mean and standard deviation of the training pixels are those that everybody uses.
+# Mean and standard deviation of the training pixels are the values in common use.
 SOURCES: dict[str, Load] = {
     "mnist": partial(_torchvision, "MNIST", 0.1307, 0.3081),
     "fashion_mnist": partial(_torchvision, "FashionMNIST", 0.2860, 0.3530),

@@ -1,1 +1,1 @@
-"""Row parameter, tap, network, loss (`classifier`), and who learns how fast (`optimizers`)."""
+"""Networks, the LightningModule with its row parameter and taps, and the optimizer."""

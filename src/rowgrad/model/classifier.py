@@ -1,9 +1,9 @@
-"""The LightningModule: the camera's damage, row parameter θ, scenario, taps, network, loss.
+"""The LightningModule: corruption, row parameter θ, scenario, taps, network, loss.
 
     u = corruption(x) + θ,  v = scenario(u),  z = v + τ,  L = mean cross-entropy(network(z), labels)
 
-The tap `row` keeps what reaches θ, before the scenario's cut, and `input` what arrives at the network, after it. The
-latter is τ, which is always zero and never learnt.
+The tap `row` sits before the scenario's cut and accumulates ∂L/∂θ. The tap `input` sits after it and accumulates ∂L/∂τ,
+where τ is always zero and never learnt.
 """
 
 from __future__ import annotations
@@ -39,25 +39,25 @@ if TYPE_CHECKING:
 class RowClassifier(pl.LightningModule):
     """A classifier in which every image row is a trainable input.
 
-    Logs `val/acc`, `val/loss`, `test/acc`, `test/loss` and `test/acc_operated` (the test images put through the
-    scenario as in training, with probability 1), and the same of each further metric.
+    Logs `val/acc`, `val/loss`, `test/acc`, `test/loss` and `test/acc_operated` (with the scenario's operation applied
+    to every test image), and the same for each further metric.
 
     Args:
-        network: images (B, C, H, W) -> logits (B, classes), or (B, H, classes): a prediction after each row.
-        corruption: what the camera does to every image.
-        scenario: what happens to the rows.
-        optimizer: makes optimizer and schedule: `make_optimizer` with its settings.
-        shape: of the images.
-        settings: what `model` says.
-        metrics: further ones by their names, as torchmetrics makes them.
+        network: images (B, C, H, W) -> logits (B, classes), or (B, H, classes) for a prediction after each row.
+        corruption: offsets that are added to every image.
+        scenario: selects, changes and detaches rows.
+        optimizer: returns optimizer and schedule; `make_optimizer` with its settings bound.
+        shape: shape of the images.
+        settings: the settings of `model`.
+        metrics: further torchmetrics metrics, by name.
         seed: the run's seed.
 
     Attributes:
-        theta: θ, (C, H, W), zero at start, learnt.
-        row: the tap before the scenario. What it would keep of a batch is θ's own gradient, so that it is on only where
-            single images are looked at.
-        input: the tap after it: ∂L/∂τ. The recorder switches it on.
-        trained: optimizer steps of the checkpoint that was loaded; evaluation goes by them.
+        theta: θ, (C, H, W), learnt, initially zero.
+        row: the tap before the scenario. Its batch sum equals θ's gradient, so it is enabled only to get the gradients
+            of single images.
+        input: the tap after the scenario, for ∂L/∂τ. The recorder enables it.
+        trained: optimizer steps of the loaded checkpoint, for the scenario's schedule in evaluation.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class RowClassifier(pl.LightningModule):
         self.trained = 0
         self.theta = nn.Parameter(torch.zeros(shape.channels, shape.height, shape.width))
         self.row, self.input = RowTap(enabled=False), RowTap(enabled=False)
-        selected = () if scenario.route == STATE else scenario.chosen  # it acts on edges, and on no row
+        selected = () if scenario.route == STATE else scenario.chosen  # this route cuts between rows, not rows
         self.watched = Watched(("row", "input"), selected, ("loss", "acc"))
         measured = {"acc": MulticlassAccuracy(shape.classes, average="micro"), **(metrics or {})}
         self.metrics = nn.ModuleDict(
@@ -96,14 +96,14 @@ class RowClassifier(pl.LightningModule):
         self.train()
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode or evaluation mode; a frozen network stays in the latter."""
+        """Sets training or evaluation mode; a frozen network stays in evaluation mode."""
         super().train(mode)
         if self.frozen:
             self.network.eval()
         return self
 
     def forward(self, images: Tensor, draw: Draw) -> Tensor:
-        """Normalised images x (B, C, H, W) -> logits (B, classes), or (B, H, classes): a prediction after each row."""
+        """Normalised images x (B, C, H, W) -> logits (B, classes), or (B, H, classes) for one prediction per row."""
         step = draw.step if self.training else self.last_step
         rows = self.row(self.corruption(images) + self.theta)
         seen = self.input(self.scenario(rows, draw, step))
@@ -112,11 +112,11 @@ class RowClassifier(pl.LightningModule):
 
     @property
     def last_step(self) -> int:
-        """The last optimizer step that was trained, by which the scenario's schedule goes in evaluation."""
+        """Index of the last trained optimizer step, for the scenario's schedule in evaluation."""
         return max(self.trained, self.global_step, 1) - 1
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The micro-batch's share of the loss and the accuracy of one optimizer step."""
+        """Returns loss and accuracy of a micro-batch, weighted so that their average is that of the optimizer step."""
         logits = self(batch.images, self.training_draw(batch))
         loss = mean_loss(logits, batch.labels, self.label_smoothing)
         accuracy = (final(logits.detach()).argmax(1) == batch.labels).float().mean()
@@ -125,7 +125,7 @@ class RowClassifier(pl.LightningModule):
         return {"loss": loss, "acc": accuracy}
 
     def training_draw(self, batch: Batch, steps_ago: int = 0) -> Draw:
-        """The randomness of a batch in the optimizer step that is due, or of one that was `steps_ago`."""
+        """Returns the randomness of a batch in the current optimizer step, or in the one `steps_ago` before it."""
         return Draw(self.seed, self.global_step - steps_ago, batch.first)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
@@ -153,42 +153,41 @@ class RowClassifier(pl.LightningModule):
             )
 
     def _evaluation_draw(self, batch: Batch) -> Draw:
-        """Evaluation draws the same numbers every time, others than any training step."""
+        """Returns randomness that is the same in every evaluation and differs from that of every training step."""
         return Draw(self.seed, -1, batch.first)
 
     def sentence(self) -> str:
-        """What happens to the images and who learns, in plain sentences."""
+        """Describes scenario, corruption and what is learnt, in plain sentences."""
         frozen = "The network is frozen: only the rows learn." if self.frozen else ""
         return " ".join(filter(None, [self.scenario.sentence(), self.corruption.sentence(), frozen]))
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """θ and the network's weights."""
+        """Returns the optimizer of θ and the network's weights, and its schedule."""
         clips = self.trainer.gradient_clip_val and self.trainer.precision in {"16-mixed", "bf16-mixed"}
         optimizer, schedule = self.make_optimizer(
             self.network,
             self.theta,
             self._steps,
-            fused=not clips,  # Lightning 2.6 refuses that together
+            fused=not clips,  # Lightning 2.6 raises for clipping with a fused optimizer
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def _steps(self) -> int | None:
-        # Not asked for too early: Lightning would make the loader, before a checkpoint gives it its position, and would
-        # then never give it.
+        # estimated_stepping_batches creates the loader. Before a checkpoint is restored, that would lose its position.
         return None if self.trainer.train_dataloader is None else int(self.trainer.estimated_stepping_batches)
 
     def on_train_start(self) -> None:
-        """The learning rates of the first step: how many there will be is known only now."""
+        """Sets the learning rates of the first step; the number of steps is not known earlier."""
         set_rates(cast("LambdaLR", self.lr_schedulers()))
 
 
 def mean_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
-    """L: the mean cross-entropy over images, and over the predictions of each.
+    """Returns L, the mean cross-entropy over images, and over the predictions of each image.
 
     Args:
         logits: (B, classes), or (B, H, classes).
         labels: (B,).
-        smoothing: of the labels.
+        smoothing: label smoothing, from 0 to 1.
     """
     if logits.ndim > 2:  # noqa: PLR2004
         labels = labels.repeat_interleave(logits.shape[1])
@@ -196,5 +195,5 @@ def mean_loss(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
 
 
 def final(logits: Tensor) -> Tensor:
-    """The prediction (B, classes) that counts: the last of (B, H, classes)."""
+    """Returns the logits (B, classes) of the final prediction: the last one of (B, H, classes)."""
     return logits if logits.ndim == 2 else logits[:, -1]  # noqa: PLR2004

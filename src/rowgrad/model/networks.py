@@ -1,7 +1,7 @@
-"""Plain networks from images (B, C, H, W) to logits (B, classes).
+"""Networks from images (B, C, H, W) to logits (B, classes).
 
-One of your own is any `nn.Module`, named by `model.network._target_`. It is given those of `height`, `width`,
-`in_channels` and `classes` that its constructor names.
+To use another `nn.Module`, name it by `model.network._target_`. Of `height`, `width`, `in_channels` and `classes` it
+receives those that its constructor names.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ if TYPE_CHECKING:
 
 
 class StridedConvNet(nn.Module):
-    """Blocks of 2×2 pixels as four channels, then 3×3 convolutions, each with batch normalisation and ReLU, one linear.
+    """2×2 pixels folded into four channels, 3×3 convolutions with batch normalisation and ReLU, one linear layer.
 
-    The first convolution sees every block, the others have stride 2. Folding the image first makes the gradient at the
-    input, which a convolution of a single channel computes slowly, a cheap one; so do weights that are stored with the
-    channels last.
+    The first convolution has stride 1, the others stride 2. Folding pixels into channels makes the input gradient
+    cheap: a convolution of one channel computes it slowly. Weights in channels-last order make it cheaper still.
 
     Args:
         channels: output channels of each convolution.
@@ -55,13 +54,13 @@ class StridedConvNet(nn.Module):
 
 
 def check_share(name: str, value: float) -> None:
-    """Refuses with a ValueError what is no number from 0 to below 1."""
-    if not isinstance(value, int | float) or not 0 <= value < 1:  # which is no number is neither
+    """Raises a ValueError unless 0 <= value < 1."""
+    if not isinstance(value, int | float) or not 0 <= value < 1:  # NaN fails both comparisons
         raise ValueError(f"{name}={value} is not a number from 0 to below 1.")
 
 
 def check_whole(**values: int) -> None:
-    """Refuses with a ValueError what is no whole number of at least 1."""
+    """Raises a ValueError unless every value is a whole number of at least 1."""
     for name, value in values.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise ValueError(f"{name}={value} is not a whole number of at least 1.")
@@ -79,7 +78,7 @@ class MLP(nn.Module):
 
     Args:
         hidden: width of each hidden layer.
-        dropout: chance that a hidden unit is dropped in training.
+        dropout: probability that a hidden unit is dropped in training.
         in_channels: C of the images.
         height: H of the images.
         width: W of the images.

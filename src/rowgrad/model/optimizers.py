@@ -1,4 +1,4 @@
-"""Which parameters learn, how fast, and on what schedule."""
+"""Optimizer, parameter groups and learning-rate schedule."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ def make_optimizer(
     *,
     fused: bool = True,
 ) -> tuple[Optimizer, LambdaLR]:
-    """The optimizer of network and rows and its schedule, to be advanced after every step.
+    """Returns the optimizer of network and rows, and its schedule, which advances after every optimizer step.
 
     Args:
-        settings: what `optimizer` says.
-        algorithm: makes an optimizer of parameter groups, as in `functools.partial(torch.optim.AdamW)`.
-        network: its matrices and kernels decay, its vectors (biases, normalisation) do not.
+        settings: the settings of `optimizer`.
+        algorithm: returns an optimizer of parameter groups, as `functools.partial(torch.optim.AdamW)` does.
+        network: weight decay applies to its matrices and kernels, not to its vectors (biases, normalisation).
         theta: θ, the row parameter.
-        steps: tells the optimizer steps of the whole run; None where nobody knows yet: see `set_rates`.
-        fused: whether `algorithm` may be one that is fused.
+        steps: returns the number of optimizer steps of the whole run, or None if it is not known yet: see `set_rates`.
+        fused: whether a fused optimizer is allowed.
     """
     weights = [p for p in network.parameters() if p.requires_grad]
     groups: list[dict[str, Any]] = [
@@ -53,27 +53,27 @@ def make_optimizer(
 
 
 def set_rates(schedule: LambdaLR) -> None:
-    """Sets the rates of the step that is due by the steps of the whole run, which are known, or others, only now."""
+    """Sets the learning rates of the next step, once the number of steps of the run is known or has changed."""
     groups = schedule.optimizer.param_groups
     for group, peak, factor in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
         group["lr"] = peak * factor(schedule.last_epoch)
 
 
 def one_cycle(step: int, steps: int, warmup: float) -> float:
-    """The one-cycle schedule as a function of the step: factor of the peak rate, from 1/25 up to 1 and down to 4e-6.
+    """One-cycle schedule: the factor of the peak rate, which rises from 1/25 to 1 and falls to 4e-6.
 
-    It is `torch.optim.lr_scheduler.OneCycleLR` for any number of steps, one included, which has the last rate, 4e-6.
-    A function, not a state: a run that is extended follows the longer run's schedule from there on.
+    Equals `torch.optim.lr_scheduler.OneCycleLR`, but has no state: a run that is extended continues on the longer run's
+    schedule. A run of a single step has the last rate, 4e-6.
 
     Args:
         step: optimizer step, counted from 0.
         steps: optimizer steps of the whole run.
-        warmup: share of the steps in which it rises.
+        warmup: fraction of the steps in which the rate rises.
     """
     start, end, top = 1 / 25, 1 / 25e4, warmup * steps - 1
     if step >= steps:
         return end
-    if step == top:  # torch divides by zero where that is the first step
+    if step == top:  # at step 0 the next formula would divide by zero
         return 1.0
     if step < top:
         return start + (1 - start) * (1 - math.cos(math.pi * step / top)) / 2

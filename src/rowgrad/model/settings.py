@@ -1,4 +1,4 @@
-"""What `model` and `optimizer` may say: every default and every limit."""
+"""Settings of `model` and `optimizer`, with defaults and limits."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from rowgrad.config import A_NAME, BOOLEAN, GROUP, NOT_NEGATIVE, Settings, numbe
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings(Settings, key="model"):
-    """The network, and what is learnt of it."""
+    """Network, loss and metrics."""
 
-    name: str = setting("custom", A_NAME, "what the network is called")
+    name: str = setting("custom", A_NAME, "name of the network")
     network: Any = setting({}, GROUP, "a _target_ and its arguments: images (B, C, H, W) -> logits (B, classes)")
     label_smoothing: float = setting(
         0.05,
         number("from 0 to below 1", lambda v: 0 <= v < 1),
-        "of the training loss (arXiv:1512.00567)",
+        "label smoothing of the training loss (arXiv:1512.00567)",
     )
     checkpoint: str | None = setting(
         None,
         or_null(text("a run's folder")),
-        "a run's folder, or a checkpoint: the network begins with its weights",
+        "a run's folder, or a checkpoint: initial weights of the network",
     )
-    freeze: bool = setting(False, BOOLEAN, "the network stays as it is, in evaluation mode; only the rows learn")
-    metrics: Any = setting({}, GROUP, "more of torchmetrics by their names: logged as val/<name> and test/<name>")
+    freeze: bool = setting(False, BOOLEAN, "freeze the network in evaluation mode; only the rows learn")
+    metrics: Any = setting({}, GROUP, "further torchmetrics metrics, by name: logged as val/<name> and test/<name>")
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerSettings(Settings, key="optimizer"):
-    """Which parameters learn, how fast, and on what schedule."""
+    """Optimizer, learning rates, weight decay and schedule."""
 
-    algorithm: Any = setting({}, GROUP, "a _target_ that makes an optimizer of parameter groups")
+    algorithm: Any = setting({}, GROUP, "a _target_ that returns an optimizer of parameter groups")
     lr: float = setting(0.01, NOT_NEGATIVE, "the network's learning rate; with one_cycle the peak")
-    weight_decay: float = setting(0.01, NOT_NEGATIVE, "of its weights; biases and normalisation have none")
+    weight_decay: float = setting(0.01, NOT_NEGATIVE, "of the network's weights; biases and normalisation have none")
     rows_lr: float = setting(0.01, NOT_NEGATIVE, "the row parameter's learning rate; with one_cycle the peak")
-    rows_weight_decay: float = setting(0.0, NOT_NEGATIVE, "the row parameter's: it would move rows that detach has cut")
+    rows_weight_decay: float = setting(0.0, NOT_NEGATIVE, "the row parameter's; it would move rows that detach has cut")
     schedule: str = setting(
-        "one_cycle", one_of("one_cycle", "constant"), "one_cycle is Smith and Topin's, arXiv:1708.07120, in cosines"
+        "one_cycle", one_of("one_cycle", "constant"), "one_cycle: Smith and Topin, arXiv:1708.07120, with cosines"
     )
     warmup: float = setting(0.3, number("between 0 and 1", lambda v: 0 < v < 1), "share of the steps in which it rises")

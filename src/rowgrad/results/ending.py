@@ -50,7 +50,7 @@ def describe_run(run: Run, scenario: Scenario) -> str:
         operated = (
             f"; {summary['test/acc_operated']:.2%} with the rows {escape(scenario.operation.phrase)} in every image"
         )
-        changed = scenario.route == "replace" and not scenario.idle
+        changed = scenario.route == "replace" and not scenario.is_noop
         lines.append(("test accuracy", f"[bold]{summary['test/acc']:.2%}[/]" + (operated if changed else "")))
     else:
         lines.append(("status", f"[bold]{summary['status']}[/] after step {summary['train/steps']}; not tested"))
@@ -67,7 +67,7 @@ def describe_run(run: Run, scenario: Scenario) -> str:
 def _lines_on_gradients(run: Run, scenario: Scenario) -> list[tuple[str, str]]:
     """Which edges or rows were cut and by whom, what that did to the weights' gradient, whether gradient vanishes."""
     summary, lines = run.summary, []
-    if scenario.route == STATE and scenario.detach and not scenario.idle:
+    if scenario.route == STATE and scenario.detach and not scenario.is_noop:
         lines.append(("cut", scenario.cut_edges()))
         lines.append(("", _describe_cut(run, "gradient exactly 0.0, in both norms,")))
     else:
@@ -76,7 +76,7 @@ def _lines_on_gradients(run: Run, scenario: Scenario) -> list[tuple[str, str]]:
         share = f"{summary['cut_fraction']:.1%} of the squared gradient at the network's input"
         there = "at the black in their place" if scenario.route == "exclude" else "there"
         lines.append(("", f"{share} arrives {there} and goes no further"))
-    if not scenario.idle:
+    if not scenario.is_noop:
         found, counts = ZeroCause(summary["zeros_by"]), run.cut_counts
         if found is ZeroCause.NONE or counts is None or counts.any():  # nobody made a zero that is not there
             words = describe_zeros(found, detach=scenario.detach, route=scenario.route)

@@ -138,7 +138,7 @@ class Evaluation:
         return seen(scenario, scenario.probability) if self._is_at_work(scenario) else UNTOUCHED
 
     def _is_at_work(self, scenario: Scenario) -> bool:
-        return scenario.in_evaluation and scenario.at_work(self.step)
+        return scenario.in_evaluation and scenario.is_active(self.step)
 
     def _why(self) -> str:
         """Why test images are as they are, though the scenario shows the network others in training."""
@@ -151,7 +151,7 @@ class Evaluation:
     def _never_seen(self) -> list[tuple[str, str]]:
         """Which rows were black at every step of training, and are not in the test."""
         own, used = self.own, self.used
-        whole = own.from_step == 0 and own.at_work(self.step) and own.random_rows is None
+        whole = own.from_step == 0 and own.is_active(self.step) and own.random_rows is None
         if own.route != "exclude" or not whole:
             return []
         hides = used.route == "exclude" and used.random_rows is None and self._is_at_work(used)
@@ -175,7 +175,7 @@ def seen(scenario: Scenario, probability: float) -> str:
         scenario: that they go through.
         probability: chance, for each image, that the operation is used.
     """
-    if scenario.idle or scenario.route in {"observe", STATE}:
+    if scenario.is_noop or scenario.route in {"observe", STATE}:
         return UNTOUCHED
     rows = scenario.rows
     if scenario.random_rows is not None:

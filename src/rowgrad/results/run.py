@@ -149,7 +149,7 @@ class Run:
     def damage(self) -> Tensor | None:
         """What the run's camera adds to each row, (H,); None where it is whole."""
         camera = Corruption(CorruptionSettings.read(self.config.get("corruption") or {}), height=self.height)
-        return None if camera.idle else camera.offsets
+        return None if camera.is_noop else camera.offsets
 
     def mean_image(self) -> Tensor | None:
         """The mean image (H, W) of the run's data set, from 0 to 1; None where its files are no longer there."""

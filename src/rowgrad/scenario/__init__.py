@@ -1,4 +1,4 @@
-"""What happens to the rows of an image before the network sees it. The cut is in `scenario`."""
+"""Image rows on their way to the network: selection, operation, detach, route. The cut is in `scenario`."""
 
 from rowgrad.errors import need_pipeline
 

@@ -1,4 +1,4 @@
-"""A broken camera: a fixed offset for each image row, added to every image before θ."""
+"""A broken camera: fixed offsets per image row, added to every image before θ."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ if TYPE_CHECKING:
 
 
 class Corruption(nn.Module):
-    """x + offset for each row, the same in every image of training, validation and test.
+    """Adds a fixed offset to each row of every image, in training, validation and test.
 
     Args:
-        settings: what `corruption` says. The run's seed does not change its numbers.
+        settings: the settings of `corruption`. Random offsets depend on `settings.seed`, not on the run's seed.
         height: H of the images.
 
     Attributes:
-        offsets: (H,), what is added to each row; 0 where nothing is.
-        idle: whether nothing is added anywhere.
+        offsets: (H,), the offset of each row in normalised units; 0 for rows that are not selected.
+        is_noop: whether every offset is 0.
 
     Raises:
-        UserError: rows that such images do not have.
+        UserError: a row that images of this height do not have.
     """
 
     offsets: Tensor
@@ -37,16 +37,16 @@ class Corruption(nn.Module):
         offset, std = settings.offset, settings.std
         offsets = offset + std * Draw(settings.seed, 0).normal("camera", (height,))
         self.name, self.rows, self.offset, self.std = settings.name, name_rows(selected), offset, std
-        self.idle = not any(selected) or offset == std == 0
+        self.is_noop = not any(selected) or offset == std == 0
         self.register_buffer("offsets", torch.where(torch.tensor(selected), offsets, 0.0), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, H, W) as the camera gives them."""
-        return images if self.idle else images + self.offsets[:, None]
+        """Images (B, C, H, W) -> images with the offsets added."""
+        return images if self.is_noop else images + self.offsets[:, None]
 
     def sentence(self) -> str:
-        """The damage in one plain sentence; empty where there is none."""
-        if self.idle:
+        """Describes the damage in one sentence; empty for an intact camera."""
+        if self.is_noop:
             return ""
         fixed = [f"{self.offset:+g}"] if self.offset else []
         random = [f"a number for each row (standard deviation {self.std:g})"] if self.std else []

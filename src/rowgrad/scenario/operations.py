@@ -1,8 +1,8 @@
-"""What a scenario does to its rows: pure functions of images (B, C, H, W) in normalised units, and their names.
+"""Operations on rows: pure functions of images (B, C, H, W) in normalised units, and their names.
 
-An operation sees whole images; the scenario uses its selected rows only. One of your own is an `Operation` in a package
-of yours, named by `_target_`; here it is that and a line in `OPERATIONS`. Keyword-only fields `black` and `white` are
-given the data set's values of these pixels.
+An operation receives whole images; the scenario uses only the selected rows of the result. To add an operation, write
+a subclass of `Operation` and add it to `OPERATIONS`, or name it by `_target_` if it is in a package of yours. Its
+keyword-only fields `black` and `white` receive the data set's values of these pixels.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Limits = Mapping[str, Limit]
 
 
 class Operation:
-    """Images (B, C, H, W) and the step's randomness -> images of the same shape.
+    """Base class: maps images (B, C, H, W) and the step's randomness to images of the same shape.
 
     Example:
         >>> class Double(Operation):
@@ -40,8 +40,8 @@ class Operation:
         'Row 0 is detached, doubled and fed to the network.'
 
     Class attributes:
-        words: what is done to the rows, as a past participle, with fields in braces: "shifted by {offset:+g}".
-        limits: what its fields may be, by their names.
+        words: a past participle that describes the operation, with fields in braces: "shifted by {offset:+g}".
+        limits: accepted values, by field name.
     """
 
     words: ClassVar[str] = "put through {self}"
@@ -53,17 +53,17 @@ class Operation:
 
     @property
     def phrase(self) -> str:
-        """What is done to the rows: "shifted by +1"."""
+        """The operation in words: "shifted by +1"."""
         return self.words.format_map({"self": self, **vars(self)})
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
-        """The result, of the images' shape."""
+        """Returns images of the same shape (B, C, H, W)."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Unchanged(Operation):
-    """The images as they are."""
+    """The identity."""
 
     words = "left as they are"
 
@@ -73,7 +73,7 @@ class Unchanged(Operation):
 
 @dataclass(frozen=True)
 class Named(Operation):
-    """One that is not made: its name alone, for words about it."""
+    """A placeholder that has only a name, to describe an operation without building it."""
 
     name: str
     words = "put through {name}"
@@ -105,7 +105,7 @@ class Scale(Operation):
 
 @dataclass(frozen=True)
 class Noise(Operation):
-    """x + std · ε with ε ~ N(0, 1) for every pixel of every image."""
+    """x + std · ε, with ε ~ N(0, 1) for each pixel of each image."""
 
     std: float = 1.0
     limits: ClassVar[Limits] = {"std": NOT_NEGATIVE}
@@ -117,7 +117,7 @@ class Noise(Operation):
 
 @dataclass(frozen=True)
 class Flip(Operation):
-    """Each row from right to left."""
+    """Reverses each row."""
 
     words = "flipped from left to right"
 
@@ -127,14 +127,14 @@ class Flip(Operation):
 
 @dataclass(frozen=True)
 class Blur(Operation):
-    """torchvision's Gaussian blur with a kernel that reaches three standard deviations."""
+    """torchvision's Gaussian blur; the kernel reaches three standard deviations."""
 
     sigma: float = 1.0
     limits: ClassVar[Limits] = {"sigma": number("above 0", lambda value: value > 0)}
     words = "blurred with σ = {sigma:g} pixels"
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:
-        from torchvision.transforms.v2 import functional  # takes a second
+        from torchvision.transforms.v2 import functional  # imported here: it takes a second
 
         size = 2 * min(round(3 * self.sigma), (min(images.shape[-2:]) - 1) // 2) + 1
         return functional.gaussian_blur(images, [size, size], [self.sigma, self.sigma])
@@ -142,7 +142,7 @@ class Blur(Operation):
 
 @dataclass(frozen=True)
 class Erase(Operation):
-    """One grey value everywhere, in normalised units: 0 is the data set's mean grey."""
+    """A constant in normalised units; 0 is the mean grey of the data set."""
 
     value: float = 0.0
     limits: ClassVar[Limits] = {"value": FINITE}
@@ -154,7 +154,7 @@ class Erase(Operation):
 
 @dataclass(frozen=True)
 class Static(Operation):
-    """std · ε with ε ~ N(0, 1) for every pixel of every image, and nothing of the image."""
+    """std · ε, with ε ~ N(0, 1) for each pixel of each image, in place of the image."""
 
     std: float = 1.0
     limits: ClassVar[Limits] = {"std": NOT_NEGATIVE}
@@ -166,7 +166,7 @@ class Static(Operation):
 
 @dataclass(frozen=True)
 class Quantise(Operation):
-    """The nearest of `levels` evenly spaced greys from black to white. Its gradient is zero wherever it has one."""
+    """Rounds to the nearest of `levels` evenly spaced greys from black to white. Its derivative is zero."""
 
     levels: float = 2
     black: float | Tensor = field(default=0.0, kw_only=True)
@@ -201,7 +201,7 @@ class Transform(Operation):
         with draw.torch_seeded("transform", images.device):
             try:
                 return self.function(images)
-            except Exception as error:  # whatever a library's transform does not take
+            except Exception as error:  # a library's transform may raise anything
                 raise UserError(f"scenario.operation: {self.function} does not take images: {error}") from error
 
 
@@ -220,15 +220,19 @@ ACCEPTED = f"{', '.join(OPERATIONS)}, each with its number (shift 1, blur 0.5), 
 
 
 def read_operation(spec: Any, key: str = "scenario.operation") -> Any:
-    """Makes an operation from its text.
+    """Parses an operation.
+
+    Example:
+        >>> read_operation("shift 1")
+        Shift(offset=1.0)
 
     Args:
         spec: a name and its numbers (`shift 1`, `flip`, `RandomRotation 30`), an operation, or a function of images. A
-            group with a `_target_` is left as it is: it has yet to be made.
-        key: what a mistake is called by.
+            mapping with a `_target_` is returned unchanged, to be instantiated later.
+        key: the config key, for error messages.
 
     Raises:
-        UserError: an unknown name, or numbers that the operation does not take.
+        UserError: an unknown name, or numbers that the operation does not accept.
     """
     if isinstance(spec, Mapping) and "_target_" in spec:
         return spec
@@ -256,7 +260,7 @@ def read_operation(spec: Any, key: str = "scenario.operation") -> Any:
 
 
 def with_greys(operation: Operation, black: float | Tensor, white: float | Tensor) -> Operation:
-    """The operation with a data set's values of black and white pixels, where it has fields of these names."""
+    """Sets the fields `black` and `white` of an operation that has them, to the data set's values of these pixels."""
     names = {part.name for part in fields(operation)} if is_dataclass(operation) else set()
     greys = {name: value for name, value in {"black": black, "white": white}.items() if name in names}
     return replace(operation, **greys) if greys else operation  # ty: ignore[invalid-argument-type]
@@ -270,5 +274,5 @@ def _torchvision_transform(name: str, numbers: list[float], typed: str) -> Calla
         raise UserError(f"{typed}: there is no operation {name!r}. Accepted: {ACCEPTED}.")
     try:
         return kind(*(int(number) if number == int(number) else number for number in numbers))
-    except Exception as error:  # each says so in its own way
+    except Exception as error:  # a library's transform may raise anything
         raise UserError(f"{typed}: torchvision's {name} says: {error}") from error

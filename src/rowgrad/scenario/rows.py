@@ -1,6 +1,6 @@
-"""The row grammar: `"0:14"` -> which of H image rows are meant. Row 0 is the top.
+"""The row grammar: `"0:14"` -> a selection of H image rows. Row 0 is the top.
 
-`all`, `none`, `5`, `-1`, `0:14`, `::2` and lists of these, with Python's slice rules.
+Accepted are `all`, `none`, `5`, `-1`, `0:14`, `::2` and lists of these, with Python's slice rules.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ if TYPE_CHECKING:
 RowSpec = str | int | list["str | int"] | tuple["str | int", ...]
 
 GRAMMAR = "all, none, an index (5, -1), a slice (0:14, ::2) or a list of these ([0:3,-1])"
-BASE_60 = 60  # YAML 1.1 reads an unquoted 14:28 as a number of minutes and seconds, 868
+BASE_60 = 60  # YAML 1.1 reads an unquoted 14:28 as a sexagesimal number, 868
 _INDEX = re.compile(r"[+-]?\d+")
 _SLICE = re.compile(r"([+-]?\d+)?:([+-]?\d+)?(?::([+-]?\d+)?)?")
 
 
 @dataclass(frozen=True)
 class Rows:
-    """A row selection that was read, for images of any height.
+    """A parsed row selection, for images of any height.
 
     Attributes:
-        parts: indices and slices, with the text of each.
-        key: what a mistake is called by.
+        parts: indices and slices, each with its text.
+        key: the config key, for error messages.
     """
 
     parts: tuple[tuple[str, int | slice], ...]
@@ -37,26 +37,25 @@ class Rows:
 
     @property
     def spec(self) -> str:
-        """The selection as one would type it."""
+        """The selection in the row grammar."""
         texts = [text for text, _ in self.parts]
         return texts[0] if len(texts) == 1 else f"[{','.join(texts)}]"
 
     def select(self, height: int) -> tuple[bool, ...]:
-        """The selected ones of `height` rows, as so many booleans.
+        """Returns for each of `height` rows whether it is selected.
 
         Raises:
-            UserError: an index outside 0...H-1 (after counting negative ones from the end), or a slice that names no
-                row.
+            UserError: an index outside -H...H-1, or a slice that selects no row.
         """
         chosen = {row for part in self.parts for row in self._one(*part, height)}
         return tuple(row in chosen for row in range(height))
 
     def names(self, row: int, height: int) -> bool:
-        """Whether one of `height` rows is meant by its own index, and not as one of a slice."""
+        """Whether the selection contains `row` as a single index, not only within a slice."""
         return any(isinstance(part, int) and part % height == row for _, part in self.parts)
 
     def cut(self, height: int) -> list[str]:
-        """Slices that reach beyond `height` rows, as they were typed: Python cuts them."""
+        """Returns the text of each slice that reaches beyond `height` rows; Python's slice rules shorten it."""
         inside = range(-height, height + 1)
         return [
             text
@@ -81,14 +80,18 @@ class Rows:
 
 
 def read_rows(spec: RowSpec | Rows, key: str = "scenario.rows") -> Rows:
-    """Reads a row selection.
+    """Parses a row selection.
+
+    Example:
+        >>> read_rows(["0:3", -1]).select(5)
+        (True, True, True, False, True)
 
     Args:
         spec: the selection in the row grammar.
-        key: what a mistake is called by.
+        key: the config key, for error messages.
 
     Raises:
-        UserError: malformed, or a list that names no row.
+        UserError: `spec` is not in the row grammar, or is an empty list.
     """
     if isinstance(spec, Rows):
         return spec
@@ -114,7 +117,7 @@ def _part(part: str | int, key: str) -> tuple[str, int | slice]:
 
 
 def name_rows(selected: Sequence[bool]) -> str:
-    """Says a selection in words: `rows 0-13`, `row 5`, `rows 0-2, 7`, `all rows`, `no row` (with en dashes)."""
+    """Describes a selection: `rows 0–13`, `row 5`, `rows 0–2, 7`, `all rows`, `no row`."""
     indices = [row for row, chosen in enumerate(selected) if chosen]
     if not indices:
         return "no row"

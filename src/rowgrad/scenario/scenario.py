@@ -1,6 +1,6 @@
-"""Rows, operation, detach, route -> the network's input, and what becomes of its state between rows.
+"""Scenario: rows, operation, detach and route -> the network's input, or the state it carries between rows.
 
-The cut is one `detach()`: of images in `Scenario._operated`, of a state in `Scenario._carried`.
+The cut is a single `detach()`: of images in `Scenario._operated`, of a state in `Scenario._carried`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 class Scenario(nn.Module):
-    """Chooses rows, puts them through an operation, detached or not, and says who gets the result.
+    """Selects rows, applies an operation to them, detached or not, and routes the result.
 
     Example:
         >>> scenario = Scenario(rows="0:14", operation="shift 1", probability=0.5, height=28)
@@ -35,21 +35,20 @@ class Scenario(nn.Module):
 
     Args:
         height: H of the images.
-        black: the value of a black pixel in normalised units, or one for each channel, (C, 1, 1).
-        white: the value of a white one.
-        **settings: any of `scenario`'s settings, as one would type them; `ScenarioSettings` has their defaults. The
-            schedule goes by the optimizer step, counted from 0: before `from_step` and from `to_step` on, the network
-            sees the images as they are, and nothing is detached. Evaluation goes by the last step that was trained.
-            `random_rows` are the same for all images of a step; evaluation, which has no step, draws for each image.
-            `straight_through` is that of Bengio et al. (arXiv:1308.3432); with `detach` there is no gradient to pass:
-            the rows stay cut.
+        black: value of a black pixel in normalised units: a number, or one per channel, (C, 1, 1).
+        white: value of a white pixel, in the same form.
+        **settings: fields of `ScenarioSettings`, as on the command line. The scenario is active at optimizer steps
+            `from_step <= step < to_step`, counted from 0; at other steps the network sees the images unchanged and
+            nothing is detached. Evaluation uses the last trained step. `random_rows` draws the same rows for all
+            images of a step; in evaluation it draws for each image. `straight_through` is the straight-through
+            estimator (Bengio et al., arXiv:1308.3432); with `detach=True` it has no effect.
 
     Attributes:
-        selected: (H,), which rows the scenario selects; `chosen` are the same, as plain booleans.
-        idle: whether it never changes, detaches or shows anything.
+        selected: (H,) boolean mask of the selected rows; `chosen` is the same as a tuple.
+        is_noop: whether no row is ever selected.
 
     Raises:
-        UserError: a setting that is unknown or not accepted, or rows that such images do not have; it names the key.
+        UserError: an unknown setting, a value that is not accepted, or a row that the images do not have.
     """
 
     selected: Tensor
@@ -73,7 +72,7 @@ class Scenario(nn.Module):
             self.register_buffer("black", black, persistent=False)
         else:
             self.black = black
-        self.idle = not any(selected) or self.random_rows == 0
+        self.is_noop = not any(selected) or self.random_rows == 0
         self.register_buffer("selected", torch.tensor(selected), persistent=False)
 
     @classmethod
@@ -85,34 +84,35 @@ class Scenario(nn.Module):
         black: float | Tensor = 0.0,
         white: float | Tensor = 1.0,
     ) -> Self:
-        """A scenario from settings that are read already. Arguments are as in the constructor."""
+        """Builds a scenario from parsed settings. The other arguments are those of the constructor."""
         return cls(height=height, black=black, white=white, **vars(settings))
 
     def forward(self, images: Tensor, draw: Draw, step: int | None = None) -> Tensor:
-        """What the network sees in this phase, (B, C, H, W).
+        """Returns what the network sees in the current phase, (B, C, H, W).
 
         Args:
-            images: u, of that shape.
-            draw: the randomness.
-            step: the optimizer step that the schedule goes by; without it, that of `draw`.
+            images: u, (B, C, H, W).
+            draw: the source of randomness.
+            step: optimizer step for the schedule; default: `draw.step`.
         """
         return self.routed(images, draw, self.probability) if self._is_due(draw, step) else images
 
     def edges(self, count: int, draw: Draw, step: int | None = None) -> dict[int, Callable[[State], State]]:
-        """What is done, on route `state`, with the state that a network carries into rows of `count` images.
+        """Returns, on route `state`, a function for each row into which the network's state is carried detached.
 
-        A function of that state, tensors (..., B, units) by their names, for each row that has a cut above it. Values
-        stay as they are, so there is none where no gradient is asked for. Each image draws at each edge for itself.
+        The function maps the state, tensors (..., B, units) by name, to a state with the same values. With a
+        `probability` below 1, each image draws at each row. The result is empty while gradients are disabled, because
+        values never change.
 
         Args:
-            count: B.
-            draw: the randomness.
-            step: as in `forward`.
+            count: B, the number of images.
+            draw: the source of randomness.
+            step: optimizer step for the schedule; default: `draw.step`.
         """
-        cuts = self.route == STATE and self.detach and not self.idle and self.probability > 0
+        cuts = self.route == STATE and self.detach and not self.is_noop and self.probability > 0
         if not (cuts and torch.is_grad_enabled() and self._is_due(draw, step)):
             return {}
-        selected = torch.tensor(self.chosen)  # on the CPU: a network is run in pieces from edge to edge
+        selected = torch.tensor(self.chosen)  # on the CPU: the network is split at these rows
         selected = selected if self.random_rows is None else self._drawn(replace(draw, first=0), 1, selected)[0]
         if self.probability == 1:
             hits: list[Tensor | None] = [None] * len(selected)
@@ -122,7 +122,7 @@ class Scenario(nn.Module):
         return {row: partial(self._carried, hits[row]) for row, chosen in enumerate(selected.tolist()) if chosen}
 
     def _carried(self, hit: Tensor | None, state: State) -> State:
-        """A state, detached for the images that are hit."""
+        """Detaches the state of the images in `hit`; None means all images."""
         return {
             name: value
             if self.state not in {"all", name}
@@ -133,41 +133,47 @@ class Scenario(nn.Module):
         }
 
     def _is_due(self, draw: Draw, step: int | None) -> bool:
-        return (self.training or self.in_evaluation) and self.at_work(draw.step if step is None else step)
+        return (self.training or self.in_evaluation) and self.is_active(draw.step if step is None else step)
 
     @property
     def in_evaluation(self) -> bool:
-        """Whether validation and test images go through it too."""
+        """Whether the scenario is also active in validation and test."""
         return self.when == "train and eval"
 
-    def at_work(self, step: int) -> bool:
-        """Whether the schedule has the scenario at work at an optimizer step."""
+    def is_active(self, step: int) -> bool:
+        """Whether the scenario is active at an optimizer step."""
         return self.from_step <= step and (self.to_step is None or step < self.to_step)
 
     def mask(self, images: Tensor, draw: Draw) -> Tensor:
-        """The selected rows as booleans that broadcast over images (B, C, H, W)."""
+        """Returns the boolean mask of the selected rows, broadcastable to images (B, C, H, W)."""
         if self.random_rows is None:
             return self.selected[:, None]
         draw, count = (replace(draw, first=0), 1) if self.training else (draw, len(images))
         return self._drawn(draw, count, self.selected)[:, None, :, None]
 
     def _drawn(self, draw: Draw, count: int, selected: Tensor) -> Tensor:
-        """Random ones of the selected rows (H,) as booleans (count, H)."""
+        """Draws `random_rows` of the selected rows (H,), `count` times: booleans (count, H)."""
         lots = draw.uniform("random rows", (count, len(selected)), selected.device).masked_fill(~selected, 1)
         places = lots.argsort(dim=1, stable=True).argsort(dim=1)
         return places < (self.random_rows or 0)
 
     def routed(self, images: Tensor, draw: Draw, probability: float) -> Tensor:
-        """What the network sees while the scenario is at work, with the given probability of the operation."""
-        if self.idle or self.route in {"observe", STATE}:
+        """Returns what the network sees while the scenario is active, (B, C, H, W).
+
+        Args:
+            images: u, (B, C, H, W).
+            draw: the source of randomness.
+            probability: probability, per image, that the operation is applied.
+        """
+        if self.is_noop or self.route in {"observe", STATE}:
             return images
         if self.route == "exclude":
             return torch.where(self.mask(images, draw), self.black, images)
-        # θ stays in the graph through `images`, so even a cut of all rows gives gradients: zeros.
+        # `images` keeps θ in the graph, so even with all rows cut its gradient exists: it is zero.
         return torch.where(self.mask(images, draw), self._operated(images, draw, probability), images)
 
     def observed(self, images: Tensor, draw: Draw) -> Tensor:
-        """What observers see, (B, C, H, W): the operation's result in the selected rows, whatever the route."""
+        """Returns what observers see on every route, (B, C, H, W): the operation's result in the selected rows."""
         return torch.where(self.mask(images, draw), self._operated(images, draw, self.probability), images)
 
     def _operated(self, images: Tensor, draw: Draw, probability: float) -> Tensor:
@@ -181,7 +187,7 @@ class Scenario(nn.Module):
                 " it must keep the shape."
             )
         if self.straight_through:
-            # u + (op(u) - u).detach(), put together so that the values are op(u) to the last bit.
+            # u + (op(u) - u).detach(), in an order of additions that keeps the values of op(u) bit for bit.
             result = result.detach() + (source - source.detach())
         if probability == 1:
             return result
@@ -189,8 +195,8 @@ class Scenario(nn.Module):
         return torch.where(hit[:, None, None, None], result, source)
 
     def sentence(self) -> str:
-        """The scenario in one plain sentence."""
-        if self.idle:
+        """Describes the scenario in one sentence."""
+        if self.is_noop:
             return "No row is selected: the network sees the images as they are."
         if self.route == STATE:
             state, verb = self.cut_edges(), "detached" if self.detach else "left as it is"
@@ -214,14 +220,14 @@ class Scenario(nn.Module):
         return f"{rows} {verb} {done}{through} {end}{self._schedule()}."
 
     def cut_edges(self) -> str:
-        """On route `state`, what is detached: "the state that is carried into row 14"."""
+        """Describes what route `state` detaches: "the state that is carried into row 14"."""
         part = "state" if self.state == "all" else f"{self.state} state alone"
         rows = self.rows if self.random_rows is None else f"{self.random_rows} of {self.rows}, drawn anew at each step"
         chance = "" if self.probability == 1 else f", for each image and row with probability {self.probability:g}"
         return f"the {part} that is carried into {rows}{chance}"
 
     def _schedule(self) -> str:
-        """The schedule as a sentence's end; empty where the scenario is always at work."""
+        """Describes the schedule, as the end of a sentence; empty if the scenario is always active."""
         start = f", from step {self.from_step}" if self.from_step else ""
         if self.to_step is None:
             return start and f"{start} on"

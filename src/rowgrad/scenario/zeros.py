@@ -37,7 +37,7 @@ def find_zero_cause(scenario: Scenario, shape: Shape) -> ZeroCause:
         scenario: that is looked at, and stays as it is.
         shape: of its images.
     """
-    if scenario.idle or scenario.route == "observe":
+    if scenario.is_noop or scenario.route == "observe":
         return ZeroCause.NONE
     if scenario.route == "exclude":
         return ZeroCause.LOSS

@@ -139,7 +139,7 @@ class Training:
         """Tells the loggers what the run is. TensorBoard knows it in a run that goes on; others may begin anew."""
         missing = [self.data.missing] if self.data.missing else []
         scenario, zeros = self.module.scenario, ""
-        if not scenario.idle:
+        if not scenario.is_noop:
             found = ZeroCause(self.summary["zeros_by"])
             zeros = zeros_sentence(found, detach=scenario.detach, route=scenario.route)
         sentences = [self.module.sentence(), *filter(None, [zeros]), *missing, f"Data set: {self.data.name}."]

@@ -28,7 +28,7 @@ def try_out(module: RowClassifier, shape: Shape, precision: str) -> None:
     images = torch.zeros(COUNT, shape.channels, shape.height, shape.width, dtype=module.theta.dtype)
     training = module.training
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        if not module.scenario.idle:
+        if not module.scenario.is_noop:
             module.scenario.observed(images, Draw(module.seed, 0))
         try:
             logits = module.eval().network(images)
@@ -48,7 +48,7 @@ def try_out(module: RowClassifier, shape: Shape, precision: str) -> None:
 def _check_state(module: RowClassifier) -> None:
     """Sees whether the network carries what the scenario detaches."""
     scenario, states = module.scenario, getattr(module.network, "states", ())
-    if scenario.route != STATE or scenario.idle:
+    if scenario.route != STATE or scenario.is_noop:
         return
     if not states:
         raise UserError(

@@ -158,6 +158,6 @@ def _joined(rank_mean: RankMean, leaves: Sequence[Tensor], grads: Sequence[Tenso
 
 def _detaches(module: pl.LightningModule, step: int | None = None) -> bool:
     """Whether a module's scenario detaches something, at any step or at a given one."""
-    if not isinstance(module, RowClassifier) or module.scenario.idle or not module.scenario.detach:
+    if not isinstance(module, RowClassifier) or module.scenario.is_noop or not module.scenario.detach:
         return False
-    return step is None or module.scenario.at_work(step)
+    return step is None or module.scenario.is_active(step)

@@ -120,9 +120,9 @@ class Pictures(pl.Callback):
             "camera gave": damaged,
             "network saw": scenario(damaged + module.theta.detach(), draw),
         }
-        if module.corruption.idle:
+        if module.corruption.is_noop:
             del views["camera gave"]
-        if not scenario.idle and scenario.route != STATE:
+        if not scenario.is_noop and scenario.route != STATE:
             views["observer saw"] = scenario.observed(damaged + module.theta.detach(), draw)
         beside = {"original": ("‖∂L/∂θᵣ‖", REACHES), "network saw": ("‖∂L/∂τᵣ‖", ARRIVES)}
         bars = {view: (f"mean {words}", means[q]) for view, (words, q) in beside.items() if q in means}
