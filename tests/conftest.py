@@ -1,4 +1,4 @@
-"""What the tests share: the project's own configs, quick runs on real digits, real processes."""
+"""Shared by the tests: the project's configs, short runs on real digits, processes, and readers of a run's files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ import torch
 from forked import Forked, Nursery
 from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from xdist.scheduler import LoadScopeScheduling
 
 from rowgrad.folders import RunFolder
 from rowgrad.training.build import build as build_settings
@@ -32,33 +31,8 @@ CONFIGS = PROJECT / "configs"
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
-# Tests that take long come first, one by one, to whichever process is free; those of any other file stay together,
-# because they share what was trained for them.
-SPREAD = ["test_benchmarks.py", "test_experiments.py", "test_readme.py", "test_invariants.py", "test_mistakes.py"]
-LONG = [*SPREAD[:3], "test_sweep.py", "test_resume.py", "test_commands.py", "test_tour.py"]
-
-
-def pytest_collection_modifyitems(items):
-    """Puts the tests of long files first."""
-    rank = {name: place for place, name in enumerate(LONG)}
-    items.sort(key=lambda item: rank.get(item.path.name, len(rank)))
-
-
-class Scheduler(LoadScopeScheduling):
-    """Shares the tests out among several processes."""
-
-    def _split_scope(self, nodeid):
-        file = nodeid.partition("::")[0]
-        return nodeid if Path(file).name in SPREAD else file
-
-
-def pytest_xdist_make_scheduler(config, log):
-    """xdist asks for it."""
-    return Scheduler(config, log)
-
-
 def configure(*overrides: str) -> DictConfig:
-    """The config that `scripts/train.py` would get."""
+    """The config that `scripts/train.py` composes from these overrides."""
     with initialize_config_dir(str(CONFIGS)):
         return compose("train", list(overrides))
 
@@ -69,7 +43,7 @@ def train(config: DictConfig, folder: Path, *, resume: bool = False) -> dict:
 
 
 def build(config: DictConfig, *, trained: bool = False):
-    """Data and model of a config."""
+    """The data and the model of a config."""
     return build_settings(read_settings(config), trained=trained)
 
 
@@ -80,9 +54,9 @@ def device(request) -> str:
 
 @pytest.fixture
 def run(tmp_path, device, request):
-    """Trains in this process on real digits, a few steps, and returns the run's folder.
+    """A function that trains in this process on real digits and returns the run's folder.
 
-    Pictures take longer than the training, so they are drawn where they are looked at.
+    Pictures take longer than the training, so only the tests of pictures draw them.
     """
     pictures = [] if request.module.__name__ == "test_pictures" else ["callbacks.pictures=null"]
 
@@ -97,7 +71,7 @@ def run(tmp_path, device, request):
 
 @pytest.fixture
 def mnist() -> Path:
-    """Real MNIST. Skipped only where nobody said where it is."""
+    """The folder of real MNIST; the test is skipped if MNIST_ROOT is not set."""
     root = os.environ.get("MNIST_ROOT")
     if root is None:
         pytest.skip("MNIST_ROOT is not set")
@@ -105,7 +79,7 @@ def mnist() -> Path:
     return Path(root)
 
 
-# What the scripts import, and, for those that answer before anything heavy is imported, what is not.
+# Imported before scripts are forked: HEAVY for scripts that train, LIGHT for those that answer before heavy imports.
 HEAVY = ["torch", "torchvision", "rowgrad.training.train", "rowgrad.results.report", "torch.utils.tensorboard"]
 HEAVY += ["scipy.stats", "sklearn.datasets", "tensorboard.backend.event_processing.event_accumulator"]
 LIGHT = ["hydra", "rich.console", "filelock"]
@@ -113,19 +87,19 @@ LIGHT = ["hydra", "rich.console", "filelock"]
 
 @lru_cache
 def nursery(*imports: str) -> Nursery:
-    """One for all tests of this process."""
+    """A process that has imported some packages, shared by all tests of this process."""
     born = Nursery(*imports)
     atexit.register(born.close)
     return born
 
 
 def start(*arguments: object, cwd: Path, env: dict[str, str] | None = None, imports: Sequence[str] = HEAVY) -> Forked:
-    """Starts one of the project's scripts as a user would; a `Popen` of it."""
+    """Starts one of the project's scripts, as `python` would, and returns a handle like `subprocess.Popen`."""
     return nursery(*imports).start(*arguments, cwd=cwd, env=os.environ | (env or {}))
 
 
 def command(*arguments: object, cwd: Path, timeout: int = 300, **others: Any) -> subprocess.CompletedProcess[str]:
-    """Runs one of the project's scripts as a user would, to its end."""
+    """Runs one of the project's scripts, as `python` would, to its end."""
     process = start(*arguments, cwd=cwd, **others)
     try:
         output, errors = process.communicate(timeout)
@@ -145,7 +119,7 @@ def norms(folder: Path, quantity: str) -> torch.Tensor:
 
 
 def recorded_steps(folder: Path) -> list[int]:
-    """The `step` column of `row_gradients.csv`, which may be written to at this moment."""
+    """The `step` column of `row_gradients.csv`, read at once because the run may be writing to it."""
     text = (folder / "row_gradients.csv").read_text()
     return [int(row["step"]) for row in csv.DictReader(text.splitlines())]
 
@@ -164,7 +138,7 @@ def weights(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
 
 @pytest.fixture(scope="module")
 def chromium():
-    """A real browser, where `make test-browser` has installed what drives it."""
+    """A real browser; `make test-browser` installs its driver."""
     from browser import chromium as open_chromium
 
     with open_chromium() as opened:
@@ -172,7 +146,7 @@ def chromium():
 
 
 def wait_until(page: Any, true: Callable[[], object], what: str, seconds: int = 60) -> None:
-    """Waits until something is true of a page; `what` says what is wrong where it does not come true."""
+    """Waits until `true()` holds for a page; fails with the words `what` after `seconds`."""
     for _ in range(seconds * 10):
         if true():
             return

@@ -1,4 +1,4 @@
-"""What one gets without a clone: the wheel, and the tap and the recorder without the packages of the pipeline."""
+"""The wheel, and the tap and the recorder without the packages of the pipeline."""
 
 import ast
 import csv
@@ -16,6 +16,8 @@ from conftest import PROJECT, command, events
 import rowgrad
 from rowgrad.errors import PIPELINE
 from rowgrad.files import configs_folder
+
+pytestmark = pytest.mark.slow
 
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
 IMPORTED_AS = {"google-crc32c": "google_crc32c", "hydra-core": "hydra", "scikit-learn": "sklearn"}
@@ -84,7 +86,7 @@ pl.Trainer(
 ).fit(module, torch.utils.data.DataLoader(torch.ones(6, 1, 6, 4), batch_size=2))
 """
 
-# What it has imported by then, and which names there are.
+# Prints the files that were imported, and for each public name itself or its error.
 NAMES = """
 import sys
 
@@ -169,7 +171,7 @@ def test_the_wheel_brings_tensorboards_tab_without_the_pipeline(without, install
     assert result.stdout.split() == sorted(file.name for file in (PROJECT / "src/rowgrad/board/page").iterdir())
 
 
-def test_the_wheel_helps_and_names_the_command_that_there_is(installed, tmp_path):
+def test_the_wheels_help_and_errors_name_python_m_rowgrad(installed, tmp_path):
     result = python(installed, "-m", "rowgrad", "--help", cwd=tmp_path)
     assert result.stdout.startswith("python -m rowgrad KEY=VALUE ... trains;")
     assert "scenario: augment, baseline, modify, truncate, visualize" in result.stdout
@@ -182,7 +184,7 @@ def test_an_editable_install_has_the_configs_of_the_clone(tmp_path):
     assert configs_folder() == PROJECT / "configs"
     unpacked = build(tmp_path, "build_editable")
     assert (unpacked / "_rowgrad.pth").read_text() == str(PROJECT / "src")
-    assert not (unpacked / "rowgrad").exists()  # nothing is copied that the clone would not change
+    assert not (unpacked / "rowgrad").exists()  # nothing is copied out of the clone
 
 
 def test_tap_and_recorder_need_nothing_of_the_pipeline(tapped):
@@ -206,7 +208,7 @@ def test_what_needs_the_pipeline_says_how_to_install_it(tapped):
         assert told[name] == f"this needs packages that are not installed ({', '.join(PIPELINE)}): {LINE}"
 
 
-def test_every_command_without_the_pipeline_is_told_so_in_one_line(without, tmp_path):
+def test_every_command_without_the_pipeline_fails_with_one_line(without, tmp_path):
     commands = {(script, "RUN"): script.removesuffix(".py") for script in ("train.py", "evaluate.py", "report.py")}
     commands |= {("two_rows.py",): "execute the article", ("-m", "rowgrad", "scenario=augment"): "train"}
     for (first, *others), action in commands.items():

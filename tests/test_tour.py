@@ -1,4 +1,4 @@
-"""The lesson of docs/tour.ipynb: it runs from top to bottom, and what is stored in it is whole and names no machine."""
+"""The lesson docs/tour.ipynb runs from top to bottom, and its stored outputs are complete and name no machine."""
 
 import re
 
@@ -15,17 +15,18 @@ HOMES = r"/(tmp|home|root|work|Users|usr|opt|var|mnt|content|private)/|[A-Z]:\\\
 
 
 def printed(cells):
-    """What cells have printed, as text."""
+    """The text that cells have printed."""
     return "".join(output.get("text", "") for cell in cells for output in cell.outputs)
 
 
 def shows(cell):
-    """Whether a cell prints, trains or draws where it stands, and not in a function that it defines."""
+    """Whether a cell prints, trains or draws outside the functions that it defines."""
     return bool(SHOWS.search(cell.source))
 
 
+@pytest.mark.slow
 @pytest.mark.mnist
-def test_every_cell_runs_and_prints_what_is_told_in_the_lesson(tmp_path, mnist, monkeypatch):
+def test_every_cell_runs_and_prints_what_the_lesson_says(tmp_path, mnist, monkeypatch):
     monkeypatch.setenv("MNIST_ROOT", str(mnist.absolute()))
     cells = [cell for cell in execute(tmp_path).cells if cell.cell_type == "code"]
     assert all(cell.execution_count for cell in cells)
@@ -68,19 +69,19 @@ def test_cells_are_short():
     assert all(len(cell.source.splitlines()) <= 25 for cell in CODE)
 
 
-def test_every_question_has_an_answer_that_is_folded_away():
+def test_every_question_has_a_folded_answer():
     questions = re.split(r"^\*\*\d+\.\*\* ", PROSE, flags=re.MULTILINE)[1:]
     assert len(questions) == 7
     for question in questions:
         assert re.search(r"\n\n<details><summary>Answer</summary>\n\n.+\n\n</details>", question, re.DOTALL)
 
 
-def test_every_page_that_the_lesson_points_to_is_there():
+def test_every_page_that_the_lesson_links_to_exists():
     links = re.findall(r"\]\(([^):]*)\)", PROSE)
     assert len(links) > 2
     assert all((TOUR.parent / link).is_file() for link in links)
 
 
-def test_the_first_cell_does_nothing_where_the_package_is(monkeypatch):
+def test_the_first_cell_installs_nothing_if_the_package_is_installed(monkeypatch):
     monkeypatch.setattr("subprocess.run", lambda *_, **__: pytest.fail("something was installed"))
     exec(CODE[0].source, {})

@@ -1,9 +1,9 @@
-"""How exact the recorded norms are: each is computed again in 64 bits, from the same weights and images.
+"""How exact the recorded norms are: recomputes each in 64 bits, from the same weights and images.
 
     python tools/exactness.py model=cnn data=mnist --steps 100
 
-Trains `scenario=augment`, rows 0–13 shifted in every image, with any further overrides that leave the scenario as it
-is, and prints by how much recorded norms differ from plain `torch.autograd.grad` in float64, written out here.
+Trains `scenario=augment`, with rows 0–13 shifted in every image, and prints by how much recorded norms differ from
+plain `torch.autograd.grad` in float64, written out here. Overrides may set anything but the scenario.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ FILE = "recomputed.pt"  # in the run's folder
 
 
 class Recompute(pl.Callback):
-    """Both norms of every row at every step, (T, 2, H), in 64 bits, into the run's folder."""
+    """Saves both norms of every row at every step, (T, 2, H), computed in 64 bits, in the run's folder."""
 
     def __init__(self) -> None:
         self.norms: list[torch.Tensor] = []
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        """Before the step: the weights are still those that it uses."""
+        """Computes the norms before the step changes the weights."""
         network = copy.deepcopy(pl_module.network).double()
         theta = pl_module.theta.detach().double().requires_grad_()
         tau = torch.zeros_like(theta, requires_grad=True)
@@ -43,12 +43,12 @@ class Recompute(pl.Callback):
         self.norms.append(torch.stack([gradient.square().sum((0, 2)).sqrt() for gradient in gradients]))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leaves them."""
+        """Saves the norms."""
         torch.save(torch.stack(self.norms), Path(trainer.default_root_dir) / FILE)
 
 
 def measure(overrides: list[str], steps: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Recorded norms and those computed again, (T, 2, H) each: what reaches the rows, and what arrives at the input."""
+    """Trains, and returns recorded and recomputed norms, (T, 2, H) each: row gradients, then input gradients."""
     with tempfile.TemporaryDirectory() as folder:
         long = ["trainer.max_epochs=-1", f"trainer.max_steps={steps}", f"hydra.run.dir={folder}/run"]
         run = rowgrad.train(*SCENARIO, *WATCHED, *long, *overrides)
@@ -56,12 +56,16 @@ def measure(overrides: list[str], steps: int) -> tuple[torch.Tensor, torch.Tenso
         return recorded, torch.load(run.folder.path / FILE, weights_only=True)
 
 
-def main() -> None:
-    """Measures and prints."""
+def main(words: list[str] | None = None) -> None:
+    """Measures and prints.
+
+    Args:
+        words: the command's arguments; None for those of this process.
+    """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     parser.add_argument("--steps", type=int, default=100)
-    options = parser.parse_args()
+    options = parser.parse_args(words)
     recorded, again = measure(options.overrides, options.steps)
     zeros = (recorded == 0, again == 0)
     print(f"exact zeros    {int(zeros[0].sum())} recorded, {int(zeros[1].sum())} in 64 bits,", end=" ")

@@ -1,8 +1,8 @@
-"""Runs docs/tour.ipynb from top to bottom in a kernel of its own, and stores what its cells print and draw.
+"""Runs docs/tour.ipynb from top to bottom in a kernel of its own, and stores the outputs of its cells.
 
 python tools/tour.py
 
-What is stored names no machine: runs go to a temporary folder, and no times are kept.
+The outputs name no machine: runs are written to a temporary folder, and execution times are not stored.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ PATIENCE = 600  # seconds for one cell
 
 
 def execute(folder: Path) -> nbformat.NotebookNode:
-    """The notebook with new outputs; the file stays as it is.
+    """Executes the notebook and returns it with new outputs; the file is not changed.
 
     Args:
         folder: the kernel's working directory.
@@ -31,13 +31,13 @@ def execute(folder: Path) -> nbformat.NotebookNode:
     notebook = nbformat.read(TOUR, as_version=4)
     place = {"metadata": {"path": str(folder)}}
     NotebookClient(notebook, timeout=PATIENCE, kernel_name="python3", resources=place, record_timing=False).execute()
-    notebook.metadata.language_info = {"name": "python"}  # without the version, which is this machine's
+    notebook.metadata.language_info = {"name": "python"}  # not the version, which depends on the machine
     return notebook
 
 
 def main() -> None:
     """Executes and stores."""
-    # So that a run calls TensorBoard by its name, as it does in an activated environment.
+    # A run's last line then names `tensorboard` without its folder, as in an activated environment.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with tempfile.TemporaryDirectory() as folder:
         nbformat.write(execute(Path(folder)), TOUR)

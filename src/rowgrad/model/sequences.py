@@ -1,7 +1,11 @@
 """Networks that read an image row by row, from top to bottom: each row is a time step, or a token, of C·W numbers.
 
-A recurrent one carries a state from each row into the next. On the edges between rows it offers a place where somebody
-may take that state and give it back, `network(images, edges)`; what is done there it does not know.
+A recurrent network carries a state from each row into the next. `network(images, edges)` takes functions that replace
+this state before the rows that they are given for; a scenario uses them to detach it.
+
+Outputs do not depend on the edges, to the last bit, if the functions keep the state's values. On a CPU this holds for
+every cell and precision: an LSTM is computed row by row, and batches of the other cells are padded to at least
+`MIN_IMAGES` for each thread. On a GPU, cuDNN chooses its kernels by the number of rows, and the last bit may differ.
 """
 
 from __future__ import annotations
@@ -15,8 +19,8 @@ from torch.nn.functional import pad
 
 from rowgrad.model.networks import check_share, check_whole
 
-State = dict[str, Tensor]  # what a layer carries into a row, (1, B, hidden), by its name
-Edges = Mapping[int, Callable[[State], State]]  # what is done with the state on its way into each of some rows
+State = dict[str, Tensor]  # the parts of the state that a layer carries into a row, (1, B, hidden), by name
+Edges = Mapping[int, Callable[[State], State]]  # by the index of a row, a function of the state that it gets
 NO_EDGES: Edges = {}
 
 CELLS: Mapping[str, tuple[Callable[[int, int], nn.RNNBase], tuple[str, ...]]] = {
@@ -26,9 +30,9 @@ CELLS: Mapping[str, tuple[Callable[[int, int], nn.RNNBase], tuple[str, ...]]] = 
 }
 READOUTS = ("last", "every")
 STARTS = ("torch", "orthogonal")
-# Images for each of torch's threads. Products of fewer are rounded, on a CPU, by how many rows are multiplied at once:
-# values would depend on where a sequence is cut. (Tried: it takes six a thread, with 1 and 2 threads.)
-LEAST = 8
+# Images for each of torch's threads, at least. On a CPU, a product of fewer rows is rounded by how many rows are
+# multiplied at once, so that outputs would depend on where a sequence is cut. (Measured: 6 are enough.)
+MIN_IMAGES = 8
 
 
 class RecurrentNet(nn.Module):
@@ -37,18 +41,18 @@ class RecurrentNet(nn.Module):
     Args:
         cell: `rnn` (Elman's, tanh), `gru` (Cho et al., arXiv:1406.1078) or `lstm` (Hochreiter and Schmidhuber, 1997).
         hidden: units of each layer.
-        layers: how many layers.
-        dropout: chance that a unit's output, not its state, is dropped in training.
-        readout: `last`, after the last row alone, or `every`, a prediction after each row.
+        layers: number of layers.
+        dropout: probability of dropping a unit's output, not its state, in training.
+        readout: `last`, one prediction after the last row, or `every`, a prediction after each row.
         start: first weights: `torch`'s own, or `orthogonal` (Saxe et al., arXiv:1312.6120) from state to state and
-            zero biases, but for those of an LSTM's forget gates, which are 1 (Jozefowicz et al., 2015).
+            zero biases, except those of an LSTM's forget gates, which are 1 (Jozefowicz et al., 2015).
         in_channels: C of the images.
         height: H of the images.
         width: W of the images.
         classes: number of classes.
 
     Attributes:
-        states: the names of what is carried from row to row.
+        states: the names of the parts of the state.
 
     Raises:
         ValueError: an argument that is not accepted.
@@ -74,7 +78,7 @@ class RecurrentNet(nn.Module):
         check_share("dropout", dropout)
         kind, self.states = CELLS[cell]
         sizes = [in_channels * width, *[hidden] * (layers - 1)]
-        # Each alone, not torch's stack of them: dropout between layers is then the same wherever a sequence is cut.
+        # Single layers instead of torch's stack: dropout between layers does not depend on where a sequence is cut.
         self.layers = nn.ModuleList([kind(size, hidden) for size in sizes])
         self.dropout = nn.Dropout(dropout)
         self.readout = Readout(hidden, classes, readout)
@@ -85,8 +89,8 @@ class RecurrentNet(nn.Module):
         """Images (B, C, H, W) -> logits (B, classes), or (B, H, classes) of `readout="every"`.
 
         Args:
-            images: which are read from row 0 to row H−1.
-            edges: by the index of a row, from 1 to H−1, what is done with each layer's state before it reads that row.
+            images: read from row 0 to row H−1.
+            edges: by the index of a row, from 1 to H−1, a function that each layer's state passes before that row.
         """
         rows = rows_of(images)
         for layer in self.layers:
@@ -94,14 +98,14 @@ class RecurrentNet(nn.Module):
         return self.readout(rows)
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode or evaluation mode; single layers know no difference, but cuDNN's want the former to learn."""
+        """Training or evaluation mode. The recurrent layers stay in training mode: cuDNN needs it for gradients."""
         super().train(mode)
         self.layers.train()
         return self
 
     @torch.compiler.disable(reason="torch does not compile its recurrent layers")
     def _read(self, layer: nn.Module, rows: Tensor, edges: Edges) -> Tensor:
-        """Rows (H, B, features) -> outputs (H, B, hidden), in pieces from edge to edge, in which torch is fast."""
+        """Rows (H, B, features) -> outputs (H, B, hidden), computed in pieces from edge to edge."""
         parts: list[Tensor] = []
         state: State | None = None
         begin = 0
@@ -114,27 +118,47 @@ class RecurrentNet(nn.Module):
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _run(self, layer: nn.Module, rows: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """Rows (T, B, features) and the state before them -> outputs (T, B, hidden) and the state after them."""
+        on_cpu = rows.device.type == "cpu"
+        if on_cpu and isinstance(layer, nn.LSTM):
+            return _run_lstm(layer, rows, state)
         count = rows.shape[1]
-        more = max(LEAST * torch.get_num_threads() - count, 0) if rows.device.type == "cpu" else 0
-        filled = None if state is None else [pad(state[name], (0, 0, 0, more)) for name in self.states]
-        before: Any = None if filled is None else tuple(filled) if len(filled) > 1 else filled[0]
+        more = max(MIN_IMAGES * torch.get_num_threads() - count, 0) if on_cpu else 0
+        padded = None if state is None else [pad(state[name], (0, 0, 0, more)) for name in self.states]
+        before: Any = None if padded is None else tuple(padded) if len(padded) > 1 else padded[0]
         part, after = layer(pad(rows, (0, 0, 0, more)), before)
         carried = after if isinstance(after, tuple) else (after,)
         return part[:, :count], dict(zip(self.states, [one[:, :count] for one in carried], strict=True))
 
 
+def _run_lstm(layer: nn.LSTM, rows: Tensor, state: State | None) -> tuple[Tensor, State]:
+    """An LSTM layer on a CPU, row by row: (T, B, features) -> outputs (T, B, hidden) and the state after them.
+
+    torch computes an LSTM of several rows by oneDNN, whose rounding depends on T·B and which has no 16 bits on
+    processors without AVX-512. (Measured: row by row, forward and backward take 4 % longer.)
+    """
+    weights = (layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0)
+    zeros = rows.new_zeros(rows.shape[1], layer.hidden_size)
+    hidden, cell = (zeros, zeros) if state is None else (state["hidden"][0], state["cell"][0])
+    outputs = []
+    for row in rows:
+        hidden, cell = torch.lstm_cell(row, (hidden, cell), *weights)
+        outputs.append(hidden)
+    return torch.stack(outputs), {"hidden": hidden[None], "cell": cell[None]}
+
+
 class RowTransformer(nn.Module):
     """A transformer (Vaswani et al., arXiv:1706.03762) whose tokens are the rows, with learnt positions.
 
-    Each row attends to itself and to those above it, so that it, too, reads from top to bottom. Layers are normalised
-    first (Xiong et al., arXiv:2002.04745).
+    Each row attends to itself and to the rows above it: it, too, reads from top to bottom. Layers are normalised first
+    (Xiong et al., arXiv:2002.04745).
 
     Args:
-        hidden: numbers of a token; the layers between attention have four times as many.
-        layers: how many layers.
-        heads: of attention, in each layer.
-        dropout: chance that a unit is dropped in training.
-        readout: `last`, of the last row's token alone, or `every`, a prediction from each row's.
+        hidden: size of a token; the feed-forward layers are four times as wide.
+        layers: number of layers.
+        heads: attention heads of each layer.
+        dropout: probability of dropping a unit in training.
+        readout: `last`, one prediction from the last row's token, or `every`, a prediction from each row's token.
         in_channels: C of the images.
         height: H of the images.
         width: W of the images.
@@ -179,10 +203,10 @@ class RowTransformer(nn.Module):
 
 
 class Readout(nn.Linear):
-    """What was made of the rows -> logits: after the last row, or after every one.
+    """A linear layer from the features of rows to logits: after the last row, or after every row.
 
     Args:
-        hidden: numbers of a row.
+        hidden: features of a row.
         classes: number of classes.
         when: `last` or `every`.
     """
@@ -197,12 +221,12 @@ class Readout(nn.Linear):
 
 
 def rows_of(images: Tensor) -> Tensor:
-    """Images (B, C, H, W) -> their rows one after the other, (H, B, C·W)."""
+    """Images (B, C, H, W) -> their rows as a sequence, (H, B, C·W)."""
     return images.permute(2, 0, 1, 3).flatten(2).contiguous()
 
 
 def _start_orthogonal(layer: nn.Module) -> None:
-    """Gates stand one below the other in torch's weights; of an LSTM's four, the second is the forget gate."""
+    """Initialises each gate; torch stacks the gates' weights, and the second of an LSTM's four is the forget gate."""
     if not isinstance(layer, nn.RNNBase):
         return
     hidden = layer.hidden_size
