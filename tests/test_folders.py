@@ -32,7 +32,7 @@ def when(path, process):
 
 def test_a_run_that_is_trained_is_not_resumed_by_another_process_and_is_never_called_killed(tmp_path):
     alone, run = tmp_path / "alone", tmp_path / "run"
-    long = [*QUICK, "trainer.max_epochs=30", "callbacks.checkpoints.every=5", "callbacks.recorder.flush_every=5"]
+    long = [*QUICK, "trainer.max_epochs=30", "callbacks.checkpoints.every_n_steps=5", "callbacks.recorder.flush_every=5"]
     first = start(TRAIN, *long, f"hydra.run.dir={run}", cwd=tmp_path)
     when(run / "checkpoints" / "last.ckpt", first)
     first.send_signal(signal.SIGSTOP)  # it stays in the middle of its training for as long as is asked
@@ -85,7 +85,7 @@ def test_a_disk_that_is_full_at_the_very_start_leaves_a_run_that_can_begin_or_go
 
 def test_a_folder_that_is_removed_in_mid_run_is_one_plain_line(tmp_path):
     run = tmp_path / "run"
-    long = ["trainer.max_epochs=100", "callbacks.checkpoints.every=5", f"hydra.run.dir={run}"]
+    long = ["trainer.max_epochs=100", "callbacks.checkpoints.every_n_steps=5", f"hydra.run.dir={run}"]
     process = start(TRAIN, *QUICK, *long, cwd=tmp_path)
     when(run / "checkpoints" / "last.ckpt", process)
     process.send_signal(signal.SIGSTOP)

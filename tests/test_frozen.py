@@ -82,7 +82,7 @@ def test_a_frozen_run_needs_its_source_no_more_once_it_has_a_checkpoint(source, 
     folder, model = source
     gone = tmp_path / "gone"
     shutil.copytree(folder, gone)
-    frozen = [*QUICK, *FROZEN, *model, f"model.checkpoint={gone}", "callbacks.checkpoints.every=5"]
+    frozen = [*QUICK, *FROZEN, *model, f"model.checkpoint={gone}", "callbacks.checkpoints.every_n_steps=5"]
     alone, stopped = tmp_path / "alone", tmp_path / "stopped"
     train(configure(*frozen), alone)
     train(configure(*frozen, "trainer.max_steps=7"), stopped)

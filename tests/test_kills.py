@@ -26,7 +26,7 @@ from rowgrad.watch.outlets import save_loggers
 from rowgrad.watch.tags import ABOUT
 
 QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null", "model=mlp", "model.network.dropout=0.3"]
-QUICK += ["scenario.operation=noise 1", "+trainer.limit_train_batches=4", "callbacks.checkpoints.every=3"]
+QUICK += ["scenario.operation=noise 1", "+trainer.limit_train_batches=4", "callbacks.checkpoints.every_n_steps=3"]
 QUICK += ["callbacks.recorder.flush_every=2", "callbacks.histograms.every=2", "callbacks.pictures.every=3"]
 # Row updates of before a resume are in no file, so that their picture is another one.
 QUICK += ["callbacks.recorder.quantities=[row_grad_norm,input_grad_norm]", "callbacks.pictures.digits=1"]
@@ -159,7 +159,7 @@ class Signal(pl.Callback):
     ("switches", "moments"),
     {
         "validations": (
-            [*TWO, "+trainer.val_check_interval=2", "callbacks.checkpoints.every=2"],
+            [*TWO, "+trainer.val_check_interval=2", "callbacks.checkpoints.every_n_steps=2"],
             [("on_train_batch_end", step) for step in (2, 3, 4, 6)],
         ),
         "an end": ([*TWO, "trainer.max_steps=6"], [("on_train_batch_end", 6), ("on_validation_end", 6)]),

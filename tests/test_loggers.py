@@ -34,7 +34,7 @@ def test_every_logger_of_a_list_gets_every_number_at_its_step_and_the_hyperparam
 
 def test_a_run_that_goes_on_has_every_step_in_its_tables(tmp_path):
     alone, resumed = tmp_path / "alone", tmp_path / "killed-13"
-    options = ["logger=csv", "callbacks.checkpoints.every=5", "trainer.max_epochs=2"]
+    options = ["logger=csv", "callbacks.checkpoints.every_n_steps=5", "trainer.max_epochs=2"]
     train(configure(*QUICK, *RANDOM, SNAPSHOTS, *options), alone)
     train(OmegaConf.load(resumed / "config.yaml"), resumed, resume=True)
     before, after = (read_csv(resumed / "csv" / f"version_{number}" / "metrics.csv") for number in (0, 1))

@@ -51,7 +51,7 @@ def state_of(folder):
 def test_every_precision_ends_goes_on_to_the_last_bit_and_is_evaluated_to_the_same_digits(tmp_path, precision, model):
     alone, killed = tmp_path / "alone", tmp_path / "killed-8"
     typed = [f"trainer.precision={precision}", f"model={model}", EPS, "trainer.max_steps=12", "trainer.max_epochs=2"]
-    train(configure(*QUICK, *typed, SNAPSHOTS, "callbacks.checkpoints.every=4"), alone)
+    train(configure(*QUICK, *typed, SNAPSHOTS, "callbacks.checkpoints.every_n_steps=4"), alone)
     config = OmegaConf.load(killed / "config.yaml")
     train(config, killed, resume=True)
     assert state_of(killed) == state_of(alone)

@@ -42,7 +42,7 @@ def copy_of(run, folder):
 def run22(tmp_path_factory):
     """Two epochs of 11 steps, with last.ckpt of step 22 and previous.ckpt of step 20."""
     folder = tmp_path_factory.mktemp("run22") / "run"
-    train(configure(*QUICK, *RANDOM, "trainer.max_epochs=2", "callbacks.checkpoints.every=5"), folder)
+    train(configure(*QUICK, *RANDOM, "trainer.max_epochs=2", "callbacks.checkpoints.every_n_steps=5"), folder)
     return folder
 
 
@@ -177,7 +177,7 @@ def test_the_csv_is_on_the_disk_before_a_checkpoint_is(tmp_path, monkeypatch):
         fsync(number)
 
     monkeypatch.setattr(os, "fsync", keep)
-    train(configure(*QUICK, "model=mlp", "trainer.max_steps=2", "callbacks.checkpoints.every=1"), tmp_path / "run")
+    train(configure(*QUICK, "model=mlp", "trainer.max_steps=2", "callbacks.checkpoints.every_n_steps=1"), tmp_path / "run")
     names = [name for name, _ in synced]
     first = names.index("last.ckpt.part")
     assert names[first - 1] == "row_gradients.csv"
@@ -312,7 +312,7 @@ def test_ranks_stop_after_the_same_step_whichever_got_the_signal(tmp_path):
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path, model):
     run = tmp_path / "run"
-    explode = ["optimizer.schedule=constant", "optimizer.lr=1e30", "callbacks.checkpoints.every=1", f"model={model}"]
+    explode = ["optimizer.schedule=constant", "optimizer.lr=1e30", "callbacks.checkpoints.every_n_steps=1", f"model={model}"]
     with pytest.raises(UserError, match=r"(loss is (nan|inf) at step \d|is not finite after step \d).*last good"):
         train(configure(*QUICK, *explode, "trainer.max_epochs=50"), run)
     assert summary(run)["status"] == "failed"

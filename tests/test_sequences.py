@@ -210,7 +210,7 @@ def test_6_sixteen_bits_give_the_norms_to_their_tolerance(run, cell):
 def test_7_a_resumed_run_ends_bit_identical_with_dropout(tmp_path):
     typed = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null", "scenario=truncate", "model=lstm"]
     typed += ["model.network.hidden=16", "model.network.dropout=0.3", "model.network.layers=2", "scenario.rows=all"]
-    typed += ["scenario.probability=0.5", "scenario.state=hidden", "callbacks.checkpoints.every=3"]
+    typed += ["scenario.probability=0.5", "scenario.state=hidden", "callbacks.checkpoints.every_n_steps=3"]
     config = configure(*typed, "trainer.max_steps=8", "callbacks.bias.every=2")
     train(config, tmp_path / "whole")
     shutil.copytree(tmp_path / "whole", tmp_path / "again")

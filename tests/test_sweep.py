@@ -195,7 +195,7 @@ def test_a_sweep_with_a_job_that_raises_and_one_that_is_killed_ends_complete_whe
     jobs[1].mkdir(parents=True)
     (jobs[1] / "tensorboard").write_text("a file where a folder should be")
     basics = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null", "trainer.max_epochs=6"]
-    basics += ["callbacks.recorder.flush_every=5", "callbacks.checkpoints.every=7", "scenario.operation=noise 1"]
+    basics += ["callbacks.recorder.flush_every=5", "callbacks.checkpoints.every_n_steps=7", "scenario.operation=noise 1"]
     arguments = ["-m", *basics, "seed=0,1,2,3", "hydra.sweep.dir=sweep"]
     process = start(TRAIN, *arguments, cwd=tmp_path)
     wait_for(process, lambda: (jobs[2] / "row_gradients.csv").is_file() and len(recorded_steps(jobs[2])) > 20)
@@ -504,7 +504,7 @@ def workers_of(process):
 
 
 def joblib_sweep(folder, *overrides):
-    arguments = ["-m", *QUICK[:-1], "trainer.max_epochs=6", "callbacks.checkpoints.every=5", "seed=0,1,2"]
+    arguments = ["-m", *QUICK[:-1], "trainer.max_epochs=6", "callbacks.checkpoints.every_n_steps=5", "seed=0,1,2"]
     arguments += [
         "callbacks.recorder.flush_every=5",
         "sweep=joblib",

@@ -155,7 +155,7 @@ def test_a_limit_of_training_batches_holds_in_each_epoch_and_for_the_schedule(tm
 )
 def test_a_run_that_is_killed_under_a_switch_ends_as_if_left_alone(tmp_path, switches):
     alone = tmp_path / "alone"
-    options = [*switches, "logger=csv", "callbacks.checkpoints.every=2", "data.eval_batch_size=100"]
+    options = [*switches, "logger=csv", "callbacks.checkpoints.every_n_steps=2", "data.eval_batch_size=100"]
     seen = watched(alone, *RANDOM, SNAPSHOTS, *options)
     facts = {tag: value for tag, value in summary(alone).items() if tag != "train/seconds"}
     logged = read_csv(alone / "csv" / "version_0" / "metrics.csv")

@@ -35,7 +35,7 @@ from rowgrad.watch.tags import OUTCOME
 
 TRAIN = Path(__file__).resolve().parents[1] / "scripts" / "train.py"
 HEATMAPS = "pictures/1_row_gradients"
-QUICK = ["callbacks.progress=null", "callbacks.recorder.flush_every=3", "callbacks.checkpoints.every=7"]
+QUICK = ["callbacks.progress=null", "callbacks.recorder.flush_every=3", "callbacks.checkpoints.every_n_steps=7"]
 
 
 # What a life does when it is killed near its end, in this order.
