@@ -6,6 +6,7 @@ import atexit
 import csv
 import os
 import subprocess
+import time
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -133,6 +134,15 @@ def command(*arguments: object, cwd: Path, timeout: int = 300, **others: Any) ->
         process.kill()
         raise
     return subprocess.CompletedProcess(process.args, process.wait(), output, errors)
+
+
+def wait_for(process: Forked | subprocess.Popen, condition: Callable[[], object], seconds: int = 120) -> None:
+    """Waits until a condition holds while a process runs."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 def norms(folder: Path, quantity: str) -> torch.Tensor:
