@@ -145,6 +145,15 @@ def wait_for(process: Forked | subprocess.Popen, condition: Callable[[], object]
         time.sleep(0.01)
 
 
+# With `-c`: runs the script that follows, with SIGINT as in a terminal. Children of background jobs ignore it.
+DEFAULTS = """
+import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 def norms(folder: Path, quantity: str) -> torch.Tensor:
     """A quantity of `row_gradients.csv`: (steps, H)."""
     with (folder / "row_gradients.csv").open() as file:

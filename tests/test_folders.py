@@ -32,7 +32,12 @@ def when(path, process):
 
 def test_a_run_that_is_trained_is_not_resumed_by_another_process_and_is_never_called_killed(tmp_path):
     alone, run = tmp_path / "alone", tmp_path / "run"
-    long = [*QUICK, "trainer.max_epochs=30", "callbacks.checkpoints.every_n_steps=5", "callbacks.recorder.flush_every=5"]
+    long = [
+        *QUICK,
+        "trainer.max_epochs=30",
+        "callbacks.checkpoints.every_n_steps=5",
+        "callbacks.recorder.flush_every=5",
+    ]
     first = start(TRAIN, *long, f"hydra.run.dir={run}", cwd=tmp_path)
     when(run / "checkpoints" / "last.ckpt", first)
     first.send_signal(signal.SIGSTOP)  # it stays in the middle of its training for as long as is asked

@@ -84,7 +84,12 @@ def test_help_says_what_every_key_means_and_what_it_is_without_being_typed(tmp_p
 def test_a_second_process_in_a_runs_folder_is_told_so_and_the_first_goes_on(tmp_path):
     run = tmp_path / "run"
     first = start(
-        TRAIN, *QUICK, "trainer.max_epochs=30", "callbacks.checkpoints.every_n_steps=5", "hydra.run.dir=run", cwd=tmp_path
+        TRAIN,
+        *QUICK,
+        "trainer.max_epochs=30",
+        "callbacks.checkpoints.every_n_steps=5",
+        "hydra.run.dir=run",
+        cwd=tmp_path,
     )
     wait_for(first, (run / "checkpoints" / "previous.ckpt").is_file)
     assert (run / ".lock").exists()

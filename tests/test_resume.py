@@ -177,7 +177,9 @@ def test_the_csv_is_on_the_disk_before_a_checkpoint_is(tmp_path, monkeypatch):
         fsync(number)
 
     monkeypatch.setattr(os, "fsync", keep)
-    train(configure(*QUICK, "model=mlp", "trainer.max_steps=2", "callbacks.checkpoints.every_n_steps=1"), tmp_path / "run")
+    train(
+        configure(*QUICK, "model=mlp", "trainer.max_steps=2", "callbacks.checkpoints.every_n_steps=1"), tmp_path / "run"
+    )
     names = [name for name, _ in synced]
     first = names.index("last.ckpt.part")
     assert names[first - 1] == "row_gradients.csv"
@@ -312,7 +314,12 @@ def test_ranks_stop_after_the_same_step_whichever_got_the_signal(tmp_path):
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path, model):
     run = tmp_path / "run"
-    explode = ["optimizer.schedule=constant", "optimizer.lr=1e30", "callbacks.checkpoints.every_n_steps=1", f"model={model}"]
+    explode = [
+        "optimizer.schedule=constant",
+        "optimizer.lr=1e30",
+        "callbacks.checkpoints.every_n_steps=1",
+        f"model={model}",
+    ]
     with pytest.raises(UserError, match=r"(loss is (nan|inf) at step \d|is not finite after step \d).*last good"):
         train(configure(*QUICK, *explode, "trainer.max_epochs=50"), run)
     assert summary(run)["status"] == "failed"

@@ -7,7 +7,7 @@ import sys
 
 import lightning.pytorch as pl
 import pytest
-from conftest import PROJECT, command, configure, events, start, train, wait_for, weights
+from conftest import DEFAULTS, PROJECT, command, configure, events, start, train, wait_for, weights
 from omegaconf import OmegaConf
 from tensorboard.summary.writer import event_file_writer
 
@@ -174,15 +174,6 @@ def test_the_command_ends_with_130_and_says_how_to_go_on(tmp_path):
     assert "Traceback" not in errors
     assert f"interrupted after step {summary(run)['train/steps']}; not tested" in output
     assert "go on          python scripts/train.py resume=run\n" in output
-
-
-# Children of a background job ignore SIGINT.
-DEFAULTS = """
-import runpy, signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
-"""
 
 
 @pytest.mark.slow

@@ -75,7 +75,10 @@ CODE = [
     {"_target_": "torch.nn.Module.apply", "self": 1, "fn": {"_target_": "evil.call", "_partial_": True}},
     {"_target_": "torchvision.transforms.v2.functional._utils.torch.load", "f": "evil.pt"},
     {"_target_": "torchvision.transforms.v2.Lambda", "lambd": {"_target_": "os.system", "_partial_": True}},
-    {"_target_": "torchvision.transforms.v2.Lambda", "lambd": {"_target_": "hydra.utils.get_method", "path": "os.system"}},
+    {
+        "_target_": "torchvision.transforms.v2.Lambda",
+        "lambd": {"_target_": "hydra.utils.get_method", "path": "os.system"},
+    },
     {"_target_": "torchmetrics.text.BERTScore", "model_name_or_path": "evil"},
     {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": "/tmp/elsewhere"},
     {"_target_": "lightning.pytorch.callbacks.LambdaCallback", "setup": {"_target_": "evil.call", "_partial_": True}},
