@@ -193,7 +193,7 @@ def test_a_signal_before_a_run_that_goes_on_has_loaded_its_checkpoint_leaves_no_
         train(config, folder)
     (stopped / "summary.json").unlink()
 
-    def interrupted(self, stage):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:

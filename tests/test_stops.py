@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGUSR1: training ends with a whole step and exit code 130, and a resumed run is bit-identical."""
+"""Ctrl-C, SIGTERM and SIGUSR1: training ends with a whole step and exit code 130, and resumes to the last bit."""
 
 import json
 import os

@@ -296,15 +296,13 @@ def test_a_job_that_was_killed_is_resumed_to_the_last_bit_and_one_that_is_done_i
 
 def test_a_worker_that_is_killed_ends_the_sweep_with_a_plain_line(tmp_path, monkeypatch):
     answered = []
-    monkeypatch.setattr(rowgrad.results.sweep, "answer_sweep", lambda folder: answered.append(folder))
+    monkeypatch.setattr(rowgrad.results.sweep, "answer_sweep", answered.append)
     callback = Sweep()
     callback.folder = SweepFolder(tmp_path)
     run_job(configure("data=digits", "trainer=ddp"), hydras(tmp_path / "job", "trainer=ddp"))
+    monkeypatch.setattr(sys, "exc_info", lambda: (None, TerminatedWorkerError(), None))  # as Hydra calls it
     with pytest.raises(SystemExit, match=r"Cannot train: a worker process was killed"):
-        try:
-            raise TerminatedWorkerError
-        except TerminatedWorkerError:
-            callback.on_multirun_end(OmegaConf.create())
+        callback.on_multirun_end(OmegaConf.create())
     assert answered == [callback.folder]
 
 

@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint, ProgressBar, RichProgressBar, Timer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.profilers import PassThroughProfiler, Profiler
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from rowgrad.errors import UserError, without_key
@@ -200,7 +200,7 @@ def lightning_trainer(settings: RunSettings, arguments: dict[str, Any], **ours: 
         UserError: Lightning refuses an argument, or a device is not available.
     """
     made = {
-        name: make_target(value, f"trainer.{name}", settings.trusted)
+        name: make_target(value, f"trainer.{name}", settings.trusted, kind=Profiler if name == "profiler" else None)
         if isinstance(value, dict) and "_target_" in value
         else value
         for name, value in arguments.items()
@@ -208,9 +208,7 @@ def lightning_trainer(settings: RunSettings, arguments: dict[str, Any], **ours: 
     try:
         return pl.Trainer(**{**made, **ours})
     except Exception as error:  # Lightning refuses arguments by many exceptions, an accelerator by ImportError
-        if isinstance(error, TypeError | ValueError):
-            raise UserError(f"trainer: {without_key(error)}") from error
-        named = [key for key in settings.trainer.others if f"`{key}`" in str(error)]
-        keys = named or ["accelerator", "devices", "precision"]
-        chosen = ", ".join(f"trainer.{key}={arguments[key]}" for key in keys)
+        others = list(settings.trainer.others)
+        named = [key for key in others if key in str(error)] or others or ["accelerator", "devices", "precision"]
+        chosen = ", ".join(f"trainer.{key}={arguments.get(key)}" for key in named)
         raise UserError(f"{chosen} cannot be had here: {without_key(error)}") from error
