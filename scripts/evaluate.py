@@ -6,8 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rowgrad.errors import UserError
-from rowgrad.process import run_script
+from rowgrad.errors import UserError, run_script
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig

@@ -5,8 +5,8 @@ import os
 import sys
 from pathlib import Path
 
+from rowgrad.errors import run_script
 from rowgrad.folders import RunFolder, find_run_folders
-from rowgrad.process import run_script
 
 
 def main() -> None:

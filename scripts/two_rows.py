@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from rowgrad.process import run_script
+from rowgrad.errors import run_script
 
 Grid = list[list[float]]
 

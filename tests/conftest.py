@@ -6,6 +6,7 @@ import atexit
 import csv
 import os
 import subprocess
+import time
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -107,6 +108,24 @@ def command(*arguments: object, cwd: Path, timeout: int = 300, **others: Any) ->
         process.kill()
         raise
     return subprocess.CompletedProcess(process.args, process.wait(), output, errors)
+
+
+def wait_for(process: Forked | subprocess.Popen, condition: Callable[[], object], seconds: int = 120) -> None:
+    """Waits until a condition holds while a process runs."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+# With `-c`: runs the script that follows, with SIGINT as in a terminal. Children of background jobs ignore it.
+DEFAULTS = """
+import runpy, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
 
 
 def norms(folder: Path, quantity: str) -> torch.Tensor:

@@ -1,12 +1,10 @@
 """The commands as people type them: real processes, real files, real signals."""
 
 import json
-import signal
-import time
 
 import pytest
 import torch
-from conftest import LIGHT, PROJECT, command, configure, events, recorded_steps, start, train
+from conftest import LIGHT, PROJECT, command, configure, events, train
 from omegaconf import OmegaConf
 
 TRAIN, EVALUATE = (PROJECT / "scripts" / name for name in ("train.py", "evaluate.py"))
@@ -107,56 +105,6 @@ def test_a_sweep_leaves_one_folder_a_job(tmp_path):
     assert all("val/acc" in facts for facts in found.values())
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
-def test_a_signal_stops_a_run_between_two_steps_with_everything_saved(tmp_path, number):
-    run = tmp_path / "run"
-    arguments = [
-        *QUICK,
-        "trainer.max_epochs=100000",
-        "callbacks.recorder.flush_every_n_steps=5",
-        f"hydra.run.dir={run}",
-    ]
-    process = start(TRAIN, *arguments, cwd=tmp_path)
-    deadline = time.monotonic() + 120
-    while not (run / "row_gradients.csv").is_file() or len(recorded_steps(run)) < 20:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    process.send_signal(number)
-    output, errors = process.communicate(timeout=60)
-    assert process.returncode == 130, errors
-    assert "Traceback" not in errors
-    facts = summary(run)
-    assert facts["status"] == "interrupted"
-    assert f"interrupted after step {facts['train/steps']}; not tested" in output
-    assert "go on          python scripts/train.py resume=run\n" in output
-    assert recorded_steps(run) == list(range(facts["train/steps"]))
-    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    assert checkpoint["global_step"] == facts["train/steps"]
-    assert [step for step, _ in events(run)["train/loss"]] == recorded_steps(run)
-
-
-@pytest.mark.parametrize(
-    ("override", "words"),
-    [
-        (
-            "scenario=augmnt",
-            "scenario=augmnt is unknown; did you mean augment? Accepted: augment, baseline, modify, truncate,",
-        ),
-        ("scenario.row=3", "Key 'row' is not in struct. Did you mean: 'rows'?"),
-        ("scenario.rows=28", "scenario.rows=28 is out of range: an image has 28 rows, 0 to 27"),
-        ("scenario.operation=shfit", "there is no operation 'shfit'. Accepted: none, shift"),
-        ("seed=-1", "seed=-1 is not a whole number from 0 to 4294967295"),
-    ],
-)
-def test_a_mistake_is_told_without_a_traceback(tmp_path, override, words):
-    result = command(TRAIN, *QUICK, override, cwd=tmp_path)
-    assert result.returncode != 0
-    assert words in result.stderr
-    assert "Traceback" not in result.stderr
-    assert not (tmp_path / "logs").exists() or not list((tmp_path / "logs").rglob("*.json"))
-
-
 def test_the_traceback_can_be_had(tmp_path):
     result = command(TRAIN, *QUICK, "scenario.rows=28", cwd=tmp_path, env={"HYDRA_FULL_ERROR": "1"})
     assert "Traceback" in result.stderr
@@ -214,13 +162,6 @@ def test_visualize_equals_baseline_on_mnist_to_the_last_bit(tmp_path, mnist):
     ]
     assert states[0].keys() == states[1].keys()
     assert all(states[0][key].equal(states[1][key]) for key in states[0])
-
-
-def test_the_signal_handlers_of_the_process_are_put_back(tmp_path):
-
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    train(configure(*QUICK, "trainer.max_steps=2"), tmp_path / "run")
-    assert {number: signal.getsignal(number) for number in before} == before
 
 
 def test_evaluation_goes_by_the_last_step_that_was_trained(tmp_path):

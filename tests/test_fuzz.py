@@ -19,7 +19,7 @@ import rowgrad
 from rowgrad.errors import words_for
 from rowgrad.training.settings import OFFERED
 
-EXAMPLES = int(os.environ.get("ROWGRAD_FUZZ", "200"))
+EXAMPLES = int(os.environ.get("ROWGRAD_FUZZ", "40"))
 SECONDS = 60  # a run of two steps that takes longer hangs
 TINY = ["data=digits", "model=mlp", "model.network.hidden=[8]", "trainer.accelerator=cpu", "trainer.max_steps=2"]
 TINY += ["data.eval_batch_size=300", "data.batch_size=64", "callbacks.progress=null", "callbacks.pictures=null"]

@@ -19,7 +19,6 @@ from tensorboard.summary.writer import event_file_writer
 
 from rowgrad.data.datamodule import ImageData
 from rowgrad.folders import RunFolder
-from rowgrad.process import SIGNALS
 from rowgrad.training import train as run
 from rowgrad.training.train import Training
 from rowgrad.watch.loggers import save_loggers
@@ -121,7 +120,13 @@ ENDS = {
 }
 
 
-@pytest.mark.parametrize(("first", "switches"), ENDS.values(), ids=ENDS)
+QUICKEST = {"max_steps", "accumulated"}
+
+
+@pytest.mark.parametrize(
+    ("first", "switches"),
+    [pytest.param(*end, id=name, marks=[pytest.mark.slow] * (name not in QUICKEST)) for name, end in ENDS.items()],
+)
 def test_a_run_that_is_killed_near_its_end_leaves_what_it_would_have_left_alone(tmp_path, first, switches, monkeypatch):
     TAKEN.clear()
     FIRST[0] = first
@@ -149,9 +154,6 @@ class Signal(pl.Callback):
     def on_validation_end(self, trainer, *_):
         self._send("on_validation_end", trainer)
 
-    def on_test_start(self, trainer, *_):
-        self._send("on_test_start", trainer)
-
     @classmethod
     def _send(cls, hook, trainer):
         if (hook, trainer.global_step) == (cls.hook, cls.step):
@@ -166,14 +168,15 @@ class Signal(pl.Callback):
             [*TWO, "+trainer.val_check_interval=2", "callbacks.checkpoints.every_n_steps=2"],
             [("on_train_batch_end", step) for step in (2, 3, 4, 6)],
         ),
-        "an end": ([*TWO, "trainer.max_steps=6"], [("on_train_batch_end", 6), ("on_validation_end", 6)]),
+        "an end": ([*TWO, "trainer.max_steps=6"], [("on_train_batch_end", 6)]),
         "no improvement": (
             ["trainer.max_epochs=5", STOPPING, "callbacks.pictures.every_n_steps=9"],
-            [("on_train_batch_end", 4), ("on_train_batch_end", 7), ("on_validation_end", 8), ("on_test_start", 8)],
+            [("on_train_batch_end", 4), ("on_train_batch_end", 7), ("on_validation_end", 8)],
         ),
     }.values(),
     ids=("validations", "an end", "no improvement"),
 )
+@pytest.mark.slow
 def test_a_run_that_was_interrupted_leaves_what_it_would_have_left_alone(tmp_path, switches, moments):
     config = configure(*QUICK, "+callbacks.signal={_target_: test_kills.Signal}", *switches)
     alone, found = tmp_path / "alone", {}
@@ -193,12 +196,9 @@ def test_a_signal_before_a_run_that_goes_on_has_loaded_its_checkpoint_leaves_no_
     for folder in (alone, stopped):
         train(config, folder)
     (stopped / "summary.json").unlink()
-    setup = ImageData.setup
 
-    def interrupted(self, stage):
-        os.kill(os.getpid(), signal.SIGTERM)
-        SIGNALS.check()
-        setup(self, stage)
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(ImageData, "setup", interrupted)

@@ -30,6 +30,7 @@ RANGE = "an image has 28 rows, 0 to 27 (or -28 to -1 from the bottom)"
 # What is typed -> what is answered after "Cannot train: ". Nothing heavy is imported to know any of these.
 QUICK = {
     "scenario=augmnt": "scenario=augmnt is unknown; did you mean augment? Accepted: augment, baseline, modify, ",
+    "model.network.hidden=128": "Could not override 'model.network.hidden'. Key 'hidden' is not in struct. Accepted: ",
     "model=vit": "model=vit is unknown. Accepted: cnn, gru, lstm, mlp, rnn, transformer.",
     "data=mnits": "data=mnits is unknown; did you mean mnist? Accepted: digits, fashion_mnist, kmnist, mnist.",
     "scenario.row=3": "Could not override 'scenario.row'. Key 'row' is not in struct. Did you mean: 'rows'?",
@@ -86,10 +87,6 @@ QUICK = {
     "logger=[csv,tensorbord]": "logger=tensorbord is unknown; did you mean tensorboard? Accepted: csv, none, ",
     "logger.csv.foo=1": "Could not override 'logger.csv.foo'. Key 'csv' is not in struct",
     "logger.tensorboard=3": "logger.tensorboard=3 is not a _target_ with its arguments, or null.",
-    "scenario=null": "scenario=null chooses nothing. Accepted: augment, baseline, modify, truncate, visualize.",
-    "+trainer.fast_dev_run=often": "trainer.fast_dev_run=often is not true, false, or a whole number of batches.",
-    "+trainer.limit_train_batches=1.5": "trainer.limit_train_batches=1.5 is not a whole number of batches, or a share",
-    "+trainer.profiler=simpel": "trainer.profiler=simpel is not one of simple, advanced, pytorch, xla, a _target_ with",
     "+trainer.logger=csv": "trainer.logger is decided by another key: write logger=csv or logger=none.",
     "hydra.run.dir=/proc/rowgrad/run": "No such file or directory: /proc/rowgrad",
     "data.root=${nowhere}": "Interpolation key 'nowhere' not found",
@@ -97,11 +94,14 @@ QUICK = {
 # These need torch or the data to be known.
 SLOW = {
     "data.batch_size=1298": "data.batch_size=1298 is larger than the 1297 training images of digits.",
-    "+trainer.foo=1": "trainer: Trainer.__init__() got an unexpected keyword argument 'foo'",
+    "+trainer.foo=1": "trainer.foo=1 cannot be had here: Trainer.__init__() got an unexpected keyword argument 'foo'",
     "+logger.tensorboard.foo=1": "logger.tensorboard: Logger.__init__() got an unexpected keyword argument 'foo'",
     "+model.network.foo=1": "model.network: StridedConvNet.__init__() got an unexpected keyword argument 'foo'",
     "scenario.operation=RandomFoo": "scenario.operation=RandomFoo: there is no operation 'RandomFoo'.",
     "model.network._target_=os.system": "model.network: ",
+    "+trainer.fast_dev_run=often": "trainer.fast_dev_run=often cannot be had here: ",
+    "+trainer.limit_train_batches=1.5": "trainer.limit_train_batches=1.5 cannot be had here: ",
+    "+trainer.profiler=simpel": "trainer.profiler=simpel cannot be had here: ",
     "trainer.devices=0": "trainer.devices=0, trainer.precision=32-true cannot be had here: ",
 }
 if not torch.cuda.is_available():

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -46,6 +44,7 @@ def run22(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_killed_runs_end_bit_identical_to_runs_left_alone(tmp_path):
     """Two chains of 12 kills with SIGKILL each, at random moments and in the middle of writing a checkpoint."""
     chains = {"mlp": RANDOM, "cnn": ["scenario.operation=RandomRotation 30", "trainer.accumulate_grad_batches=2"]}
@@ -258,57 +257,6 @@ def test_an_extended_run_has_the_longer_runs_learning_rates_from_its_first_new_s
         torchs.step()
     expected.append(optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx(expected[22:], rel=1e-12)
-
-
-def test_an_interrupted_run_resumes_to_the_last_bit(tmp_path):
-    alone, stopped = tmp_path / "alone", tmp_path / "stopped"
-    overrides = [*QUICK, *RANDOM, "trainer.max_epochs=20", "callbacks.recorder.flush_every_n_steps=5"]
-    process = start(TRAIN, *overrides, f"hydra.run.dir={stopped}", cwd=tmp_path)
-    wait_for(process, lambda: (stopped / "row_gradients.csv").is_file() and len(recorded_steps(stopped)) > 30)
-    process.send_signal(signal.SIGUSR1)
-    process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert 30 < summary(stopped)["train/steps"] < 220
-    assert summary(stopped)["status"] == "interrupted"
-    train(saved(stopped), stopped, resume=True)
-    train(configure(*overrides), alone)
-    assert (stopped / "row_gradients.csv").read_bytes() == (alone / "row_gradients.csv").read_bytes()
-    assert all(weights(stopped)[key].equal(value) for key, value in weights(alone).items())
-    assert summary(stopped)["test/acc"] == summary(alone)["test/acc"]
-
-
-def wait_for(process, condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def test_a_second_ctrl_c_leaves_at_once_and_the_run_can_go_on(tmp_path):
-    run = tmp_path / "run"
-    # A step that takes a long time: 4,000 micro-batches of one image each.
-    slow = ["trainer.accumulate_grad_batches=4000", "data.batch_size=1", "trainer.max_epochs=1000"]
-    process = start(TRAIN, *QUICK, *slow, f"hydra.run.dir={run}", cwd=tmp_path)
-    wait_for(process, (run / "row_gradients.csv").is_file)
-    time.sleep(0.3)
-    process.send_signal(signal.SIGINT)
-    wait_for(process, lambda: "SIGINT: finishing this step, then saving." in process.errors)
-    process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
-    assert process.returncode == 130
-    assert not (run / "summary.json").exists()
-
-
-def test_ranks_stop_after_the_same_step_whichever_got_the_signal(tmp_path):
-    run = tmp_path / "run"
-    ddp = ["trainer=ddp", "trainer.devices=2", "trainer.max_epochs=1000", "callbacks.recorder.flush_every_n_steps=5"]
-    process = start(TRAIN, *QUICK, *ddp, f"hydra.run.dir={run}", cwd=tmp_path)
-    wait_for(process, lambda: (run / "row_gradients.csv").is_file() and len(recorded_steps(run)) >= 10)
-    process.send_signal(signal.SIGTERM)  # to rank 0 alone
-    assert process.wait(timeout=60) == 130
-    assert summary(run)["status"] == "interrupted"
-    assert recorded_steps(run) == list(range(summary(run)["train/steps"]))
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn"])

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -13,9 +15,10 @@ from omegaconf import OmegaConf
 from rowgrad.errors import UserError
 from rowgrad.folders import RunFolder
 from rowgrad.results.run import Run
-from rowgrad.training.jobs import command_to_repeat, what_is_trained
-from rowgrad.training.start import config_to_train
-from rowgrad.training.targets import CLASSES, KINDS, targets_of
+from rowgrad.training.build import CLASSES, MODULES, WRITERS, folder_whitelist, make_target
+from rowgrad.training.jobs import command_to_repeat
+from rowgrad.training.naming import what_is_trained
+from rowgrad.training.settings import read_saved_settings
 from rowgrad.training.train import load_run
 
 TRAIN, EVALUATE, REPORT = (PROJECT / "scripts" / f"{name}.py" for name in ("train", "evaluate", "report"))
@@ -51,13 +54,12 @@ def hostile(honest, tmp_path):
     return make
 
 
-def resumed(folder, **trust):
+def resumed(folder):
     """What resuming the folder would build, built."""
     from rowgrad.training.train import Training
 
-    typed = configure(f"resume={folder}", *(f"{key}={value}" for key, value in trust.items()))
-    config, settings = config_to_train(typed, RunFolder(folder), [f"resume={folder}"])
-    return Training(config, settings, RunFolder(folder), resume=True)
+    config = RunFolder(folder).read_config()
+    return Training(config, read_saved_settings(config, ()), RunFolder(folder), resume=True)
 
 
 # ---- what a _target_ may name
@@ -67,19 +69,30 @@ CODE = [
     {"_target_": "torch.utils.collect_env.run", "command": "touch called"},
     {"_target_": "torch.hub.load", "repo_or_dir": ".", "model": "evil", "source": "local"},
     {"_target_": "torch.load", "f": "evil.pt", "weights_only": False},
+    {"_target_": "torch.nn.init.warnings.os.system", "command": "touch called"},
     {"_target_": "torch.optim.torch.hub.load", "repo_or_dir": ".", "model": "evil", "source": "local"},
     {"_target_": "torch.nn.functional.torch.hub.load", "repo_or_dir": ".", "model": "evil", "source": "local"},
+    {"_target_": "torch.nn.Module.apply", "self": 1, "fn": {"_target_": "evil.call", "_partial_": True}},
     {"_target_": "torchvision.transforms.v2.functional._utils.torch.load", "f": "evil.pt"},
+    {"_target_": "torchvision.transforms.v2.Lambda", "lambd": {"_target_": "os.system", "_partial_": True}},
+    {
+        "_target_": "torchvision.transforms.v2.Lambda",
+        "lambd": {"_target_": "hydra.utils.get_method", "path": "os.system"},
+    },
     {"_target_": "torchmetrics.text.BERTScore", "model_name_or_path": "evil"},
     {"_target_": "lightning.pytorch.callbacks.ModelCheckpoint", "dirpath": "/tmp/elsewhere"},
+    {"_target_": "lightning.pytorch.callbacks.LambdaCallback", "setup": {"_target_": "evil.call", "_partial_": True}},
     {"_target_": "lightning.pytorch.profilers.SimpleProfiler", "dirpath": "/tmp", "filename": "elsewhere"},
+    {"_target_": "lightning.pytorch.loggers.csv_logs.CSVLogger", "save_dir": "/tmp/elsewhere"},
     {"_target_": "rowgrad.files.write_whole", "path": "elsewhere", "text": "called"},
     {"_target_": "rowgrad.train"},
     {"_target_": "rowgrad.errors.sys.exit"},
     {"_target_": "os.system", "command": "touch called"},
+    {"_target_": "os.system", "_args_": ["touch called"], "_execution_whitelist_": ["os.*"]},
     {"_target_": "builtins.eval", "source": "1"},
     {"_target_": "evil.call"},
     {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "evil.call"}]},
+    {"_target_": "torch.nn.Sequential", "_args_": [{"_target_": "evil.call", "_partial_": True}]},
     {"_target_": "torch.nn.Sequential", "_args_": [{"a": [{"_target_": "evil.call"}]}]},
     {"_target_": "*"},
     {"_target_": "torch.nn"},
@@ -89,39 +102,50 @@ CODE = [
 
 
 @pytest.mark.parametrize("node", CODE, ids=lambda node: node["_target_"] or "nothing")
-def test_what_could_do_anything_is_refused_by_name_in_somebodys_folder(node):
-    with pytest.raises(UserError, match="stands in a run's folder") as info:
-        targets_of(node, "model.network", ())
-    assert str(info.value).startswith("model.network: ")
-    assert targets_of(node, "model.network", None)[0] == node["_target_"]  # a person may type it
+def test_the_config_of_a_folder_calls_nothing_but_the_classes_of_the_list(node, tmp_path, monkeypatch):
+    (tmp_path / "evil.py").write_text(calling("call", tmp_path / "called"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^model\.network: "):
+        make_target(node, "model.network", ())
+    assert not (tmp_path / "called").exists()
+    assert "evil" not in sys.modules  # importing it would run its code
 
 
-def test_every_known_class_is_there_and_its_kind_is_not_itself_a_way_out():
-    from importlib import import_module
-
-    for target in CLASSES:
-        module, _, name = target.rpartition(".")
-        assert isinstance(getattr(import_module(module), name), type), target
-    for module, (home, kind) in KINDS.items():
-        base = getattr(import_module(home), kind)
-        assert any(isinstance(v, type) and issubclass(v, base) for v in vars(import_module(module)).values()), module
+def test_the_list_holds_classes_of_their_kinds_and_no_function():
+    names = folder_whitelist()
+    assert {*CLASSES, *WRITERS} <= set(names)
+    assert all(any(name.startswith(f"{module}.") for name in names) for module in MODULES)
+    for name in names:
+        module, _, attribute = name.rpartition(".")
+        assert isinstance(getattr(import_module(module), attribute), type), name
 
 
-WRITERS = [
+def test_a_package_of_ones_own_is_called_if_it_is_trusted_or_typed(tmp_path, monkeypatch):
+    (tmp_path / "mine.py").write_text(calling("call", tmp_path / "called"))
+    monkeypatch.syspath_prepend(tmp_path)
+    for trusted in (("mine",), None):
+        make_target({"_target_": "mine.call"}, "data.source", trusted)
+        (tmp_path / "called").unlink()
+
+
+WRITING = [
     {"_target_": "rowgrad.watch.recorder.RowGradientRecorder", "dirpath": "/tmp/elsewhere"},
     {"_target_": "rowgrad.watch.loggers.Logger", "save_dir": "/tmp/elsewhere"},
     {"_target_": "lightning.pytorch.loggers.CSVLogger", "save_dir": "/tmp/elsewhere"},
+    {"_target_": "lightning.pytorch.loggers.CSVLogger", "_args_": ["/tmp/elsewhere"]},
     {"_target_": "lightning.pytorch.loggers.CSVLogger", "name": "../../elsewhere"},
     {"_target_": "lightning.pytorch.loggers.CSVLogger", "version": "/tmp/elsewhere"},
     {"_target_": "lightning.pytorch.loggers.WandbLogger", "settings": {"base_url": "https://evil.example"}},
 ]
 
 
-@pytest.mark.parametrize("node", WRITERS, ids=str)
+@pytest.mark.parametrize("node", WRITING, ids=str)
 def test_an_argument_that_leads_out_of_the_folder_is_refused_by_name(node):
     argument = list(node)[1]
-    with pytest.raises(UserError, match=rf"^logger\.x\.{argument}"):
-        targets_of(node, "logger.x", ())
+    for hidden in (node, {"_target_": "torch.nn.Sequential", "_args_": [{"x": node}]}):
+        with pytest.raises(UserError, match=rf"^logger\.x\.{argument}"):
+            make_target(hidden, "logger.x", ())
 
 
 KEYS = {
@@ -143,7 +167,7 @@ def test_no_key_of_somebodys_config_calls_what_it_likes(hostile, tmp_path, monke
     monkeypatch.chdir(tmp_path)
     folder = hostile(**{key: {"_target_": "evil.call"}})
     for opened in (load_run, resumed) if KEYS[key] == "evaluated" else (resumed,):
-        with pytest.raises(UserError, match=r"evil\.call stands in a run's folder.*trust=\[evil\]"):
+        with pytest.raises(UserError, match=r"'evil\.call' is not in.*trust=\[evil\]"):
             opened(folder)
     assert not (tmp_path / "called").exists()
 
@@ -155,7 +179,7 @@ def test_the_attacks_that_ran_code_are_one_plain_line_and_a_trusted_package_is_c
     for arguments in ([EVALUATE, folder], [TRAIN, f"resume={folder}", "trainer.max_steps=3"]):
         result = command(*arguments, cwd=tmp_path)
         assert result.returncode == 1
-        assert "scenario.operation: torch.hub.load stands in a run's folder" in result.stderr
+        assert "scenario.operation: Target 'torch.hub.load' is not in the Hydra execution whitelist" in result.stderr
         assert len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "called").exists()
     command(EVALUATE, folder, "--trust", "torch", cwd=tmp_path)
@@ -257,9 +281,9 @@ def test_a_pipe_in_a_folder_keeps_nobody_waiting(hostile, tmp_path):
 # ---- a sweep's command
 
 REPEATED = {
-    "+callbacks.x={_target_:evil.call}": "callbacks.x: evil.call stands in a run's folder",
-    "model.network._target_=evil.call": "model.network: evil.call stands in a run's folder",
-    "scenario.operation={_target_:torch.hub.load,repo_or_dir:.,model:evil,source:local}": "torch.hub.load stands in",
+    "+callbacks.x={_target_:evil.call}": "callbacks.x: Target 'evil.call' is not in",
+    "model.network._target_=evil.call": "model.network: Target 'evil.call' is not in",
+    "scenario.operation={_target_:torch.hub.load,repo_or_dir:.,model:evil,source:local}": "'torch.hub.load' is not in",
 }
 REFUSED = [
     "hydra.launcher.setup=[evil]",
@@ -408,7 +432,7 @@ def test_repeating_somebodys_run_calls_what_is_known_or_trusted(hostile, tmp_pat
     arguments = [TRAIN, f"--config-path={folder}", "--config-name=config", "hydra.run.dir=again"]
     result = command(*arguments, cwd=tmp_path)
     assert result.returncode == 1
-    assert "callbacks.x: evil.call stands in a run's folder" in result.stderr
+    assert "callbacks.x: Target 'evil.call' is not in" in result.stderr
     assert not (tmp_path / "called").exists()
     command(*arguments, "trust=[evil]", cwd=tmp_path)
     assert (tmp_path / "called").exists()

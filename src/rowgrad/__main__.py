@@ -1,16 +1,17 @@
 """`python -m rowgrad scenario=augment`; in a clone `python scripts/train.py scenario=augment` is the same."""
 
-from rowgrad.errors import tell_mistakes_plainly
-from rowgrad.process import commanded
+from rowgrad.errors import run_script
 
 
 def main() -> None:
     """The command."""
-    tell_mistakes_plainly("train")
-    with commanded():
-        from rowgrad.training.command import main as train  # late: where packages are missing, that is one plain line
+    run_script("train", _train)
 
-        train()
+
+def _train() -> None:
+    from rowgrad.training.command import main as train  # late: missing packages are reported as one plain line
+
+    train()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Mistakes of the person at the keyboard, told in one or two plain lines."""
+"""User errors: raised as `UserError`, and printed by the commands as one plain line without a traceback."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import threading
+import traceback
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,13 +18,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from types import TracebackType
 
-# What the machine, not the program, refuses.
-_REFUSED = ("EACCES", "EDQUOT", "EEXIST", "EFBIG", "EIO", "EISDIR", "ENAMETOOLONG", "ENOENT", "ENOSPC", "ENOTDIR")
-_REFUSED += ("ELOOP", "EPERM", "EROFS")
+INTERRUPTED = 130  # the exit code of a command that a signal stopped
+# Operating system errors whose own message is enough.
+_REFUSED = ("EACCES", "EDQUOT", "EEXIST", "EFBIG", "EIO", "EISDIR", "ELOOP", "ENAMETOOLONG", "ENOENT", "ENOSPC")
+_REFUSED += ("ENOTDIR", "EPERM", "EPIPE", "EROFS")
 _REFUSALS = {getattr(errno, name) for name in _REFUSED if hasattr(errno, name)}
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """A mistake in what was typed or in a file. Its message names the key or file and says what is accepted.
 
     Example:
@@ -34,20 +36,20 @@ class UserError(Exception):
     """
 
 
-# What the extra `pipeline` installs, as it is imported. The tap and the recorder need none of it.
+# What the extra `pipeline` installs, by import name. The tap and the recorder need none of it.
 PIPELINE = ("filelock", "hydra", "jinja2", "matplotlib", "omegaconf", "rich", "scipy", "sklearn", "torchvision")
 
 
 class NotInstalledError(UserError, ImportError):
-    """Packages that the pipeline needs are not there."""
+    """Packages of the extra `pipeline` are not installed."""
 
 
 @cache
 def need_pipeline() -> None:
-    """Asks for the packages of the extra `pipeline`, before anything of the rooms that need them is imported.
+    """Checks that the packages of the extra `pipeline` are installed.
 
     Raises:
-        NotInstalledError: some are not there.
+        NotInstalledError: some are missing.
     """
     missing = [name for name in PIPELINE if not _is_installed(name)]
     if missing:
@@ -58,34 +60,34 @@ def need_pipeline() -> None:
 def _is_installed(package: str) -> bool:
     try:
         return find_spec(package) is not None
-    except (ImportError, ValueError):  # somebody keeps it from being imported
+    except (ImportError, ValueError):  # an import hook refuses it
         return False
 
 
 def nearest(word: str, options: Iterable[str], most: int = 1) -> str:
-    """A sentence's end: "; did you mean ...?" with so many options at most, or a full stop where nothing is near."""
+    """Ends a sentence: "; did you mean ...?" with up to `most` similar options, or a full stop if none is similar."""
     near = difflib.get_close_matches(word, list(options), n=most)
     return f"; did you mean {' or '.join(near)}?" if near else "."
 
 
 def words_for(error: BaseException | None) -> str | None:
-    """The words for a mistake, or None for what is no mistake but a fault of the program.
+    """The message of a user error, or None if the exception is a bug of the program.
 
     Args:
-        error: the exception, possibly wrapped by Hydra.
+        error: the exception. Its causes are looked at too, because Hydra wraps what it catches.
     """
     while error is not None:
         if isinstance(error, UserError):
             return without_key(error)
-        if words := _hydras_words(error) or _machines_words(error):
+        if words := _hydras_words(error) or _systems_words(error) or _librarys_words(error):
             return words
         error = error.__cause__
     return None
 
 
 def _hydras_words(error: BaseException) -> str | None:
-    """What Hydra and OmegaConf found wrong, shortened."""
-    if "hydra" not in sys.modules:  # the tap and the recorder do without it
+    """The message of an exception of Hydra or OmegaConf, shortened."""
+    if "hydra" not in sys.modules:  # the tap and the recorder work without Hydra
         return None
     from hydra.errors import ConfigCompositionException, MissingConfigException, OverrideParseException
     from omegaconf.errors import OmegaConfBaseException
@@ -101,70 +103,99 @@ def _hydras_words(error: BaseException) -> str | None:
         return f"{error.override!r} cannot be read ({details[-2] if len(details) > 1 else reason}). Write key=value."
     if isinstance(error, ConfigCompositionException | OmegaConfBaseException):
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-        return f"{reason} {without_key(cause)}" if cause else without_key(error)
+        return f"{reason} {without_key(cause)}{_accepted(cause)}" if cause else without_key(error)
     return None
 
 
+def _accepted(error: BaseException) -> str:
+    """The keys of the config group in which an unknown key was typed, unless OmegaConf names a similar one."""
+    group = getattr(error, "parent_node", None)
+    if "not in struct" not in str(error) or "Did you mean" in str(error) or not hasattr(group, "keys"):
+        return ""
+    return f". Accepted: {', '.join(map(str, group.keys()))}; +KEY=VALUE adds another."
+
+
 def _choices(group: str, words: str) -> list[str]:
-    """The choices of a config group in the folders that Hydra names: of a list of choices it tells no more."""
+    """The choices of a config group, from the folders in Hydra's message."""
     folders = [Path(folder) / group for folder in re.findall(r"path=file://(.+)", words)]
     return sorted(file.stem for folder in folders for file in folder.glob("*.yaml"))
 
 
-def _machines_words(error: BaseException) -> str | None:
-    """What the operating system refused."""
+def _systems_words(error: BaseException) -> str | None:
+    """The message of an error of the operating system, such as a full disk."""
     if isinstance(error, OSError) and error.errno in _REFUSALS:
         return f"{error.strerror}: {error.filename}" if error.filename else str(error.strerror)
     return None
 
 
+def _librarys_words(error: BaseException) -> str | None:
+    """The message of an exception by which Hydra or Lightning refuses an argument."""
+    refusal = isinstance(error, ValueError | TypeError) or type(error).__name__ == "MisconfigurationException"
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    package = frames[-1].f_globals.get("__name__", "").partition(".")[0] if frames else ""
+    return without_key(error) if refusal and package in {"hydra", "lightning"} else None
+
+
 def without_key(error: BaseException) -> str:
-    """The message without the lines that OmegaConf and Hydra add about where in the config it was."""
+    """The message in one line, without the lines that OmegaConf and Hydra add about the place in the config."""
     lines = [line.strip() for line in str(error).splitlines()]
     return " ".join(line for line in lines if line and not line.startswith(("full_key: ", "object_type=")))
 
 
-PLAIN = "ROWGRAD_PLAIN_ERRORS"  # an environment variable, so that processes that this one starts know it too
+PLAIN = "ROWGRAD_PLAIN_ERRORS"  # an environment variable, because the processes of other ranks must know it too
 
 
 def tell_mistakes_plainly(action: str) -> None:
-    """Makes this process end on a mistake with its words alone; `HYDRA_FULL_ERROR=1` shows the traceback.
+    """Makes this process print a user error as one line. `HYDRA_FULL_ERROR=1` shows the traceback.
 
     Args:
         action: what cannot be done, as in "train".
     """
     if os.environ.get("HYDRA_FULL_ERROR") != "1":
-        # Hydra then leaves its errors to the hook below.
+        # With HYDRA_FULL_ERROR Hydra raises its errors, so that they reach the hook below.
         os.environ.update({"HYDRA_FULL_ERROR": "1", PLAIN: action})
-    usual = sys.excepthook
+    usual, usual_in_thread = sys.excepthook, threading.excepthook
 
     def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         if not end_on_mistake(error, leave=lambda words: print(words, file=sys.stderr)):
             usual(kind, error, trace)
 
-    sys.excepthook = tell
-    elsewhere = threading.excepthook
-
     def tell_of_thread(hook: threading.ExceptHookArgs) -> None:
-        # Threads are those that write; whoever gives them something to write meets the same mistake.
+        # Threads write files; a full disk raises the same error in the main thread, which prints it.
         if os.environ.get(PLAIN) is None or words_for(hook.exc_value) is None:
-            elsewhere(hook)
+            usual_in_thread(hook)
 
-    threading.excepthook = tell_of_thread
+    sys.excepthook, threading.excepthook = tell, tell_of_thread
 
 
 def end_on_mistake(error: BaseException, leave: Callable[[str], Any] = sys.exit) -> bool:
-    """Leaves with the words for a mistake, where it is one and is to be told plainly.
+    """Leaves with the message of a user error.
 
     Args:
         error: what was raised.
-        leave: is given the words.
+        leave: is called with the message.
 
     Returns:
-        Whether there were words for it.
+        False if it is no user error, or if the traceback is wanted.
     """
     action, words = os.environ.get(PLAIN), words_for(error)
     if action is None or words is None:
         return False
     leave(f"Cannot {action}: {words}")
     return True
+
+
+def run_script(action: str, main: Callable[[], None]) -> None:
+    """Runs a command: a user error is one plain line, and so is Ctrl-C, with exit code 130.
+
+    Args:
+        action: what it does, as in "evaluate".
+        main: does it. It imports the packages of the extra `pipeline`, and nothing before it does.
+    """
+    tell_mistakes_plainly(action)
+    try:
+        need_pipeline()
+        main()
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(INTERRUPTED)

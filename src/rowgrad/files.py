@@ -1,4 +1,4 @@
-"""Files: whole or not there, and paths as one would type them."""
+"""Atomic file writes, JSON files, and paths as a user types them."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-PART = ".part"  # what a file's name ends in while it is not whole
+PART = ".part"  # the suffix of a file while it is written
 
 
 @contextmanager
 def whole_file(path: Path, *, move_old_to: Path | None = None) -> Generator[IO[bytes]]:
-    """A file to write to; it appears under its name when all of it is on the disk, and never in part.
+    """A file to write to. It gets its name when all of it is on the disk, so no reader ever sees a part of it.
 
     Args:
-        path: its name. What is there is replaced.
-        move_old_to: where that goes, if it is to be kept.
+        path: its name. An existing file is replaced.
+        move_old_to: where an existing file is moved first, to keep it.
     """
     part = path.with_name(path.name + PART)
     try:
@@ -36,32 +36,32 @@ def whole_file(path: Path, *, move_old_to: Path | None = None) -> Generator[IO[b
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a text so that its file is whole or as it was before."""
+    """Writes a text atomically."""
     with whole_file(path) as file:
         file.write(text.encode())
 
 
 def shown(path: Path) -> Path:
-    """The path as one would type it here."""
+    """The path relative to the working directory if it is inside it, else absolute."""
     path, here = path.absolute(), Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def command_typed() -> str:
-    """How one types the command that trains: by the script of a clone, else by the package's name."""
+    """How the training command is typed: by the script in a clone, else by the package's name."""
     script = Path(__file__).parents[2] / "scripts" / "train.py"
     return "python scripts/train.py" if script.is_file() else "python -m rowgrad"
 
 
 def configs_folder() -> Path:
-    """Where the YAML files are: in the package where it was installed, beside `src` in a clone."""
+    """The folder of the YAML files: inside an installed package, beside `src` in a clone."""
     package = Path(__file__).parent
     inside = package / "configs"
     return inside if inside.is_dir() else package.parents[1] / "configs"
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """A JSON file's names and values; empty where it is not there, not whole, or something else."""
+    """The object in a JSON file; empty if the file is missing, damaged, or holds something else."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -1,66 +1,53 @@
-"""The folders of runs and sweeps: the names of their files, who may write there, and how. Nothing heavy is imported."""
+"""The folders of runs and sweeps: the names of their files, locks, and what is safe to read from anybody's folder.
+
+A folder may come from anybody (SECURITY.md): its config resolves interpolations of its own keys only, and nothing is
+written through a link that leads out of it. Nothing heavy is imported.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rowgrad.errors import UserError
 from rowgrad.files import PART, read_json, shown, write_whole
-from rowgrad.trust import check_inside, load_config
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
     from omegaconf import DictConfig
 
-
-DRY = "dry run"  # the status of a run of a few batches, which shows that all parts work
+DRY = "dry run"  # the status of a run with trainer.fast_dev_run
+MOST_BYTES = 1_000_000  # of a config file
+OWN_KEY = re.compile(r"\$\{[\w.\[\]]+\}")  # ${seed}, but no resolver, such as ${oc.env:HOME}
 
 
 class BusyError(UserError):
-    """A folder in which another process trains."""
+    """Another process trains in the folder."""
 
 
-class Folder:
-    """A folder, which can be given to whatever takes a path."""
+class RunFolder:
+    """The folder of one run. Its files need not exist.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.report = path / "report"
-
-    def __str__(self) -> str:
-        return str(self.path)
-
-    def __fspath__(self) -> str:
-        return str(self.path)
-
-    def leave_if_empty(self) -> None:
-        """Removes the folder, and those around it below the working directory, where nothing was written there."""
-        path, here = self.path.absolute(), Path.cwd()
-        for folder in (path, *path.parents):
-            if (folder != path and here not in folder.parents) or folder in {here, *here.parents}:
-                return
-            try:
-                folder.rmdir()
-            except OSError:  # not empty, or not there
-                return
-
-
-class RunFolder(Folder):
-    """Where a run leaves everything. Not all of it need be there.
+    Args:
+        path: the folder.
 
     Attributes:
+        config_file: the resolved config.
+        summary_file: what the run reports when it ends.
+        norms_file: `row_gradients.csv`.
         events: TensorBoard's event files.
-        last: the newest checkpoint; `previous` is the one before, `best` the one that was best in validation.
-        job_file: the overrides of a job, where the run is one of a sweep's.
-        lock_file: held while the run is trained.
+        last: the newest checkpoint; `previous` is the one before it, `best` the best by `val/acc`.
+        job_file: the overrides of a job of a sweep.
+        lock_file: locked while a process trains.
+        report: where `scripts/report.py` writes its page.
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path)
+        self.path = path
         self.config_file = path / "config.yaml"
         self.summary_file = path / "summary.json"
         self.norms_file = path / "row_gradients.csv"
@@ -70,6 +57,13 @@ class RunFolder(Folder):
         )
         self.job_file = path / "job.json"
         self.lock_file = path / ".lock"
+        self.report = path / "report"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def __fspath__(self) -> str:
+        return str(self.path)
 
     @property
     def holds_a_run(self) -> bool:
@@ -77,23 +71,23 @@ class RunFolder(Folder):
 
     @property
     def checkpoints(self) -> list[Path]:
-        """Those from which a run can go on, the newest first."""
+        """The existing checkpoints from which a run can be resumed, the newest first."""
         return [file for file in (self.last, self.previous) if file.exists()]
 
     @classmethod
     def of_checkpoint(cls, source: Path) -> tuple[RunFolder, Path]:
-        """The run and the checkpoint that are meant by a run's folder (its last one) or by a checkpoint's file."""
+        """The run's folder and the checkpoint that a path means: a checkpoint, or a run's folder and its last one."""
         folder = cls(source.parent.parent if source.is_file() else source)
         return folder, source if source.is_file() else folder.last
 
     def read_config(self, key: str = "") -> DictConfig:
-        """The config that the run was made with.
+        """The config of the run.
 
         Args:
-            key: what stands before the folder's name in a message, as in `resume=`.
+            key: what precedes the folder's name in a message, as in `resume=`.
 
         Raises:
-            UserError: there is none, or it is not a run's.
+            UserError: the file is missing, or it is not a run's config.
         """
         from omegaconf import DictConfig
 
@@ -111,7 +105,7 @@ class RunFolder(Folder):
         return config
 
     def read_summary(self) -> dict[str, Any]:
-        """What the run has reported, without metrics that are null; empty where it did not come to that.
+        """What the run reported, without metrics that are null; empty if it has not ended.
 
         Raises:
             UserError: the file cannot be read.
@@ -133,7 +127,7 @@ class RunFolder(Folder):
 
     @property
     def is_trained_now(self) -> bool:
-        """Whether a process trains in it."""
+        """Whether a process trains in the folder."""
         from filelock import FileLock, Timeout
 
         if self.lock_file.is_symlink() or not self.lock_file.is_file():
@@ -143,26 +137,27 @@ class RunFolder(Folder):
                 return False
         except Timeout:
             return True
-        except OSError:  # a folder that can only be read
+        except OSError:  # a read-only folder
             return False
 
-    def tidy(self) -> None:
-        """Removes what a killed process had not written to its end."""
+    def remove_partial_files(self) -> None:
+        """Removes files that a killed process was writing."""
         for part in self.path.glob(f"**/*{PART}"):
             part.unlink()
 
     @contextmanager
     def held(self) -> Generator[None]:
-        """Inside, the folder is this process's alone. It is made where it is not there, and goes if it stays empty.
+        """Makes the folder and locks it. A folder that stays empty is removed again.
 
         Raises:
             BusyError: another process trains in it.
+            UserError: a link in it leads out of it.
         """
         from filelock import FileLock, Timeout  # late: most answers need no lock
 
         self.path.mkdir(parents=True, exist_ok=True)
         check_inside(self.path)
-        lock = FileLock(self.lock_file, blocking=False, is_singleton=True)  # a job holds it, and then its run
+        lock = FileLock(self.lock_file, blocking=False, is_singleton=True)  # reentrant: a job holds it, then its run
         try:
             lock.acquire()
         except Timeout:
@@ -171,15 +166,15 @@ class RunFolder(Folder):
             yield
         finally:
             if lock.lock_counter == 1:
-                self.lock_file.unlink(missing_ok=True)  # whoever waits for it sees that, and takes a new one
+                self.lock_file.unlink(missing_ok=True)
             lock.release()
-            self.leave_if_empty()
+            remove_if_empty(self.path)
 
     def claim(self, config: DictConfig, *, resume: bool) -> None:
-        """Makes the folder this run's own by writing its config: no two runs ever share one.
+        """Writes the run's config, which makes the folder this run's own.
 
         Raises:
-            UserError: it holds a run already, and `resume` is not meant.
+            UserError: it holds a run already, and that run is not resumed.
         """
         from omegaconf import OmegaConf
 
@@ -188,30 +183,38 @@ class RunFolder(Folder):
         write_whole(self.config_file, OmegaConf.to_yaml(config, resolve=True))
 
 
-class SweepFolder(Folder):
-    """Where a sweep leaves its command, its answers, and a folder for each of its jobs.
+class SweepFolder:
+    """The folder of a sweep, with a folder for each job.
+
+    Args:
+        path: the folder.
 
     Attributes:
-        file: the command that started it, and its overrides.
+        file: the command that started the sweep, and its overrides.
         table_file: a line for each job.
-        answers_file: what it found, in Markdown.
+        answers_file: the results, in Markdown.
+        report: the results, as a page.
     """
 
-    RESUME = "sweep.resume="  # what goes on with a sweep
+    RESUME = "sweep.resume="
 
     def __init__(self, path: Path) -> None:
-        super().__init__(path)
+        self.path = path
         self.file = path / "sweep.json"
         self.table_file = path / "sweep.csv"
         self.answers_file = path / "sweep.md"
+        self.report = path / "report"
+
+    def __str__(self) -> str:
+        return str(self.path)
 
     def read(self) -> dict[str, Any]:
-        """The command and the overrides; empty where there is no sweep."""
+        """The command and the overrides; empty if the folder holds no sweep."""
         return read_json(self.file)
 
     @property
     def planned(self) -> int:
-        """How many jobs the sweep has, as far as is known."""
+        """The number of jobs of the sweep; 0 if it is not known."""
         count = self.read().get("jobs", 0)
         return count if isinstance(count, int) else 0
 
@@ -221,10 +224,10 @@ class SweepFolder(Folder):
         write_whole(self.file, json.dumps(content, indent=2) + "\n")
 
     def remove(self) -> None:
-        """Takes back a sweep of which no job was started."""
-        for file in (self.file, self.path / "multirun.yaml"):  # which is Hydra's
+        """Removes a sweep that started no job."""
+        for file in (self.file, self.path / "multirun.yaml"):  # the second is Hydra's
             file.unlink(missing_ok=True)
-        self.leave_if_empty()
+        remove_if_empty(self.path)
 
     def jobs(self) -> list[RunFolder]:
         """The folders of the jobs that were started, in no order."""
@@ -232,11 +235,23 @@ class SweepFolder(Folder):
         return [RunFolder(file.parent) for file in self.path.glob(f"*/{name}")]
 
 
+def remove_if_empty(folder: Path) -> None:
+    """Removes a folder if it is empty, and then its parents inside the working directory if they are."""
+    path, here = folder.absolute(), Path.cwd()
+    for parent in (path, *path.parents):
+        if (parent != path and here not in parent.parents) or parent in {here, *here.parents}:
+            return
+        try:
+            parent.rmdir()
+        except OSError:  # not empty, or already removed
+            return
+
+
 def find_run_folders(paths: Iterable[Path]) -> list[RunFolder]:
-    """The runs' folders among some folders and everything below them, in the order of their names.
+    """The runs' folders at and below some paths, in the order of their names.
 
     Raises:
-        UserError: a path below which there is no run.
+        UserError: there is no run at or below a path.
     """
     found: dict[Path, RunFolder] = {}
     for path in paths:
@@ -246,3 +261,57 @@ def find_run_folders(paths: Iterable[Path]) -> list[RunFolder]:
             raise UserError(f"{path} is neither a run's folder nor a folder of runs: there is no {name} in it.")
         found |= {folder: RunFolder(folder) for folder in below if folder not in found}
     return list(found.values())
+
+
+def load_config(file: Path) -> Any:
+    """A YAML file of a run's folder, with interpolations of its own keys resolved.
+
+    Raises:
+        UserError: another interpolation, an alias (a few can expand to billions of values), or more than a megabyte.
+        Exception: whatever YAML and OmegaConf raise for other files.
+    """
+    import yaml
+    from omegaconf import OmegaConf
+
+    if file.stat().st_size > MOST_BYTES:
+        raise UserError(f"{file} is no config of a run: it is larger than a megabyte.")
+    text = file.read_text(encoding="utf-8")
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
+        raise UserError(f"{file} is no config of a run: it has a YAML alias.")
+    config = OmegaConf.create(text)
+    _refuse_resolvers_in(OmegaConf.to_container(config), str(file))
+    resolved = OmegaConf.to_container(config, resolve=True)
+    _refuse_resolvers_in(resolved, str(file))  # an interpolation that was put together from several keys
+    return OmegaConf.create(resolved)
+
+
+def refuse_resolvers(text: str, source: str) -> None:
+    """Refuses an interpolation other than of a key.
+
+    Raises:
+        UserError: it names the text.
+    """
+    if "${" in OWN_KEY.sub("", text):
+        raise UserError(f"{source}: {text!r} is not resolved: a file in a folder may name its own keys only.")
+
+
+def _refuse_resolvers_in(node: Any, source: str) -> None:
+    if isinstance(node, str):
+        refuse_resolvers(node, source)
+    elif isinstance(node, dict | list):
+        for inner in [*node, *node.values()] if isinstance(node, dict) else node:
+            _refuse_resolvers_in(inner, source)
+
+
+def check_inside(folder: Path) -> None:
+    """Checks that everything in a folder is inside it, before anything is written there.
+
+    Raises:
+        UserError: a link that leads out of the folder, or a pipe or device.
+    """
+    home = folder.resolve()
+    for path in folder.rglob("*"):
+        if path.is_symlink() and not path.resolve().is_relative_to(home):
+            raise UserError(f"{path} is a link that leads out of the run's folder, and nothing is written through it.")
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            raise UserError(f"{path} is neither a file nor a folder.")

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from rowgrad.data.settings import DATA_SETS, Shape
 from rowgrad.errors import UserError
-from rowgrad.process import SIGNALS
 
 if TYPE_CHECKING:
     from torchvision import datasets
@@ -143,7 +142,7 @@ def _torchvision(name: str, mean: float, std: float, root: Path, *, download: bo
             if not download:
                 raise MissingError(f"data.root={root} does not hold {name}, and nothing is downloaded there.")
             root.mkdir(parents=True, exist_ok=True)
-            with SIGNALS.raising(), FileLock(root / f".{name}.lock"):
+            with FileLock(root / f".{name}.lock"):
                 _download(kind, root, files)
         return _read(name, mean, std, tuple((file, *_stamp(file)) for file in files))
     except (OSError, RuntimeError) as error:

@@ -11,10 +11,9 @@ from rich.markup import escape
 
 from rowgrad.errors import UserError
 from rowgrad.files import shown
-from rowgrad.folders import RunFolder
+from rowgrad.folders import MOST_BYTES, RunFolder
 from rowgrad.results.names import word_of
 from rowgrad.results.run import Run
-from rowgrad.trust import MOST_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

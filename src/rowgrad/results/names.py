@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from rowgrad.config import NAME, plain
 from rowgrad.files import configs_folder
+from rowgrad.folders import load_config
 from rowgrad.scenario.settings import ScenarioSettings
-from rowgrad.trust import load_config
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,10 +13,9 @@ from lightning.pytorch.callbacks import Checkpoint
 from rowgrad.errors import UserError
 from rowgrad.files import whole_file
 from rowgrad.folders import RunFolder
-from rowgrad.process import SIGNALS
 from rowgrad.results.run import read_checkpoint
 from rowgrad.training.settings import CheckpointsSettings
-from rowgrad.training.stops import validates_next
+from rowgrad.training.signals import validates_next
 from rowgrad.watch.csv_file import count_lines, heights_of
 from rowgrad.watch.loggers import save_loggers
 from rowgrad.watch.recorder import RECORDED
@@ -30,7 +29,11 @@ MONITOR = "val/acc"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, syncs, and moves into place: a checkpoint is whole or not there."""
+    """Atomic checkpoint writes that keep the checkpoint before.
+
+    Lightning's own transactional saving writes to the system's temporary folder and moves the file from there, which is
+    not atomic on another file system, does not sync the file, and keeps no checkpoint before.
+    """
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
@@ -41,28 +44,31 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             checkpoint: what to save.
             path: where; an existing file is replaced.
             storage_options: the path to which an existing file is moved first, or None.
+
+        Raises:
+            UserError: the file cannot be written, as on a full disk.
         """
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         try:
             with whole_file(target, move_old_to=storage_options) as file:
                 torch.save(checkpoint, file)
-        except RuntimeError as error:  # torch's words for a file that cannot be written to its end
+        except RuntimeError as error:  # raised by torch if a write fails
             cause = error.__context__
             raise UserError(f"{target} cannot be written: {cause if isinstance(cause, OSError) else error}") from error
 
 
 class Checkpoints(Checkpoint):
-    """Saves every so many optimizer steps, at the end of each epoch and where training stops.
+    """Saves every `every_n_steps` optimizer steps, at the end of each epoch, and when training stops.
 
-    Where a validation follows on a step it is saved later: a run goes on behind the validation, so it must be done.
+    If a validation follows a step, the checkpoint is saved after it: a resumed run starts behind the validation.
 
     Files go to `checkpoints/` in the trainer's `default_root_dir`: `last.ckpt`, the one before it as `previous.ckpt`,
-    and `best.ckpt`, the best by `val/acc`. They hold the state of torch's generators too, and load with
+    and `best.ckpt`, the best by `val/acc`. They hold the states of torch's generators too, and load with
     `weights_only=True`.
 
     Args:
-        every_n_steps: optimizer steps from one `last.ckpt` to the next.
+        every_n_steps: optimizer steps between two `last.ckpt`.
 
     Attributes:
         validation: the newest validation metrics by their tags.
@@ -83,11 +89,11 @@ class Checkpoints(Checkpoint):
         self._step, self._late = 0, False
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """A run that ended before its limits, and has the same ones now, is at its end."""
+        """Trains no more if the run stopped early, as by early stopping, and its limits are the same now."""
         trainer.should_stop |= self._ended == limits_of(trainer)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Gives torch's generators the state that they had in the checkpoint."""
+        """Restores the states of torch's generators from the checkpoint."""
         self._step, self._late, self._loop = trainer.global_step, False, None
         begin_next_epoch(trainer)
         if "cpu" in self._generators:
@@ -122,11 +128,11 @@ class Checkpoints(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """What was logged before is on its way to the disk; of an epoch that is not complete, training may go on."""
+        """Flushes the loggers first. Within an epoch, stores the progress from before the validation."""
         save_loggers(trainer)
         if self._loop is not None and trainer.training:
             checkpoint["loops"]["fit_loop"] = self._loop
-        if trainer.should_stop and not SIGNALS.stops:
+        if trainer.should_stop and not trainer.interrupted:
             checkpoint["callbacks"][self.state_key]["ended"] = limits_of(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -140,12 +146,12 @@ class Checkpoints(Checkpoint):
             folder = folder_of(trainer)
             if trainer.state.fn == "fit":
                 trainer.save_checkpoint(folder.best)
-            elif trainer.is_global_zero and folder.last.is_file():  # after training: it holds these weights
+            elif trainer.is_global_zero and folder.last.is_file():  # after training: last.ckpt holds these weights
                 with folder.last.open("rb") as last, whole_file(folder.best) as best:
                     shutil.copyfileobj(last, best)
 
     def state_dict(self) -> dict[str, Any]:
-        """Best score, newest validation and the state of torch's generators."""
+        """Best score, newest validation and the states of torch's generators."""
         generators = {"cpu": torch.get_rng_state()}
         if torch.cuda.is_available() and torch.cuda.is_initialized():
             generators["cuda"] = torch.cuda.get_rng_state()
@@ -157,28 +163,28 @@ class Checkpoints(Checkpoint):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes all of it from a checkpoint."""
+        """Restores them."""
         self.best, self.validation = state_dict["best"], state_dict["validation"]
         self.validated_step, self._generators = state_dict["validated_step"], state_dict["generators"]
         self._ended = state_dict.get("ended")
 
     def _save_last(self, trainer: pl.Trainer) -> None:
         self._late = False
-        if is_dry(trainer):  # a dry run leaves nothing that looks as if it were trained
+        if is_dry(trainer):  # a dry run leaves no checkpoint
             return
         folder = folder_of(trainer)
         trainer.save_checkpoint(folder.last, storage_options=folder.previous)
 
 
 def limits_of(trainer: pl.Trainer) -> list[int | None]:
-    """Where a run ends at the latest: epochs and optimizer steps."""
+    """The limits of a run: epochs and optimizer steps."""
     return [trainer.max_epochs, trainer.max_steps]
 
 
 def begin_next_epoch(trainer: pl.Trainer) -> None:
-    """Has a run that goes on at the end of an epoch begin the next one.
+    """Skips the finished epoch when a run is resumed at its end.
 
-    Lightning 2.6 does, but not where there are `max_steps`: there it ends the epoch once more, and counts it twice.
+    Lightning 2.6 does so only without `max_steps`; with it, it ends the epoch once more, and counts it twice.
     """
     loop = trainer.fit_loop
     if loop.restarted_on_epoch_end and trainer.is_last_batch:
@@ -188,17 +194,23 @@ def begin_next_epoch(trainer: pl.Trainer) -> None:
 
 
 def is_dry(trainer: pl.Trainer) -> bool:
-    """Whether a trainer only shows, with a few batches, that all parts work."""
+    """Whether `trainer.fast_dev_run` is set."""
     return bool(getattr(trainer, "fast_dev_run", False))
 
 
 def folder_of(trainer: pl.Trainer) -> RunFolder:
-    """The folder of the run that a trainer trains."""
+    """The folder of the run."""
     return RunFolder(Path(trainer.default_root_dir))
 
 
 class Found(NamedTuple):
-    """A checkpoint from which a run can go on, its optimizer step, and the newer ones with what is wrong with each."""
+    """A checkpoint to resume from.
+
+    Attributes:
+        path: its file.
+        step: its number of optimizer steps.
+        unfit: newer checkpoints, and what is wrong with each.
+    """
 
     path: Path
     step: int
@@ -206,10 +218,10 @@ class Found(NamedTuple):
 
 
 def newest_good(run: RunFolder) -> Found | None:
-    """The newest checkpoint that can be read and knows no more steps than the run's files; None where there is none.
+    """The newest checkpoint that can be read and has no more steps than the run's files; None without checkpoints.
 
     Raises:
-        UserError: there are checkpoints, and from none of them the run can go on.
+        UserError: the run cannot be resumed from any of its checkpoints.
     """
     unfit: dict[Path, str] = {}
     lost = ""
@@ -217,7 +229,7 @@ def newest_good(run: RunFolder) -> Found | None:
         try:
             content = read_checkpoint(path)
             step, missing = content["global_step"], _missing_steps(run, content)
-        except (UserError, AttributeError, KeyError, TypeError, ValueError):  # or it holds something else
+        except (UserError, AttributeError, KeyError, TypeError, ValueError):  # it holds something else
             unfit[path] = "is damaged"
             continue
         if not missing:
@@ -231,9 +243,9 @@ def newest_good(run: RunFolder) -> Found | None:
 
 
 def _missing_steps(run: RunFolder, checkpoint: dict[str, Any]) -> str:
-    """Words for recorded steps that a checkpoint knows and a file beside `row_gradients.csv` has not; else empty."""
+    """Names a file of norms that lacks steps which the checkpoint knows as recorded; empty if none does."""
     for name, known in checkpoint.get(RECORDED, {}).items():
-        file = run.norms_file.with_name(Path(name).name)  # wherever a foreign checkpoint wants to look
+        file = run.norms_file.with_name(Path(name).name)  # a foreign checkpoint may name any path
         same = sorted(heights_of(file)) == known["quantities"]
         count = count_lines(file, checkpoint["global_step"]) if same else 0
         if count < known["steps"]:

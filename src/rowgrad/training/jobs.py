@@ -1,64 +1,61 @@
-"""The jobs of a sweep: what makes two of them the same, and how none is lost and none is done twice.
+"""The jobs of a sweep: a job that is done is not done again, and one that stopped is resumed.
 
 A sweep's folder holds `sweep.json` (the command that started it) and a folder for each job, named after the overrides
-in which the jobs differ, with the job's overrides in `job.json`. So the same job finds its own folder again in
-whatever order and by whatever launcher it is started. Nothing heavy is imported.
+in which the jobs differ, with the job's overrides in `job.json`. So a job finds its folder again, in any order and with
+any launcher. Nothing heavy is imported.
 """
 
 from __future__ import annotations
 
 import gc
 import json
-import signal
+import math
+import re
 import sys
 import traceback
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
-from omegaconf import open_dict, read_write
 
 from rowgrad.config import plain
-from rowgrad.errors import UserError, words_for
+from rowgrad.errors import INTERRUPTED, UserError, words_for
 from rowgrad.files import read_json, write_whole
-from rowgrad.folders import BusyError, RunFolder, SweepFolder
-from rowgrad.process import INTERRUPTED, SIGNALS, Interrupted
+from rowgrad.folders import BusyError, RunFolder, SweepFolder, refuse_resolvers
 from rowgrad.training.naming import what_is_trained
-from rowgrad.training.settings import read_saved_settings, read_settings
-from rowgrad.training.start import find_checkpoint
-from rowgrad.training.study import go_on_with_study
-from rowgrad.training.targets import targets_of
-from rowgrad.training.workers import is_worker, outlive_killed_workers
-from rowgrad.trust import check_words
+from rowgrad.training.settings import read_packages, read_saved_settings, read_settings
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Iterable
 
     from hydra.conf import HydraConf
+    from hydra.core.override_parser.types import Override
     from omegaconf import DictConfig
 
-BESIDE = ("hydra.", "hydra/", "trust=", "--config-dir=")  # what may stand beside sweep.resume
+WITH_RESUME = ("hydra.", "hydra/", "trust=", "--config-dir=")  # what may be typed with sweep.resume
+# What a sweep's folder may say of Hydra's own settings. Others could start any program.
+HYDRAS = ("hydra.sweeper.n_trials", "hydra.sweeper.n_jobs", "hydra.launcher.n_jobs")
+WORD = re.compile(r"(\+\+|\+|~)?(?P<key>[\w.]+)(=(?P<value>.*))?", re.DOTALL)
 
 
 def command_to_repeat(arguments: list[str]) -> list[str]:
     """The arguments of `scripts/train.py`, with `sweep.resume=FOLDER` replaced by the command that started that sweep.
 
     Raises:
-        UserError: there is no sweep in the folder, its command says what a folder may not say, or something stands
-            beside `sweep.resume` that may not.
+        UserError: the folder holds no sweep, its command says what a folder may not say, or something was typed that
+            cannot go with `sweep.resume`.
     """
     resume = SweepFolder.RESUME
     chosen = [argument for argument in arguments if argument.startswith(resume)]
     if not chosen:
         return arguments
     folder = SweepFolder(Path(chosen[-1].removeprefix(resume)))
-    beside = [argument for argument in arguments if argument not in {*chosen, "-m", "--multirun"}]
-    for argument in beside:
-        if not argument.startswith(BESIDE):
-            accepted = ", ".join(f"{word}…" for word in BESIDE)
+    typed = [argument for argument in arguments if argument not in {*chosen, "-m", "--multirun"}]
+    for argument in typed:
+        if not argument.startswith(WITH_RESUME):
+            accepted = ", ".join(f"{word}…" for word in WITH_RESUME)
             raise UserError(
                 f"{argument} cannot go with sweep.resume, which repeats the sweep's command. Accepted: {accepted}"
             )
@@ -67,78 +64,88 @@ def command_to_repeat(arguments: list[str]) -> list[str]:
         raise UserError(f"{resume}{folder} is not a sweep's folder: there is no {folder.file}.")
     if not isinstance(command, list) or not all(isinstance(word, str) for word in command):
         raise UserError(f"{folder.file} holds no sweep's command.")
-    replaced = ("hydra.sweep.dir=", "trust=", *(f"{word.partition('=')[0]}=" for word in beside))
+    replaced = ("hydra.sweep.dir=", "trust=", *(f"{word.partition('=')[0]}=" for word in typed))
     words = [word for word in command if not word.startswith(replaced)]
+    for word in words:
+        _check_word(word, str(folder.file))
     quoted = str(folder).replace("\\", "\\\\").replace("'", "\\'")
-    trust = [] if any(word.startswith("trust=") for word in beside) else ["trust=[]"]
-    typed = "type it beside sweep.resume"
-    return [*check_words(words, str(folder.file), typed), f"hydra.sweep.dir='{quoted}'", *trust, *beside]
+    trust = [] if any(word.startswith("trust=") for word in typed) else ["trust=[]"]
+    return [*words, f"hydra.sweep.dir='{quoted}'", *trust, *typed]
+
+
+def _check_word(word: str, source: str) -> None:
+    """Checks a word of the command in a sweep's folder, which may come from anybody: it may only set keys of runs.
+
+    Raises:
+        UserError: the word could do more.
+    """
+    if word in {"-m", "--multirun"}:
+        return
+    parts = WORD.fullmatch(word)
+    key = parts["key"] if parts else ""
+    if not key or key == "trust" or (key.startswith("hydra") and key not in HYDRAS):
+        raise UserError(f"{source}: {word} could start any program. If it is yours: type it beside sweep.resume.")
+    if "." not in key and ("/" in word or "\\" in word or ".." in word):  # the choice of a config group
+        raise UserError(f"{source}: {word} names a file elsewhere.")
+    refuse_resolvers(word, source)
 
 
 class Sweep(Callback):
-    """Hydra's callback: opens a sweep's folder, and ends the sweep with tables and an exit code."""
+    """Hydra's callback: opens a sweep's folder, and ends the sweep with its tables and an exit code."""
 
     def __init__(self) -> None:
         self.folder: SweepFolder | None = None
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Makes the folder this sweep's own, or goes on with the sweep that it holds."""
-        with _not_swallowed():
+        """Makes the folder this sweep's own, or goes on with the same sweep."""
+        with _leaving_on_errors():
             folder = SweepFolder(Path(config.hydra.sweep.dir))
             _check_alone(config)
             params = [f"{key}={value}" for key, value in (config.hydra.sweeper.get("params") or {}).items()]
             typed = [*params, *config.hydra.overrides.task]
-            sweep = {"overrides": what_is_trained(typed), "common": what_is_trained(_common(typed))}
+            parsed = {x.get_key_element(): x for x in OverridesParser.create().parse_overrides(typed)}
+            fixed = {key: override for key, override in parsed.items() if not override.is_sweep_override()}
+            common = [f"{key}={override.get_value_element_as_str()}" for key, override in fixed.items()]
+            sweep = {"overrides": what_is_trained(typed), "common": what_is_trained(common)}
             before = folder.read()
             if before and {key: before.get(key) for key in sweep} != sweep:
                 words = " ".join(map(str, before.get("overrides", [])))
                 hint = f"{folder.RESUME}{folder} goes on with that one."
                 raise UserError(f"hydra.sweep.dir={folder} holds another sweep ({words}). {hint}")
             if not before:
-                folder.write({"command": sys.argv[1:], **sweep})
-            elif config.hydra.sweeper.get("storage"):
-                go_on_with_study(config)
+                folder.write({"command": sys.argv[1:], **sweep, "jobs": _count(parsed.values())})
             self.folder = folder
-            outlive_killed_workers(config)
-            # Where else a job's config is at hand before the first one starts, it would be composed once more.
-            setattr(BasicSweeper, "validate_batch_is_legal", _read_before_all)  # noqa: B010
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Writes and prints what the sweep has found, and ends the process where not all of it is done."""
+        """Writes and prints the results, and ends the process if not all jobs are done."""
         if self.folder is None:
             return
         error = sys.exc_info()[1]
         if not self.folder.jobs():
-            self.folder.remove()  # nothing was started, so it belongs to nobody
+            self.folder.remove()
             return
         from rowgrad.results.sweep import answer_sweep
 
-        with _not_swallowed():
+        with _leaving_on_errors():
             complete = answer_sweep(self.folder)
-        if isinstance(error, KeyboardInterrupt) or SIGNALS.received:
+        if isinstance(error, KeyboardInterrupt | SystemExit):
             raise SystemExit(INTERRUPTED)
+        if type(error).__name__ == "TerminatedWorkerError":  # joblib's: a worker was killed, as when memory runs out
+            raise SystemExit("Cannot train: a worker process was killed, and joblib ended the sweep.") from error
         if error is None and not complete:
             raise SystemExit(1)
 
 
-def _read_before_all(sweeper: BasicSweeper, batch: Sequence[Sequence[str]]) -> None:
-    """What Hydra does before it starts a batch of jobs, which is to compose the config of each; and reads it too."""
-    assert sweeper.config is not None
-    assert sweeper.hydra_context is not None
-    folder = SweepFolder(Path(sweeper.config.hydra.sweep.dir))
-    for overrides in batch:
-        config = sweeper.hydra_context.config_loader.load_sweep_config(sweeper.config, list(overrides))
-        with read_write(config), open_dict(config):
-            del config.hydra
-        try:
-            read_settings(config)
-        except UserError as error:
-            raise UserError(f"{error} So {' '.join(overrides)} cannot be trained, and nothing was.") from error
-    folder.write({**folder.read(), "jobs": max(folder.planned, len(batch))})
+def _count(overrides: Iterable[Override]) -> int:
+    """The number of jobs; 0 if a sweeper such as Optuna chooses values."""
+    swept = [override for override in overrides if override.is_sweep_override()]
+    if not all(override.is_discrete_sweep() for override in swept):
+        return 0
+    return math.prod(len(list(override.sweep_string_iterator())) for override in swept)
 
 
 def _check_alone(config: DictConfig) -> None:
-    """Refuses what only a run by itself can do."""
+    """Refuses what cannot go with a sweep."""
     if "strategy" in config.trainer:
         # Each rank's process runs the command line again, so every rank would run the whole sweep.
         raise UserError("trainer=ddp cannot go with -m. Start one command for each run.")
@@ -146,16 +153,9 @@ def _check_alone(config: DictConfig) -> None:
         raise UserError(f"resume={config.resume} cannot go with -m. {SweepFolder.RESUME}FOLDER goes on with a sweep.")
 
 
-def _common(typed: list[str]) -> list[str]:
-    """The overrides that all jobs share, as a sweeper writes them in the jobs' own."""
-    parsed = {override.get_key_element(): override for override in OverridesParser.create().parse_overrides(typed)}
-    fixed = {key: override for key, override in parsed.items() if not override.is_sweep_override()}
-    return [f"{key}={override.get_value_element_as_str()}" for key, override in fixed.items()]
-
-
 @contextmanager
-def _not_swallowed() -> Generator[None]:
-    """Hydra makes a warning of what a callback raises. Here it ends the process."""
+def _leaving_on_errors() -> Generator[None]:
+    """Ends the process if an exception is raised inside. Hydra would make it a warning."""
     try:
         yield
     except Exception as error:
@@ -166,33 +166,28 @@ def _not_swallowed() -> Generator[None]:
 
 
 def run_job(config: DictConfig, job: HydraConf) -> float | None:
-    """Trains one job of a sweep, goes on with it where it stopped, or leaves it alone if it is done.
+    """Trains one job of a sweep, resumes it, or leaves it alone if it is done.
 
     Args:
         config: the job's config.
-        job: Hydra's own.
+        job: Hydra's config of the job.
 
     Returns:
-        `val/acc`, for sweepers that look for the best; None where the job failed, which is recorded, not raised.
+        `val/acc`, for sweepers that look for the best; None if the job failed, which is recorded and not raised.
 
     Raises:
-        SystemExit, Interrupted: the job was interrupted, and the sweep with it.
+        SystemExit, KeyboardInterrupt: the job was interrupted, and the sweep ends.
     """
     folder = RunFolder(Path(job.runtime.output_dir))
-    gc.freeze()  # what is there before the job is not looked at after it: that would take a third of a second
+    gc.freeze()  # the collection below then skips what exists already, which would take a third of a second
     try:
         with folder.held():
-            SIGNALS.check()
             return _attempt(config, job, folder)
     except BusyError:
         print(f"{folder.path.name} is being trained by another process.", file=sys.stderr)
         return None
-    except (KeyboardInterrupt, Interrupted, SystemExit):
-        if not is_worker():
-            raise
-        return None  # Hydra would take minutes to hand the exception over to the sweep, which knows of the signal
     finally:
-        gc.collect()  # a run's objects hold each other, images on the device among them
+        gc.collect()  # the objects of a run refer to each other, and hold images on the device
         gc.unfreeze()
 
 
@@ -201,53 +196,46 @@ def _attempt(config: DictConfig, job: HydraConf, folder: RunFolder) -> float | N
     if before.get("status") == "done":
         print(f"{folder.path.name} is done already.")
         return before.get("val/acc")
-    folder.summary_file.unlink(missing_ok=True)  # whoever is killed from here on has none
+    folder.summary_file.unlink(missing_ok=True)  # a job that is killed from here on has none
     write_whole(folder.job_file, json.dumps({"overrides": what_is_trained(job.overrides.task)}, indent=2) + "\n")
     try:
         _check_alone(config)
-        settings = read_settings(config)
         if folder.checkpoints:
-            named = targets_of(plain(config), "", None) if settings.trusted is None else settings.trusted
+            trusted = read_packages(plain(config.trust), "trust")
+            trusted = _packages_in(plain(config)) if trusted is None else trusted
             config = folder.read_config()
-            settings = read_saved_settings(config, named)
-        elif settings.model.checkpoint is not None:
-            find_checkpoint(settings.model.checkpoint)
+            settings = read_saved_settings(config, trusted)
+        else:
+            settings = read_settings(config)
         from rowgrad.training.train import train_run  # late, so that mistakes answer at once
 
         summary = train_run(config, folder, settings=settings, resume=folder.holds_a_run)
-    except (KeyboardInterrupt, Interrupted) as error:
-        _record(folder, "interrupted", error)
+    except BaseException as error:
+        _record(folder, "failed" if isinstance(error, Exception) else "interrupted", error)
+        if isinstance(error, Exception):
+            return None
         raise
-    except (Exception, SystemExit) as error:
-        if _launchers_own(error):
-            _record(folder, "interrupted", error)
-            raise
-        _record(folder, "failed", error)
-        return None
-    if "signal" in summary:
-        _leave(summary["signal"])
+    if summary["status"] == "interrupted":
+        raise SystemExit(INTERRUPTED)
     return summary.get("val/acc")
 
 
-def _leave(name: str) -> NoReturn:
-    """Ends the sweep after a signal, which the run has kept to itself: submitit's handler queues the job again."""
-    number = signal.Signals[name]
-    if not SIGNALS.listens and number != signal.SIGINT and callable(signal.getsignal(number)):
-        signal.raise_signal(number)
-    raise SystemExit(INTERRUPTED)
+def _packages_in(node: Any) -> list[str]:
+    """The packages that the `_target_`s of a typed config name, but for those that the pipeline is made of."""
+    if isinstance(node, list):
+        return [name for inner in node for name in _packages_in(inner)]
+    if not isinstance(node, dict):
+        return []
+    named = {str(node["_target_"]).partition(".")[0]} if "_target_" in node else set()
+    named -= {"rowgrad", "torch", "torchmetrics", "torchvision", "lightning"}
+    return [*named, *(name for inner in node.values() for name in _packages_in(inner))]
 
 
 def _record(folder: RunFolder, status: str, error: BaseException) -> None:
-    """Completes what the run has written about its end, or writes it where the run did not begin."""
+    """Writes how a job ended into its summary, and prints it."""
     words = words_for(error)
     ending = {"status": status, "error": f"{type(error).__name__}: {words or error}"}
     folder.write_summary(read_json(folder.summary_file) | ending)
     if words is None and status == "failed":
         traceback.print_exception(error)
     print(f"{folder.path.name} {status}: {words or repr(error)}", file=sys.stderr)
-
-
-def _launchers_own(error: BaseException) -> bool:
-    """Whether submitit ends the process, which it does by SystemExit after it has queued the job again."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return isinstance(error, SystemExit) and frames[-1].f_globals.get("__name__", "").startswith("submitit.")

@@ -1,4 +1,4 @@
-"""What a whole config may say, read once. Nothing heavy is imported, so that a mistake is told at once."""
+"""Config -> settings: every key is read and checked once. Nothing heavy is imported, so mistakes answer at once."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from rowgrad.config import (
     NOT_NEGATIVE,
     Limit,
     Settings,
-    number,
     offer_to_hydra,
     one_of,
     or_null,
@@ -27,10 +26,11 @@ from rowgrad.config import (
 )
 from rowgrad.data.settings import DataSettings
 from rowgrad.errors import UserError
+from rowgrad.files import command_typed
+from rowgrad.folders import RunFolder
 from rowgrad.model.settings import ModelSettings, OptimizerSettings
 from rowgrad.scenario.rows import name_rows
 from rowgrad.scenario.settings import CorruptionSettings, ScenarioSettings
-from rowgrad.training.targets import read_packages
 from rowgrad.watch.settings import BiasSettings, HistogramsSettings, PicturesSettings, RecorderSettings
 
 if TYPE_CHECKING:
@@ -39,30 +39,7 @@ if TYPE_CHECKING:
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 PRECISIONS = ("32-true", "16-mixed", "bf16-mixed", "64-true", "16-true", "bf16-true")
 LIMIT = Limit(lambda value: value == -1 or whole(1).fits(value), "a whole number of at least 1, or -1 for no limit")
-SHARE = number("from 0.0 to 1.0", lambda value: isinstance(value, float) and 0 <= value <= 1)
-BATCHES = or_null(
-    Limit(lambda v: whole(0).fits(v) or SHARE.fits(v), "a whole number of batches, or a share from 0.0 to 1.0")
-)
 SEED = Limit(lambda v: whole(0).fits(v) and v < 2**32, f"a whole number from 0 to {2**32 - 1}")  # NumPy's
-PROFILERS = ("simple", "advanced", "pytorch", "xla")
-# What other arguments of Lightning's Trainer may be; those that do not stand here Lightning checks by itself.
-SWITCHES: Mapping[str, Limit] = {
-    "fast_dev_run": Limit(lambda v: BOOLEAN.fits(v) or whole(0).fits(v), "true, false, or a whole number of batches"),
-    "overfit_batches": BATCHES,
-    "limit_train_batches": Limit(lambda v: BATCHES.fits(v) and v != 0, f"{BATCHES.words}, and not nothing"),
-    "limit_val_batches": BATCHES,
-    "limit_test_batches": BATCHES,
-    "val_check_interval": Limit(
-        lambda v: v is None or isinstance(v, str | Mapping) or whole(1).fits(v) or (SHARE.fits(v) and v > 0),
-        "a whole number of batches, a share of an epoch up to 1.0, a time (DD:HH:MM:SS), or null",
-    ),
-    "check_val_every_n_epoch": or_null(whole(1)),
-    "detect_anomaly": BOOLEAN,
-    "profiler": Limit(
-        lambda v: v is None or v in PROFILERS or (isinstance(v, Mapping) and "_target_" in v),
-        f"one of {', '.join(PROFILERS)}, a _target_ with its arguments, or null",
-    ),
-}
 # Arguments of Lightning's Trainer that another key decides.
 ELSEWHERE: Mapping[str, str] = {
     "logger": "logger=csv or logger=none",
@@ -95,15 +72,13 @@ class TrainerSettings(Settings, key="trainer"):
 
     @classmethod
     def read(cls, typed: Any) -> Self:
-        """The same, with any other argument that Lightning's Trainer has."""
+        """Settings from the group `trainer`. Unknown keys are kept as arguments for Lightning's Trainer."""
         values = plain(typed)
         if not isinstance(values, Mapping):
             return super().read(values)
         own = cls.defaults()
         for name in ELSEWHERE.keys() & values.keys():
             raise UserError(f"{cls.full_key(name)} is decided by another key: write {ELSEWHERE[name]}.")
-        for name in SWITCHES.keys() & values.keys():
-            SWITCHES[name](values[name], cls.full_key(name))
         named = {name: value for name, value in values.items() if name in own}
         return cls(**named, others={name: value for name, value in values.items() if name not in own})
 
@@ -114,14 +89,9 @@ class TrainerSettings(Settings, key="trainer"):
         return values
 
     def arguments(self) -> dict[str, Any]:
-        """What Lightning's Trainer is given."""
+        """The arguments for Lightning's Trainer."""
         own = {name: getattr(self, name) for name in self.defaults() if name != "compile"}
         return {**own, **self.others}
-
-    @property
-    def dry(self) -> int:
-        """How many batches a dry run is of; 0 where it is none."""
-        return int(self.others.get("fast_dev_run", 0))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +105,7 @@ CALLBACKS = (RecorderSettings, PicturesSettings, HistogramsSettings, BiasSetting
 
 
 def read_parts(value: Any, key: str) -> dict[str, Mapping[str, Any] | None]:
-    """Callbacks or loggers by their names: None for those that are switched off, else `_target_` and arguments."""
+    """Callbacks or loggers by their names: `_target_` and arguments, or None for those that are switched off."""
     parts = {} if value is None else GROUP(value, key)
     known = {part.key: part for part in CALLBACKS}
     for name, node in parts.items():
@@ -146,17 +116,31 @@ def read_parts(value: Any, key: str) -> dict[str, Mapping[str, Any] | None]:
     return parts
 
 
+def read_packages(value: Any, key: str) -> tuple[str, ...] | None:
+    """Reads names of packages: one, a list of them, or null.
+
+    Raises:
+        UserError: something else.
+    """
+    if value is None:
+        return None
+    packages = [value] if isinstance(value, str) else value
+    if not isinstance(packages, Sequence) or not all(isinstance(p, str) and p.isidentifier() for p in packages):
+        raise UserError(f"{key}={value} is not a list of packages.")
+    return tuple(packages)
+
+
 def part(kind: type[Settings]) -> Any:
-    """A field that holds a part of the settings."""
+    """A field for the settings of a config group."""
     return setting({}, lambda value, _: value if isinstance(value, kind) else kind.read(value), kind.__doc__ or "")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunSettings(Settings):
-    """All of a run.
+    """All settings of a run.
 
     Attributes:
-        trusted: packages that a `_target_` may name beside the closed list; None where a person typed the config.
+        trusted: packages that a `_target_` may name besides the list in `build.py`; None if a person typed the config.
     """
 
     seed: int = setting(0, SEED, "of the network's first weights, batches, and all that is random")
@@ -173,7 +157,7 @@ class RunSettings(Settings):
     callbacks: dict[str, Any] = setting({}, read_parts, "what watches")
     logger: dict[str, Any] = setting({}, read_parts, "where it is logged")
     trusted: Sequence[str] | None = setting(
-        None, Limit(lambda v: v is None or isinstance(v, tuple), "something that one types"), ""
+        None, Limit(lambda v: v is None or isinstance(v, tuple), "something that can be set"), ""
     )
 
     @classmethod
@@ -189,33 +173,40 @@ class RunSettings(Settings):
                 "optimizer.schedule=one_cycle needs an end: trainer.max_epochs or trainer.max_steps."
                 " optimizer.schedule=constant goes on without."
             )
-        if self.data.shape is not None:  # else nobody knows before the images are loaded
+        if self.data.shape is not None:  # else it is known when the images are loaded
             self.data.check_shift(self.data.shape)
             self.scenario.select(self.data.shape.height)
             self.corruption.rows.select(self.data.shape.height)
 
 
 def read_settings(config: DictConfig) -> RunSettings:
-    """A composed config, read and checked: what a person typed, with their own config folder.
+    """Settings from the config that a person composed.
 
-    Where `trust` is not null, a part of it comes from a sweep's folder, and names only what such a one may.
+    If `trust` is not null, a part of it comes from a folder, and it may name only what a folder's config may name.
 
     Raises:
-        UserError: the first value that is not accepted.
+        UserError: the first value that is not accepted, or a `model.checkpoint` that does not exist.
     """
     settings = RunSettings.read(plain(config))
+    if source := settings.model.checkpoint:
+        _, file = RunFolder.of_checkpoint(Path(source))
+        if not file.is_file():
+            raise UserError(
+                f"model.checkpoint={source} is not a run's folder or checkpoint: there is no {file}."
+                f" This trains one: {command_typed()} scenario=baseline seed=0 hydra.run.dir={source}"
+            )
     return replace(settings, trusted=settings.trust)
 
 
 def read_saved_settings(config: DictConfig, trusted: Sequence[str]) -> RunSettings:
-    """The config of a run's folder, which may come from anybody and from another machine, read and checked.
+    """Settings from the config of a run's folder, which may come from anybody and from another machine.
 
-    Data are what the run had, or an error: never the fallback. They are looked for where they were, but not written
-    there; else where this machine has them.
+    The data set is the one that the run had, never the fallback. It is read from the run's `data.root`, or from this
+    machine's if that does not exist, and downloaded only to this machine's.
 
     Args:
-        config: that of the folder.
-        trusted: packages that it may name beside the closed list.
+        config: of the folder.
+        trusted: packages that it may name besides the list in `build.py`.
 
     Raises:
         UserError: the first value that is not accepted.
@@ -228,7 +219,7 @@ def read_saved_settings(config: DictConfig, trusted: Sequence[str]) -> RunSettin
 
 
 def notes_on_rows(settings: RunSettings, height: int) -> list[str]:
-    """What was typed of rows that are not all there, and what became of it."""
+    """Notes on typed rows outside the image, which are left out."""
     groups = {"scenario": settings.scenario, "corruption": settings.corruption}
     return [
         f"{name}.rows={text} was cut to {name_rows(group.rows.select(height))}: an image has {height} rows."

@@ -1,4 +1,4 @@
-"""A run: parse, build, train, close. And a run's folder -> its model and data again, for evaluation."""
+"""A run: build, train, test, close. And a trained run's model and data again, for evaluation."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_only
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from rich.console import Console
 from rich.markup import escape
 
 from rowgrad.errors import UserError, without_key
 from rowgrad.folders import DRY, RunFolder
-from rowgrad.process import SIGNALS, Interrupted
 from rowgrad.results.ending import describe_run, fallback_notice
 from rowgrad.results.run import Run, read_checkpoint
 from rowgrad.scenario.settings import ScenarioSettings
@@ -22,16 +20,8 @@ from rowgrad.scenario.zeros import ZeroCause, find_zero_cause, zeros_sentence
 from rowgrad.training.build import build
 from rowgrad.training.checkpoints import Checkpoints, newest_good
 from rowgrad.training.settings import notes_on_rows, read_saved_settings, read_settings
-from rowgrad.training.stops import FiniteLoss, GracefulStop, WholeSteps
-from rowgrad.training.trainer import (
-    be_quiet,
-    check_batches,
-    compute_in_32_bits,
-    lightning_trainer,
-    make_trainer,
-    notes_on_steps,
-    skip_driver_checks,
-)
+from rowgrad.training.signals import StopOnSignal, is_interruption
+from rowgrad.training.trainer import FiniteLoss, WholeSteps, lightning_trainer, make_trainer, prepare_libraries
 from rowgrad.watch.bias import measured_bias
 from rowgrad.watch.hparams import announce, hyperparameters, versions, write_outcome
 from rowgrad.watch.loggers import close_loggers, other_loggers, writers
@@ -49,37 +39,30 @@ if TYPE_CHECKING:
     from rowgrad.training.settings import RunSettings
 
 Summary = dict[str, Any]
-be_quiet()
-compute_in_32_bits()
-skip_driver_checks()
+prepare_libraries()
 
 
 def train_run(
     config: DictConfig, folder: RunFolder, *, settings: RunSettings | None = None, resume: bool = False
 ) -> Summary:
-    """Trains, tests and leaves everything in `folder`.
+    """Trains, tests, and writes all files of a run.
 
     Args:
-        config: the composed config of `configs/train.yaml`.
-        folder: the run's folder; it is made.
-        settings: the config, where it was read already.
-        resume: whether to go on from the newest good checkpoint in `folder`, with `config` being the run's own.
+        config: the composed config, or the run's own if it is resumed.
+        folder: the run's folder, which is made.
+        settings: the config, if it was read already.
+        resume: whether to go on from the newest good checkpoint in `folder`.
 
     Returns:
-        What `summary.json` holds.
+        The content of `summary.json`.
 
     Raises:
         UserError: a mistake in the config or the data, or another process that trains in the folder.
     """
-    first = getattr(rank_zero_only, "rank", 0) == 0  # of several processes, where there are
-    with folder.held() if first else nullcontext():
-        SIGNALS.check()
+    main = getattr(rank_zero_only, "rank", 0) == 0  # of several processes
+    with folder.held() if main else nullcontext():
         training = Training(config, settings or read_settings(config), folder, resume=resume)
-        try:
-            training.open()
-        except BaseException:
-            close_loggers(training.trainer)
-            raise
+        training.open()
         training.fit()
         training.close()
     return training.summary
@@ -89,43 +72,39 @@ class Training:
     """A run while it trains. Making it writes nothing.
 
     Args:
-        config: what goes to `config.yaml`.
+        config: the content of `config.yaml`.
         settings: the same, read.
-        folder: where everything goes.
+        folder: the run's folder.
         resume: whether the folder holds the run already.
 
     Attributes:
         data: the images.
-        module: what is trained.
+        module: the model.
         trainer: Lightning's.
-        summary: what the run reports.
+        summary: the content of `summary.json`.
     """
 
     def __init__(self, config: DictConfig, settings: RunSettings, folder: RunFolder, *, resume: bool) -> None:
         self.config, self.folder, self.resume = config, folder, resume
         self.checkpoint = newest_good(folder) if resume else None
         self.data, self.module = build(settings, trained=self.checkpoint is not None)
-        config.data.name = self.data.name  # the data set that is really used: evaluation must find the same
+        config.data.name = self.data.name  # the data set that is used, which evaluation and resuming must find again
         if settings.trainer.compile:
             self.module.network.compile(dynamic=False)  # in place: rows, cut and tap stay outside
         if self.checkpoint is not None:
             load_weights(self.module, self.checkpoint.path, folder)
-        # Lightning adds no timer for max_time where there is one.
-        self.stop, self.timer = GracefulStop(), make_timer(settings.trainer.others.get("max_time"))
+        # Lightning adds no timer of its own for max_time if there is one.
+        self.stop, self.timer = StopOnSignal(), WholeSteps(settings.trainer.others.get("max_time"))
         purge_step = (self.checkpoint.step if self.checkpoint else 0) if resume else None
         self.trainer = make_trainer(settings, folder, [self.timer, self.stop, FiniteLoss()], purge_step)
-        batches = self.data.batches(self.trainer.world_size)
-        check_batches(self.trainer, batches)
-        self.notes = [*notes_on_rows(settings, self.data.dataset.shape.height), *notes_on_steps(self.trainer, batches)]
-        self.dry = settings.trainer.dry
+        self.notes = notes_on_rows(settings, self.data.dataset.shape.height)
         if (recorder := recorder_of(self.trainer)) is not None:
             recorder.check(self.module)
         self.console = Console(quiet=not self.trainer.is_global_zero, soft_wrap=True, emoji=False)
         self.summary: Summary = {"status": "failed"} | self._circumstances()
 
     def open(self) -> None:
-        """Makes the folder this run's own, puts what is damaged aside, and says what the run is."""
-        SIGNALS.check()
+        """Claims the folder, moves damaged checkpoints aside, and says what the run is."""
         if self.trainer.is_global_zero:
             self.folder.claim(self.config, resume=self.resume)
             if self.resume:
@@ -135,8 +114,30 @@ class Training:
         scenario = f"scenario       {escape(self.module.sentence())}"
         self.console.print(*fallback_notice(self.data), scenario, *notes, sep="\n")
 
+    def fit(self) -> None:
+        """Trains, and tests unless a signal stopped the training; writes how it ended in any case."""
+        checkpoint = self.checkpoint and self.checkpoint.path
+        try:
+            self.trainer.fit(self.module, datamodule=self.data, ckpt_path=checkpoint, weights_only=True)
+            self.summary |= {"status": "interrupted"} if self.stop.stopped else self._measure()
+        except BaseException as error:
+            interrupted = not isinstance(error, Exception)
+            self.summary |= {"status": "interrupted"} if interrupted else {"error": f"{type(error).__name__}: {error}"}
+            self._report()
+            if not is_interruption(error):
+                raise
+        else:
+            self._report()
+
+    def close(self) -> None:
+        """Prints the result."""
+        if self.trainer.is_global_zero:
+            self.console.print(
+                *fallback_notice(self.data), describe_run(Run(self.folder), self.module.scenario), sep="\n"
+            )
+
     def _announce(self) -> None:
-        """Tells the loggers what the run is. TensorBoard knows it in a run that goes on; others may begin anew."""
+        """Writes the run's description to the loggers. A resumed run has it in TensorBoard already."""
         missing = [self.data.missing] if self.data.missing else []
         scenario, zeros = self.module.scenario, ""
         if not scenario.is_noop:
@@ -149,41 +150,14 @@ class Training:
         for logger in other_loggers(self.trainer):
             try:
                 logger.log_hyperparams(hyperparameters(self.config))
-            except Exception as error:  # whatever a library's logger does that cannot begin
+            except Exception as error:  # loggers of libraries raise anything
+                close_loggers(self.trainer)
                 raise UserError(f"logger: {type(logger).__name__} cannot begin: {without_key(error)}") from error
 
-    def fit(self) -> None:
-        """Trains, and tests where it was not stopped; reports how it ended, whatever comes."""
-        trainer, module, data = self.trainer, self.module, self.data
-        checkpoint = self.checkpoint and self.checkpoint.path
-        try:
-            with SIGNALS.listening():
-                try:
-                    self.stop.check(trainer)
-                    trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-                    self.stop.check(trainer)
-                    measured = self._measure()
-                    self.stop.check(trainer)
-                    self.summary |= measured
-                except (Interrupted, SIGTERMException):  # Lightning's own, from a SIGTERM while it began something
-                    self.summary |= {"status": "interrupted", "signal": SIGNALS.received}
-        except BaseException as error:
-            self.summary["error"] = f"{type(error).__name__}: {error}"
-            self._report()
-            raise
-        self._report()
-
-    def close(self) -> None:
-        """Prints what people want to know at the end."""
-        if self.trainer.is_global_zero:
-            self.console.print(
-                *fallback_notice(self.data), describe_run(Run(self.folder), self.module.scenario), sep="\n"
-            )
-
     def _report(self) -> None:
-        """Writes how the run ended, to its summary and to TensorBoard."""
+        """Writes how the run ended to TensorBoard and `summary.json`."""
         trainer, seconds = self.trainer, round(self.timer.time_elapsed("train"), 3)
-        # Where it ended before the checkpoint was loaded, the trainer knows of no step.
+        # A run that ended before Lightning loaded the checkpoint has no steps in the trainer.
         steps = trainer.global_step or (self.checkpoint.step if self.checkpoint else 0)
         self.summary |= {"train/steps": steps, "train/seconds": seconds}
         if trainer.is_global_zero:
@@ -192,12 +166,12 @@ class Training:
             for writer in writers(trainer):
                 write_outcome(writer, self.summary, steps)
             close_loggers(trainer)
-            self.folder.write_summary(self.summary)  # last: a run that says that it is done has all its files
+            self.folder.write_summary(self.summary)  # last: a run whose status is done has all its files
 
     def _set_aside_unfit(self) -> None:
-        """Moves what the run cannot go on from out of the way of new checkpoints; says where it goes on."""
-        self.folder.tidy()
-        if self.checkpoint is None:  # it begins anew; TensorBoard would show texts of before beside the new ones
+        """Moves damaged checkpoints aside, and says from where the run goes on."""
+        self.folder.remove_partial_files()
+        if self.checkpoint is None:  # the run begins again; TensorBoard would show the old texts too
             for file in self.folder.events.glob("events.out.tfevents.*"):
                 file.unlink()
         for path, reason in self.checkpoint.unfit.items() if self.checkpoint else ():
@@ -208,7 +182,7 @@ class Training:
         self.console.print(f"resuming from {begin}{'' if self.checkpoint else ': no checkpoint was written'}")
 
     def _circumstances(self) -> Summary:
-        """What the run is made of: scenario, data, seed, device and versions."""
+        """The facts of a run that are known before it trains: scenario, data, seed, device and versions."""
         device = self.trainer.strategy.root_device
         return {
             "scenario": self.module.scenario.name,
@@ -225,24 +199,16 @@ class Training:
     def _measure(self) -> Summary:
         """Validation and test metrics of the last weights."""
         trainer, checkpoints = self.trainer, self.trainer.checkpoint_callback
-        # By which Lightning logs. From a checkpoint within an epoch it is one too low, and is mended by training alone.
+        # The step that Lightning logs. It is one too low after a checkpoint within an epoch, until a step is trained.
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step  # noqa: SLF001
         known = isinstance(checkpoints, Checkpoints) and checkpoints.validated_step == trainer.global_step
-        if not known:  # training ended in mid-epoch, or nobody kept them
+        if not known:  # training ended within an epoch, or without the callback
             trainer.validate(self.module, datamodule=self.data, verbose=False)
         validation = checkpoints.validation if isinstance(checkpoints, Checkpoints) else _metrics(trainer)
         trainer.test(self.module, datamodule=self.data, verbose=False)
-        if self.dry:
-            return {"status": DRY, "batches": self.dry}
+        if batches := int(getattr(trainer, "fast_dev_run", 0)):
+            return {"status": DRY, "batches": batches}
         return validation | _metrics(trainer) | {"status": "done"}
-
-
-def make_timer(longest: Any) -> WholeSteps:
-    """What measures training, and ends it where `trainer.max_time` is over."""
-    try:
-        return WholeSteps(longest)
-    except (MisconfigurationException, AttributeError, TypeError) as error:
-        raise UserError(f"trainer.max_time={longest} is not a time (DD:HH:MM:SS), or null.") from error
 
 
 def load_run(
@@ -251,9 +217,9 @@ def load_run(
     """Settings, data and trained model of a run.
 
     Args:
-        path: the run's folder (its last weights are taken), or one of its checkpoints.
-        scenario: what the rows are put through, in place of the run's own scenario.
-        trusted: packages that its config may name beside the closed list.
+        path: the run's folder, for its last weights, or one of its checkpoints.
+        scenario: replaces the run's own scenario.
+        trusted: packages that its config may name besides the list in `build.py`.
 
     Raises:
         UserError: there is no run, or its checkpoint does not fit.
@@ -271,7 +237,7 @@ def load_run(
 
 
 def load_weights(module: RowClassifier, checkpoint: Path, folder: RunFolder) -> None:
-    """Gives a module what it had learnt at a checkpoint of a run."""
+    """Loads the weights of a run's checkpoint."""
     state = read_checkpoint(checkpoint)
     try:
         module.load_state_dict(state["state_dict"])
@@ -282,7 +248,7 @@ def load_weights(module: RowClassifier, checkpoint: Path, folder: RunFolder) -> 
 
 
 def evaluate(settings: RunSettings, data: ImageData, module: RowClassifier) -> Summary:
-    """Test metrics of a model, under the names that a run reports."""
+    """Test metrics of a model, by the names in `summary.json`."""
     keys = ("accelerator", "devices", "precision", "deterministic", "enable_model_summary", "limit_test_batches")
     arguments = {key: value for key, value in settings.trainer.arguments().items() if key in keys}
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}

@@ -1,4 +1,4 @@
-"""Lightning's Trainer with what watches, saves and stops a run."""
+"""Lightning's Trainer with the callbacks and loggers of the config, and with what ends a run early."""
 
 from __future__ import annotations
 
@@ -10,23 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Checkpoint, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ProgressBar, RichProgressBar, Timer
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.plugins.environments import (
-    LSFEnvironment,
-    MPIEnvironment,
-    SLURMEnvironment,
-    TorchElasticEnvironment,
-)
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.profilers import PassThroughProfiler, Profiler
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from rowgrad.errors import UserError
+from rowgrad.errors import UserError, without_key
 from rowgrad.training.build import make_target
 from rowgrad.training.checkpoints import AtomicCheckpointIO
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
+
+    from torch import Tensor
 
     from rowgrad.folders import RunFolder
     from rowgrad.training.settings import RunSettings
@@ -34,39 +31,27 @@ if TYPE_CHECKING:
 NOTHING = nullcontext()
 
 
-def be_quiet() -> None:
-    """Leaves out what Lightning says and whoever runs this can do nothing about."""
+def prepare_libraries() -> None:
+    """Silences what users cannot act on, and sets torch so that `trainer.precision=32-true` means 32 bits."""
     # Lightning 2.6 uses a name that torch deprecates.
     warnings.filterwarnings("ignore", message=r"`isinstance\(treespec, LeafSpec\)`")
-    # Who says trainer.accelerator=cpu knows of the GPU.
+    # trainer.accelerator=cpu leaves the GPU unused on purpose.
     warnings.filterwarnings("ignore", message="GPU available but not used")
     # A frozen network is in evaluation mode on purpose.
     warnings.filterwarnings("ignore", message=r"Found \d+ module\(s\) in eval mode at the start of training")
-    # Lightning greets at length; its warnings are shown, and the tables of a profiler that was asked for.
+    # Lightning's warnings are shown, and the table of a profiler.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
-
-
-def compute_in_32_bits() -> None:
-    """Makes `trainer.precision=32-true` mean it on a GPU too.
-
-    Unless told otherwise, cuDNN rounds what its convolutions and recurrent layers multiply to ten bits (TF32).
-    """
+    # By default, cuDNN rounds the factors of convolutions and recurrent layers to ten bits (TF32).
     torch.backends.cudnn.allow_tf32 = False
-
-
-def skip_driver_checks() -> None:
-    """Takes back what Lightning sets on import: without a GPU, torch's optimizers would look for one at every step.
-
-    That takes 0.3 ms. Where there is a GPU, it is left as Lightning has it.
-    """
+    # Set by Lightning on import. Without a GPU, torch's optimizers would then look for one at every step, for 0.3 ms.
     if not torch.cuda.is_available():
         os.environ.pop("PYTORCH_NVML_BASED_CUDA_CHECK", None)
 
 
 class Unprofiled(PassThroughProfiler):
-    """No profiler. Lightning enters one fifty times a step, and its own empty one is a generator each time."""
+    """No profiler. Lightning's own empty one enters a generator fifty times a step, 5 % of a small network's step."""
 
     def profile(self, action_name: str) -> Any:
         """Measures nothing."""
@@ -76,29 +61,105 @@ class Unprofiled(PassThroughProfiler):
 class Progress(RichProgressBar):
     """Lightning's progress bar, which counts epochs from 1."""
 
-    def _get_train_description(self, current_epoch: int) -> str:  # there is no public hook for these words
+    def _get_train_description(self, current_epoch: int) -> str:  # Lightning has no public hook for the description
         epochs = self.trainer.max_epochs
         return f"Epoch {current_epoch + 1}" + (f" of {epochs}" if epochs and epochs > 0 else "")
+
+
+class WholeSteps(Timer):
+    """Lightning's timer, which ends training only after a whole optimizer step.
+
+    Args:
+        duration: `trainer.max_time`.
+
+    Raises:
+        UserError: it is not a time.
+    """
+
+    state_key = Timer.__qualname__  # the key in existing checkpoints
+
+    def __init__(self, duration: Any = None) -> None:
+        try:
+            super().__init__(duration)
+        except (MisconfigurationException, AttributeError, TypeError) as error:
+            raise UserError(f"trainer.max_time={duration} is not a time (DD:HH:MM:SS), or null.") from error
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Checks the time."""
+        if not trainer.fit_loop._should_accumulate():  # noqa: SLF001
+            super().on_train_batch_end(trainer, *args, **kwargs)
+
+
+class FiniteLoss(pl.Callback):
+    """Ends a run whose loss or weights are not finite, before a checkpoint of it is written.
+
+    Losses stay on the device. They are checked every `every_n_batches` batches and before each checkpoint.
+
+    Raises:
+        UserError: names the first step whose loss was not finite.
+    """
+
+    def __init__(self, every_n_batches: int = 50) -> None:
+        self.every_n_batches = every_n_batches
+        self._recent: list[tuple[int, Tensor]] = []
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Remembers the step of the batch."""
+        self._step = trainer.global_step
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keeps the batch's loss."""
+        self._recent.append((self._step, outputs["loss"]))
+        if len(self._recent) >= self.every_n_batches:
+            self._check()
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Checks losses and weights."""
+        self._check()
+        for name, tensor in checkpoint["state_dict"].items():
+            if tensor.is_floating_point() and not tensor.isfinite().all():
+                raise UserError(f"{name} is not finite after step {trainer.global_step - 1}. {_ADVICE}")
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Checks the last losses."""
+        self._check()
+
+    def _check(self) -> None:
+        recent, self._recent = self._recent, []
+        if recent:
+            finite = torch.stack([loss for _, loss in recent]).isfinite().tolist()
+            for (step, loss), is_finite in zip(recent, finite, strict=True):
+                if not is_finite:
+                    raise UserError(f"the loss is {float(loss)} at step {step}. {_ADVICE}")
+
+
+_ADVICE = "The last good checkpoint is kept. A lower optimizer.lr or trainer.gradient_clip_val=1 may help."
 
 
 def make_trainer(
     settings: RunSettings, folder: RunFolder, callbacks: Sequence[pl.Callback], purge_step: int | None
 ) -> pl.Trainer:
-    """Lightning's trainer with the config's callbacks and more.
+    """Lightning's Trainer of a run.
 
     Args:
         settings: the run's.
-        folder: where everything goes.
+        folder: where its files go.
         callbacks: besides those of the config.
-        purge_step: events from this step on are taken back.
+        purge_step: TensorBoard's events from this step on are discarded.
 
     Raises:
-        UserError: an argument that there is not, or a device that cannot be had.
+        UserError: an argument that Lightning refuses, or a device that is not available.
     """
     offered = {"dirpath": folder.path, "save_dir": str(folder), "purge_step": purge_step}
     watchers, loggers = (
         [
-            _of_kind(make_target(node, f"{key}.{name}", settings.trusted, offered), kind, f"{key}.{name}")
+            make_target(node, f"{key}.{name}", settings.trusted, offered, kind)
             for name, node in nodes.items()
             if node is not None
         ]
@@ -107,92 +168,47 @@ def make_trainer(
             ("logger", settings.logger, Logger),
         )
     )
-    _check_machines(settings.trainer.num_nodes)
-    arguments = {"profiler": Unprofiled(), **settings.trainer.arguments()}
-    return lightning_trainer(
+    trainer = lightning_trainer(
         settings,
-        arguments,
+        {"profiler": Unprofiled(), **settings.trainer.arguments()},
         callbacks=[*watchers, *callbacks],
         logger=loggers or False,
         default_root_dir=str(folder),
         plugins=[AtomicCheckpointIO()],
-        # Lightning would add its own where there are none.
+        # Lightning would add its own if these were true without one.
         enable_progress_bar=any(isinstance(watcher, ProgressBar) for watcher in watchers),
         enable_checkpointing=any(isinstance(watcher, Checkpoint) for watcher in watchers),
     )
-
-
-def _of_kind(made: Any, kind: type, key: str) -> Any:
-    if not isinstance(made, kind):
-        raise UserError(f"{key} is a {type(made).__name__}. Accepted: a {kind.__module__}.{kind.__name__}.")
-    return made
-
-
-def _check_machines(count: int) -> None:
-    """Several machines have to find each other: one alone would wait for the others without a word."""
-    environments = (SLURMEnvironment, TorchElasticEnvironment, LSFEnvironment, MPIEnvironment)
-    if count > 1 and "MASTER_ADDR" not in os.environ and not any(found.detect() for found in environments):
-        raise UserError(
-            f"trainer.num_nodes={count} needs the same command on {count} machines, by torchrun or SLURM, or with"
-            " MASTER_ADDR, MASTER_PORT and NODE_RANK set."
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if trainer.num_nodes > 1 and isinstance(environment, LightningEnvironment) and "MASTER_ADDR" not in os.environ:
+        raise UserError(  # one machine alone would wait for the others
+            f"trainer.num_nodes={trainer.num_nodes} needs the same command on {trainer.num_nodes} machines, by torchrun"
+            " or SLURM, or with MASTER_ADDR, MASTER_PORT and NODE_RANK set."
         )
+    return trainer
 
 
 def lightning_trainer(settings: RunSettings, arguments: dict[str, Any], **ours: Any) -> pl.Trainer:
-    """A Trainer; what it refuses is said in plain words."""
+    """A Trainer.
+
+    Args:
+        settings: the run's.
+        arguments: of the config; `_target_` nodes among them are built.
+        ours: further arguments.
+
+    Raises:
+        UserError: Lightning refuses an argument, or a device is not available.
+    """
     made = {
-        name: make_target(value, f"trainer.{name}", settings.trusted)
+        name: make_target(value, f"trainer.{name}", settings.trusted, kind=Profiler if name == "profiler" else None)
         if isinstance(value, dict) and "_target_" in value
         else value
         for name, value in arguments.items()
     }
-    if not isinstance(arguments.get("profiler"), str | None):
-        _of_kind(made["profiler"], Profiler, "trainer.profiler")
     try:
         return pl.Trainer(**{**made, **ours})
-    except (TypeError, ValueError) as error:
-        raise UserError(f"trainer: {error}") from error
-    except MisconfigurationException as error:
-        if named := [key for key in settings.trainer.others if f"`{key}`" in str(error)]:
-            raise UserError(f"trainer.{named[0]}={arguments[named[0]]}: {error}") from error
-        chosen = ", ".join(f"trainer.{key}={arguments[key]}" for key in ("accelerator", "devices", "precision"))
-        raise UserError(f"{chosen} cannot be had here: {error}") from error
-
-
-def notes_on_steps(trainer: pl.Trainer, batches: Mapping[str, int]) -> list[str]:
-    """A limit of steps that a limit of epochs ends earlier."""
-    limit, epochs = trainer.limit_train_batches, trainer.max_epochs
-    there = min(limit, batches["train"]) if isinstance(limit, int) else int(limit * batches["train"])
-    steps = -(-there // trainer.accumulate_grad_batches) * (epochs or -1)
-    if not 0 < steps < trainer.max_steps:
-        return []
-    words = (
-        f"trainer.max_epochs={epochs} ends the run after {steps} steps, before trainer.max_steps={trainer.max_steps}."
-    )
-    return [f"{words} trainer.max_epochs=-1 does not."]
-
-
-def check_batches(trainer: pl.Trainer, batches: Mapping[str, int]) -> None:
-    """Sees whether a trainer's limits leave batches of each stage.
-
-    Args:
-        trainer: the trainer.
-        batches: how many there are for `train`, `val` and `test`.
-
-    Raises:
-        UserError: a share of them is less than one, or validation would never be due.
-    """
-    for stage, count in batches.items():
-        limit = getattr(trainer, f"limit_{stage}_batches")
-        if isinstance(limit, float) and limit > 0 and int(limit * count) == 0:
-            overfit = getattr(trainer, "overfit_batches", 0) > 0 and stage != "test"
-            name = "overfit_batches" if overfit else f"limit_{stage}_batches"
-            raise UserError(f"trainer.{name}={limit} is less than one of the {count} batches of {stage}.")
-    limit, every = trainer.limit_train_batches, trainer.val_check_interval
-    there = min(limit, batches["train"]) if isinstance(limit, int) else int(limit * batches["train"])
-    validates = trainer.limit_val_batches > 0 and trainer.check_val_every_n_epoch is not None
-    if validates and isinstance(every, int) and every > there:
-        raise UserError(
-            f"trainer.val_check_interval={every} is more than the {there} batches of an epoch."
-            " trainer.check_val_every_n_epoch=null counts over epochs."
-        )
+    except Exception as error:  # Lightning refuses arguments by many exceptions, an accelerator by ImportError
+        others = list(settings.trainer.others)
+        named = [key for key in others if key in str(error)] or others or ["accelerator", "devices", "precision"]
+        chosen = ", ".join(f"trainer.{key}={arguments.get(key)}" for key in named)
+        raise UserError(f"{chosen} cannot be had here: {without_key(error)}") from error

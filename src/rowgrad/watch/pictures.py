@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 
 from rowgrad.model.classifier import RowClassifier
-from rowgrad.process import SIGNALS
 from rowgrad.scenario.settings import STATE
 from rowgrad.watch.loggers import add_pictures, writers, writes_events
 from rowgrad.watch.norms import cut_fraction
@@ -81,7 +80,7 @@ class Pictures(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draws the whole run if it has no checkpoints. An interrupted run is not whole."""
-        if not SIGNALS.stops:
+        if not trainer.interrupted:
             self._draw(trainer, pl_module)
 
     def _draw(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -141,5 +140,5 @@ def is_at_its_end(trainer: pl.Trainer) -> bool:
     """Whether training ends, without a signal, with the step or the epoch that was just done."""
     steps, epochs, loop = trainer.max_steps, trainer.max_epochs or -1, trainer.fit_loop
     all_steps, all_epochs = 0 <= steps <= trainer.global_step, 0 <= epochs <= trainer.current_epoch + 1
-    stops = trainer.should_stop and not SIGNALS.stops and loop._can_stop_early  # noqa: SLF001
+    stops = trainer.should_stop and not trainer.interrupted and loop._can_stop_early  # noqa: SLF001
     return all_steps or (all_epochs and trainer.is_last_batch) or stops
