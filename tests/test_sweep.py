@@ -21,6 +21,7 @@ from conftest import PROJECT, command, configure, events, recorded_steps, start,
 from filelock import FileLock
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
+from rowgrad.results.jobs import Job, as_csv, read_jobs
 from scipy import integrate, stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
@@ -31,7 +32,6 @@ from rowgrad.data.datamodule import ImageData
 from rowgrad.data.settings import DataSettings
 from rowgrad.files import write_whole
 from rowgrad.folders import SweepFolder
-from rowgrad.results.jobs import Job, as_csv, read_jobs
 from rowgrad.results.paired import compare, spread
 from rowgrad.results.sweep import detach_table, seeds_table
 from rowgrad.training.jobs import command_to_repeat, run_job

@@ -9,14 +9,14 @@ import pytest
 import torch
 from conftest import PROJECT
 from oracle import gradients_in_sequence
+from rowgrad.results.truncation import truncation_figure, truncation_table, window_of
+from rowgrad.results.vanishing import vanishing_figure, vanishing_table
+from rowgrad.watch.vanishing import contrast, describe_vanishing, reached_a_tenth, share_of_rows
 from torch import nn
 from torch.nn.functional import cross_entropy
 
 from rowgrad import open_run
 from rowgrad.model.sequences import RecurrentNet
-from rowgrad.results.truncation import truncation_figure, truncation_table, window_of
-from rowgrad.results.vanishing import vanishing_figure, vanishing_table
-from rowgrad.watch.vanishing import contrast, describe_vanishing, reached_a_tenth, share_of_rows
 
 PAGE = (PROJECT / "docs" / "reading.md").read_text()
 RIGHT, OWN_SEGMENT, NO_CELL, FREED = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)

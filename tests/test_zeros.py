@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 from conftest import configure, train
+from rowgrad.results.beside import describe_beside, find_baseline, find_control
 
 from rowgrad.data.settings import Shape
 from rowgrad.randomness import Draw
-from rowgrad.results.beside import describe_beside, find_baseline, find_control
 from rowgrad.results.run import open_run
 from rowgrad.scenario.scenario import Scenario
 from rowgrad.scenario.zeros import ZeroCause, describe_zeros, find_zero_cause
