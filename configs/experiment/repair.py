@@ -10,6 +10,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from rowgrad.results.plots import Plot, add_legend, named_grid, shared_out
+from rowgrad.scenario.corruption import Corruption
+from rowgrad.scenario.settings import CorruptionSettings
 from rowgrad.watch.figures import INK, OTHER, SELECTED, ZERO, mark_selected
 from rowgrad.watch.wording import range_in_settings
 
@@ -33,9 +35,10 @@ def figures(runs: RunSet) -> dict[str, Plot]:
     groups = runs.groups()[:MOST]
     for group in groups:
         run, theta = group.first, group.first.theta
-        if run.damage is not None and theta is not None:
+        camera = Corruption(CorruptionSettings.read(run.config.get("corruption") or {}), height=run.height)
+        if not camera.idle and theta is not None:
             accuracy = run.summary.get("test/acc", math.nan)
-            cameras[group.name] = (run.damage, theta.float().mean((0, 2)), run.selected, accuracy)
+            cameras[group.name] = (camera.offsets, theta.float().mean((0, 2)), run.selected, accuracy)
     words = (
         "Grey: what the camera adds to each row. θ is drawn beside it, averaged over the row, and what is left of the"
         " damage; above it, the test accuracy."

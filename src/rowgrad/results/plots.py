@@ -292,7 +292,7 @@ def compared_heatmaps(
     lines = max(title.count("\n") for title in titles)
     titles = ["\n" * (lines - title.count("\n")) + title for title in titles]
     heads = map(size.height, (f"{name}\n{text}\n{titles[0]}" for name, text in zip(names, texts, strict=True)))
-    tall, bar = (1.4 if size.narrow else 1.9) + max(heads), 0.6
+    tall, bar = (1.15 if size.narrow else 1.6) + max(heads), 0.6
     figure = Figure((size.width, down * tall + bar), layout=ConstrainedLayoutEngine(h_pad=0.02))
     (above,), (below,) = figure.subfigures(2, 1, height_ratios=[down * tall, bar], squeeze=False)
     parts = above.subfigures(down, across, squeeze=False).flat

@@ -17,7 +17,7 @@ from rowgrad.data.settings import DATA_SETS, DataSettings
 from rowgrad.errors import UserError
 from rowgrad.files import read_json
 from rowgrad.folders import RunFolder
-from rowgrad.scenario.settings import STATE, CorruptionSettings, ScenarioSettings
+from rowgrad.scenario.settings import STATE, ScenarioSettings
 from rowgrad.trust import MOST_BYTES
 
 if TYPE_CHECKING:
@@ -193,14 +193,6 @@ class Run:
             except (UserError, KeyError):
                 continue
         return None
-
-    @property
-    def damage(self) -> Tensor | None:
-        """What the run's broken camera adds to each row, (H,); None if the camera is whole."""
-        from rowgrad.scenario.corruption import Corruption
-
-        camera = Corruption(CorruptionSettings.read(self.config.get("corruption") or {}), height=self.height)
-        return None if camera.idle else camera.offsets
 
     def mean_image(self) -> Tensor | None:
         """The mean image (H, W) of the run's data set, from 0 to 1; None if its files are not on this machine."""

@@ -282,7 +282,7 @@ def as_typed(value: Any) -> str:
     """A value as the command line takes it."""
     if isinstance(value, list):
         return f"[{','.join(map(as_typed, value))}]"
-    return str(value).lower() if isinstance(value, bool | None) else str(value)
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _twins_beside(run: Run) -> Iterator[Run]:

@@ -14,7 +14,7 @@ from rich.panel import Panel
 from rowgrad.files import command_typed, shown
 from rowgrad.folders import DRY
 from rowgrad.results.analysis import sentences_of_experiments
-from rowgrad.results.paired import compare, percent, points, spread
+from rowgrad.results.paired import compare, percent, spread
 from rowgrad.results.runs import find_baseline, find_control, finite, identical
 from rowgrad.scenario.rows import name_rows
 from rowgrad.scenario.settings import STATE
@@ -112,10 +112,10 @@ def _describe_control(run: Run, other: Run | None) -> str:
     if identical(run, other):
         return f"{place} bit-identical, every recorded norm and every weight. Detach changes nothing"
     treated, control = (run, other) if detach else (other, run)
-    change = treated.summary["test/acc"] - control.summary["test/acc"]
-    words = f"{place} with detach, {ACCURACY} differs by {points(change)} points (one seed, which shows no more)"
+    pair = compare([treated.summary["test/acc"]], [control.summary["test/acc"]])
     stopped = (treated.cut_fraction or 0) - (control.cut_fraction or 0)
-    return words + (f"; detach stops {stopped:.1%} of the squared gradient" if stopped else "")
+    words = f"; detach stops {stopped:.1%} of the squared gradient" if stopped else ""
+    return f"{place} {pair.sentence(ACCURACY)}{words}"
 
 
 def watch_line(folder: Path) -> str:
