@@ -20,22 +20,23 @@ def main() -> None:
 
     from rich.console import Console
 
-    from rowgrad.results.comparison import compare_runs  # late, so that --help and typing mistakes answer at once
-    from rowgrad.results.report import write_report
-    from rowgrad.results.run import Run
+    from rowgrad.results.report import write_report  # late, so that --help and typing mistakes answer at once
+    from rowgrad.results.run import open_run
+    from rowgrad.results.runs import RunSet
+    from rowgrad.results.tables import compare_runs
 
     with Console(stderr=True).status("reading") as status:
-        runs = [Run(folder) for folder in folders]
+        runs = RunSet([open_run(folder) for folder in folders])
         if arguments.format == "md":
             print(compare_runs(runs).markdown(), end="")
             return
         common = Path(os.path.commonpath([path.absolute() for path in arguments.runs]))
         out = arguments.out or RunFolder(common).report
         page = write_report(runs, out, lambda what: status.update(f"drawing {what}"))
-    for run in runs:
+    for run in runs.runs:
         if run.theta is None and run.folder.checkpoints:
             print(f"{run.folder}: no checkpoint can be read, so its θ is not shown.", file=sys.stderr)
-    print(f"{len(runs)} run{'s' if len(runs) > 1 else ''}: {page}")
+    print(f"{len(folders)} run{'s' if len(folders) > 1 else ''}: {page}")
 
 
 if __name__ == "__main__":

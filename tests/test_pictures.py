@@ -17,7 +17,7 @@ from torchvision import datasets
 
 from rowgrad.data.batches import Resident, TrainLoader
 from rowgrad.randomness import Draw
-from rowgrad.watch import drawing, figures
+from rowgrad.watch import figures
 from rowgrad.watch.pictures import Pictures
 
 QUICK = ["data=digits", "callbacks.progress=null", "trainer.accelerator=cpu"]
@@ -117,7 +117,7 @@ def test_the_bars_beside_digits_stand_at_the_height_of_their_rows():
 
 
 def fits_its_page(figure):
-    """Whether all that a figure draws, words included, lies within it."""
+    """Whether everything that a figure draws, words included, is within it."""
     figure.savefig(io.BytesIO())
     drawn, page = figure.get_tightbbox(), figure.bbox_inches.padded(0.01)
     return page.contains(drawn.x0, drawn.y0) and page.contains(drawn.x1, drawn.y1)
@@ -137,9 +137,9 @@ def test_a_page_holds_all_its_words():
 def test_exact_zeros_are_grey_and_what_is_not_known_is_left_out():
     values = torch.tensor([[0.0, 1.0], [0.1, torch.nan]])
     axes = Figure().subplots()
-    drawing.draw_heatmap(axes, torch.tensor([0, 1]), values, [True, False], drawing.log_scale([values]))
+    figures.draw_heatmap(axes, torch.tensor([0, 1]), values, [True, False], figures.log_scale([values]))
     pixels = axes.images[0].get_array()  # (row, step, colour)
-    grey = [int(drawing.ZERO[i : i + 2], 16) for i in (1, 3, 5)]
+    grey = [int(figures.ZERO[i : i + 2], 16) for i in (1, 3, 5)]
     assert pixels[0, 0].tolist() == [*grey, 255]
     assert pixels[1, 1, 3] == 0
     assert pixels[1, 0].tolist() == [253, 231, 36, 255]  # viridis' brightest: the largest norm
@@ -147,9 +147,9 @@ def test_exact_zeros_are_grey_and_what_is_not_known_is_left_out():
 
 def test_a_long_run_is_averaged_into_columns():
     values = torch.arange(1800.0)[:, None].expand(-1, 28)
-    assert drawing.binned(values).shape == (600, 28)
-    assert drawing.binned(values)[:3, 0].tolist() == [1, 4, 7]
-    assert drawing.binned(values[:500]).shape == (500, 28)
+    assert figures.binned(values).shape == (600, 28)
+    assert figures.binned(values)[:3, 0].tolist() == [1, 4, 7]
+    assert figures.binned(values[:500]).shape == (500, 28)
 
 
 def batch_of(data, module):

@@ -12,19 +12,19 @@ import torch
 from conftest import PROJECT, command, configure, norms, train
 from omegaconf import OmegaConf
 from PIL import Image
-
-from rowgrad import open_run
-from rowgrad.folders import find_run_folders
-from rowgrad.results import figures
 from rowgrad.results.answers import answer_runs
 from rowgrad.results.comparison import COLUMNS, compare_runs, compare_settings
 from rowgrad.results.experiments import describe_atlas
 from rowgrad.results.gallery import draw
 from rowgrad.results.groups import settings_of, shared_out
 from rowgrad.results.names import group_names, run_names
+from rowgrad.results.sheets import COLUMN, PAGE, SLIDE, Key, logarithms, wrapped
+
+from rowgrad import open_run
+from rowgrad.folders import find_run_folders
+from rowgrad.results import figures
 from rowgrad.results.report import write_report
 from rowgrad.results.run import Run
-from rowgrad.results.sheets import COLUMN, PAGE, SLIDE, Key, logarithms, wrapped
 from rowgrad.results.tables import Table
 
 REPORT = PROJECT / "scripts" / "report.py"

@@ -14,13 +14,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from conftest import DEFAULTS, PROJECT, command, configure, events, recorded_steps, start, train, wait_for, weights
 from filelock import FileLock
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from joblib.externals.loky.process_executor import TerminatedWorkerError
 from omegaconf import OmegaConf
-from scipy import integrate, stats
+from scipy import stats
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
@@ -31,9 +30,6 @@ from rowgrad.data.datamodule import ImageData
 from rowgrad.data.settings import DataSettings
 from rowgrad.files import write_whole
 from rowgrad.folders import SweepFolder
-from rowgrad.results.jobs import Job, as_csv, read_jobs
-from rowgrad.results.paired import compare, spread
-from rowgrad.results.sweep import detach_table, seeds_table
 from rowgrad.training.jobs import Sweep, command_to_repeat, run_job
 from rowgrad.training.naming import job_name
 
@@ -92,7 +88,7 @@ def test_a_sweep_prints_and_writes_its_tables(answered):
     a, b = (summary(folder / f"augment_detach-True_seed-{seed}")["test/acc"] for seed in (0, 1))
     accuracy = f"{50 * (a + b):.2f} ± {100 * abs(a - b) / math.sqrt(2):.2f} %"
     for shown in (result.stdout, markdown):
-        assert any("augment detach=true" in x and accuracy in x for x in shown.splitlines())
+        assert any(x.split()[:2] in (["augment", "2"], ["|", "augment"]) and accuracy in x for x in shown.splitlines())
         assert "What detach does" in shown
         assert "sweep          sweep: 8 done" in shown
     # The loss never uses modify's rows, so nothing that it learns depends on detach.
@@ -111,9 +107,10 @@ def test_a_sweep_begins_with_sentences_and_ends_with_how_to_watch_it(answered):
     low, high = stats.ttest_1samp(changes, 0).confidence_interval()
     between = f"95 % interval {100 * low:+.2f} to {100 * high:+.2f}, 2 pairs"
     zeros = f"augment: detach makes the zeros of rows 0–13 and stops {100 * stopped:.2f} % of the squared gradient"
-    change = f"it changes the test accuracy by {100 * sum(changes) / 2:+.2f} points ({between})"
-    loss = "modify: the loss makes the zeros of rows 14–27, not detach: they are there without it too"
-    expected = [f"{zeros}; {change}.", f"{loss}, and the test accuracy is the same in 2 pairs."]
+    change = f"{100 * sum(changes) / 2:+.2f} points ({between})"
+    change = f"no change of the test accuracy was shown: {change}" if low <= 0 <= high else f"by {change}"
+    loss = "modify: the loss makes the zeros of rows 14–27, not detach, with it and without"
+    expected = [f"{zeros}; {change}.", f"{loss}; the test accuracy is the same in 2 pairs."]
     page = (folder / "sweep.md").read_text()
     assert [line.removeprefix("- ") for line in page.splitlines() if line.startswith("- ")] == expected
     assert page.index(expected[0]) < page.index("| --- |")
@@ -373,134 +370,6 @@ def test_the_command_is_repeated_in_its_own_folder(tmp_path):
     assert OverridesParser.create().parse_overrides([arguments[2]])[0].value() == str(folder)
     assert arguments[3:] == ["trust=[]", "hydra.launcher.n_jobs=2"]
     assert command_to_repeat(["seed=1"]) == ["seed=1"]
-
-
-def t_density(t, freedom):
-    """Student's density, from its definition."""
-    scale = math.gamma((freedom + 1) / 2) / (math.sqrt(freedom * math.pi) * math.gamma(freedom / 2))
-    return scale * (1 + t * t / freedom) ** (-(freedom + 1) / 2)
-
-
-def test_the_paired_test_is_students_by_its_definition():
-    treated, control = [0.991, 0.989, 0.993, 0.990, 0.988], [0.990, 0.990, 0.991, 0.988, 0.9885]
-    differences = [a - b for a, b in zip(treated, control, strict=True)]
-    mean = sum(differences) / 5
-    error = math.sqrt(sum((value - mean) ** 2 for value in differences) / 4 / 5)
-    paired = compare(treated, control)
-    assert (paired.count, paired.mean) == (5, pytest.approx(mean))
-    tail = integrate.quad(t_density, abs(mean / error), math.inf, args=(4,))[0]
-    assert paired.p == pytest.approx(2 * tail, rel=1e-6)
-    # 2.776 is the 97.5 % quantile of t with 4 degrees of freedom in every printed table.
-    assert paired.low == pytest.approx(mean - 2.776445 * error, rel=1e-5)
-    assert paired.high == pytest.approx(mean + 2.776445 * error, rel=1e-5)
-
-
-@pytest.mark.parametrize(
-    ("treated", "control"),
-    [([0.5], [0.4]), ([0.5, 0.6, 0.7], [0.5, 0.6, 0.7]), ([0.3, 0.5, 0.9], [0.2, 0.4, 0.8])],
-)
-def test_there_is_no_test_of_one_pair_or_of_differences_without_spread(treated, control):
-    paired = compare(treated, control)
-    assert paired.mean == pytest.approx(treated[0] - control[0])
-    assert (paired.low, paired.high, paired.p) == (None, None, None)
-
-
-@pytest.mark.parametrize("more", [100, 1, -3])
-def test_equal_differences_do_not_vary_where_accuracies_are_float32(more):
-    """So many of 10,000 images better with every seed, as torch reports it: 32 bits, printed as 64."""
-    counts = [9100, 9000, 9200]
-    treated, control = (torch.tensor([c + d for c in counts]).float().div(10_000).tolist() for d in (more, 0))
-    paired = compare(treated, control)
-    assert paired.mean == pytest.approx(more / 10_000, rel=1e-3)
-    assert (paired.low, paired.high, paired.p) == (None, None, None)
-    one_image = compare([treated[0], treated[1], (counts[2] + more + 1) / 10_000], control)
-    assert one_image.p is not None  # a single image more is a difference
-
-
-def test_an_accuracy_that_is_no_number_is_left_out():
-    jobs = [job(0, 0.5), job(1, math.nan), job(2, 0.7), job(3, math.inf), job(4, None)]
-    jobs += [job(s, 0.4 + s / 100, detach="False") for s in range(5)]
-    assert seeds_table(jobs).body[0] == ["detach=true", "2", "60.00 ± 14.14 %"]  # n is of what was averaged
-    assert detach_table(jobs).body[0][:4] == ["all jobs", "test/acc", "2", "+19.00 pp"]
-
-
-def test_a_mean_over_fewer_jobs_than_the_others_says_so():
-    jobs = [job(s, 0.5 + s / 10, **{"test/loss": loss}) for s, loss in enumerate((0.1, math.nan, 0.3))]
-    jobs += [job(9, math.nan, scenario="modify")]
-    assert seeds_table(jobs).body == [
-        ["augment", "3", "60.00 ± 10.00 %", "0.2000 ± 0.1414 (n = 2)"],
-        ["modify", "0", "–", "–"],
-    ]
-
-
-def job(seed, accuracy, *, scenario="augment", detach="True", status="done", **more):
-    overrides = {"scenario": scenario, "scenario.detach": detach, "seed": str(seed)}
-    facts = {"status": status, "test/acc": accuracy, "scenario": scenario, "seed": seed} | more
-    return Job(f"{scenario}_{detach}_{seed}", overrides, facts)
-
-
-def test_groups_are_over_seeds_of_finished_jobs_with_the_sample_deviation():
-    jobs = [job(0, 0.90), job(1, 0.94), job(2, 0.10, status="failed"), job(0, 0.5, scenario="modify")]
-    assert seeds_table(jobs).body == [
-        ["augment", "2", "92.00 ± 2.83 %"],  # sqrt(2 · 0.02²) = 0.0283
-        ["modify", "1", "50.00 %"],
-    ]
-    assert spread([1.0, 2.0, 4.5], "{:.2f}".format) == "2.50 ± 1.80"
-
-
-def test_the_effect_of_detach_pairs_jobs_of_the_same_seed_only():
-    jobs = [job(s, a) for s, a in ((0, 0.90), (1, 0.80), (2, 0.70), (3, 0.1))]
-    jobs += [job(s, a, detach="False") for s, a in ((2, 0.69), (0, 0.88), (1, 0.77), (9, 0.1))]
-    jobs += [job(0, 0.5, scenario="modify")]  # has no partner
-    effects = detach_table(jobs)
-    # Differences 0.02, 0.03, 0.01: mean 0.02, error 0.01 / sqrt(3), t = 3.4641 with 2 degrees, quantile 4.302653.
-    assert effects.body == [["augment", "test/acc", "3", "+2.00 pp", "-0.48 … +4.48 pp", "0.074"]]
-    assert detach_table(jobs[:4]) is None
-
-
-def test_p_values_of_several_tests_are_corrected_for_their_number():
-    accuracies = {"a": (0.90, 0.91, 0.93), "b": (0.80, 0.85, 0.84), "c": (0.70, 0.70, 0.72)}
-    jobs = [job(s, a, scenario=name) for name, some in accuracies.items() for s, a in enumerate(some)]
-    jobs += [job(s, 0.7, scenario=name, detach="False") for name in accuracies for s in range(3)]
-    table_ = detach_table(jobs)
-    assert table_.header[-1] == "p of 3 tests"
-    raw = [stats.ttest_1samp([a - 0.7 for a in some], 0).pvalue for some in accuracies.values()]
-    # Benjamini and Hochberg: p · m / rank, and none larger than that of a later rank.
-    first, second, third = sorted(raw)
-    wanted = {first: min(3 * first, 1.5 * second, third), second: min(1.5 * second, third), third: third}
-    assert [line[-1] for line in table_.body] == [f"{wanted[p]:.2g}" for p in raw]
-
-
-def test_two_jobs_that_are_alike_are_not_paired_and_the_table_says_so():
-    sides = [(name, detach) for name in ("a", "b") for detach in ("True", "False")]
-    jobs = [job(seed, 0.9, scenario=name, detach=detach) for name, detach in sides for seed in (0, 1)]
-    jobs += [job(0, 0.1, scenario="a", detach="true")]
-    jobs += [job(7, 0.1, scenario="b"), job(7, 0.2, scenario="b")]  # have no partner, so nothing is in doubt
-    assert detach_table(jobs).body == [
-        ["a", "–", "0", "not paired: two jobs have one seed and are alike", "–", "–"],
-        ["b", "test/acc", "2", "0 in every pair", "–", "–"],
-    ]
-
-
-def test_the_csv_holds_every_field_of_every_job():
-    jobs = [job(0, 0.9, extra="a,b"), Job("killed", {"seed": "1"}, {}), job(2, 0.1, status="failed", error="x: y")]
-    lines = list(csv.DictReader(as_csv(jobs).splitlines()))
-    assert [line["status"] for line in lines] == ["done", "killed", "failed"]
-    assert [line["error"] for line in lines] == ["", "", "x: y"]
-    assert lines[0]["extra"] == "a,b"
-    assert [line["seed"] for line in lines] == ["0", "1", "2"]
-
-
-def test_jobs_are_listed_by_the_size_of_their_numbers(tmp_path):
-    for name in ("seed-10", "seed-9", "lr-1e-05_seed-1", "lr-0.5_seed-1"):
-        (tmp_path / name).mkdir()
-        write_whole(tmp_path / name / "job.json", json.dumps({"overrides": ["seed=1"]}))
-    assert [found.name for found in read_jobs(SweepFolder(tmp_path))] == [
-        "lr-1e-05_seed-1",
-        "lr-0.5_seed-1",
-        "seed-9",
-        "seed-10",
-    ]
 
 
 # ---- launchers and sweepers that exist

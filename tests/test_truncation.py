@@ -14,12 +14,15 @@ from torch.nn.functional import cross_entropy
 
 from rowgrad import open_run
 from rowgrad.model.sequences import RecurrentNet
-from rowgrad.results.truncation import truncation_figure, truncation_table, window_of
-from rowgrad.results.vanishing import vanishing_figure, vanishing_table
-from rowgrad.watch.vanishing import contrast, describe_vanishing, reached_a_tenth, share_of_rows
+from rowgrad.results.analysis import load_analyses
+from rowgrad.results.runs import RunSet
+from rowgrad.watch.norms import contrast, reached_a_tenth, share_of_rows
+from rowgrad.watch.wording import describe_vanishing
 
 PAGE = (PROJECT / "docs" / "reading.md").read_text()
 RIGHT, OWN_SEGMENT, NO_CELL, FREED = re.findall(r"```python\n(.*?)```", PAGE, flags=re.DOTALL)
+
+_, _, truncation, vanishing = load_analyses()  # repair, row_atlas
 
 
 @pytest.fixture
@@ -89,7 +92,7 @@ def test_without_detach_the_second_segment_goes_back_through_a_freed_graph(parts
     [([], 28), ([14], 14), ([7, 14, 21], 7), (range(1, 28), 1), ([9, 18, 27], 9), ([10, 14], None), ([4], None)],
 )
 def test_a_window_is_what_lies_between_two_cuts(edges, window):
-    assert window_of([row in edges for row in range(28)]) == window
+    assert truncation.window_of([row in edges for row in range(28)]) == window
 
 
 def test_row_0_waits_for_its_tenth_until_a_window_of_twenty_steps_has_it():
@@ -145,7 +148,7 @@ def test_a_table_has_a_line_for_each_window_and_sets_the_control_beside_it(run):
         for detach in ("true", "false")
         for seed in (0, 1)
     }
-    table = truncation_table(list(runs.values()))
+    (table,) = truncation.tables(RunSet(list(runs.values())))
     assert [line[:3] for line in table.body] == [["truncate", "14", "2"], ["truncate", "1", "2"]]
     for line, rows in zip(table.body, ("14", "all"), strict=True):
         for cell, detach in zip(line[3:5], ("true", "false"), strict=True):
@@ -153,25 +156,25 @@ def test_a_table_has_a_line_for_each_window_and_sets_the_control_beside_it(run):
             assert cell == f"{statistics.mean(found):.2f} ± {statistics.stdev(found):.2f} %"
         cosines = [runs[rows, "true", seed].summary["grad_bias/cosine"] for seed in (0, 1)]
         assert line[5].startswith(f"{statistics.mean(cosines):.4f} ± ")
-    picture = truncation_figure(list(runs.values()))
-    assert "detach=false" in picture.words
+    plot = truncation.figures(RunSet(list(runs.values())))["truncation"]
+    assert "detach=false" in plot.words
     ends = [
         statistics.mean([100 * runs[rows, "true", seed].summary["test/acc"] for seed in (0, 1)])
         for rows in ("14", "all")
     ]
-    assert re.findall(r"([\d.]+) ±", picture.verdict) == [f"{end:.2f}" for end in ends]
-    assert len(picture.on().axes) == 3
-    assert truncation_table([run for (rows, *_), run in runs.items() if rows == "14"]) is None
+    assert re.findall(r"([\d.]+) ±", plot.verdict) == [f"{end:.2f}" for end in ends]
+    assert len(plot.on().axes) == 3
+    assert not truncation.tables(RunSet([run for (rows, *_), run in runs.items() if rows == "14"]))
     # What is cut has no gradient that vanishes: the whole ones have, and the least of row 27 is row 0's.
-    assert vanishing_table([runs["14", "true", 0]]) is None
-    (line,) = vanishing_table([runs["14", "false", seed] for seed in (0, 1)]).body
+    assert not vanishing.tables(RunSet([runs["14", "true", 0]]))
+    (table,) = vanishing.tables(RunSet([runs["14", "false", seed] for seed in (0, 1)]))
+    (line,) = table.body
     norms = [runs["14", "false", seed].norms["input_grad_norm"].mean(0) for seed in (0, 1)]
     first = float(torch.stack([n[0] / n[27] for n in norms]).log().mean().exp())
     assert line[2].split()[0] == line[3].split()[0] == f"{first:.2g}"
     assert line[4] == "never"
     shorter = copy.copy(runs["14", "false", 1])  # of other images
     shorter.norms = {name: values[:, :20] for name, values in shorter.norms.items()}
-    assert len(vanishing_figure([runs["14", "false", 0]]).on().axes) == 2
-    shorter.config = shorter.config.copy()
-    shorter.config.data.name = "others"
-    assert len(vanishing_figure([runs["14", "false", 0], shorter]).on().axes) == 2
+    shorter.values = shorter.values | {"data.name": "others"}
+    plots = vanishing.figures(RunSet([runs["14", "false", 0], shorter]))
+    assert len(plots["vanishing"].on().axes) == 2

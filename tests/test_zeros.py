@@ -1,4 +1,4 @@
-"""Who made a zero, against gradients that torch computes with detach and without; and what is said of it."""
+"""What makes a zero, against gradients that torch computes with detach and without; and its words."""
 
 import json
 
@@ -8,10 +8,12 @@ from conftest import configure, train
 
 from rowgrad.data.settings import Shape
 from rowgrad.randomness import Draw
-from rowgrad.results.beside import describe_beside, find_baseline, find_control
 from rowgrad.results.run import open_run
+from rowgrad.results.runs import find_baseline, find_control
+from rowgrad.results.sentences import describe_comparison
 from rowgrad.scenario.scenario import Scenario
-from rowgrad.scenario.zeros import ZeroCause, describe_zeros, find_zero_cause
+from rowgrad.scenario.zeros import ZeroCause, find_zero_cause
+from rowgrad.watch.wording import describe_cut, describe_zeros
 
 SHAPE = Shape(28, 20, 3, 10)
 QUICK = ["data=digits", "model=mlp", "trainer.accelerator=cpu", "trainer.max_steps=3", "callbacks.progress=null"]
@@ -55,7 +57,7 @@ def zeros(settings):
 
 
 @pytest.mark.parametrize(("found", "settings"), [(found, case) for found, cases in CASES.items() for case in cases])
-def test_the_maker_of_zeros_is_who_autograd_says_it_is(found, settings):
+def test_the_cause_of_zeros_is_the_one_that_autograd_shows(found, settings):
     scenario = Scenario(height=SHAPE.height, **settings)
     assert find_zero_cause(scenario, SHAPE) is found
     if scenario.is_noop or found is ZeroCause.NONE:
@@ -93,7 +95,7 @@ def runs(tmp_path_factory):
 
 
 def said(run):
-    return dict(describe_beside(run))
+    return dict(describe_comparison(run))
 
 
 def test_a_run_finds_its_control_and_says_what_detach_changed(runs):
@@ -101,16 +103,20 @@ def test_a_run_finds_its_control_and_says_what_detach_changed(runs):
     assert find_control(runs["augment_off"]).folder.path == runs["augment"].folder.path
     assert find_control(runs["alone"]) is None
     with_, without = (runs[name].summary for name in ("augment", "augment_off"))
-    change = f"{100 * (with_['test/acc'] - without['test/acc']):+.2f} points (one seed)"
+    difference = 100 * (with_["test/acc"] - without["test/acc"])
+    change = (
+        f"with detach minus without is {difference:+.2f} points in one pair" if difference else "the same in one pair"
+    )
     stopped = f"stops {with_['cut_fraction']:.1%} of the squared gradient"
     for name, beside in (("augment", "without detach"), ("augment_off", "with detach")):
         words = said(runs[name])["control"]
         assert beside in words
-        assert f"detach changes the test accuracy by {change}, and {stopped}" in words
+        assert change in words
+        assert words.endswith(f"; detach {stopped}")
     assert said(runs["alone"])["control"].endswith("the same command with scenario.detach=false makes one")
 
 
-def test_where_the_loss_makes_the_zeros_detach_changes_nothing_and_that_is_checked(runs):
+def test_if_the_loss_makes_the_zeros_the_control_is_checked_to_be_bit_identical(runs):
     for name in ("modify", "modify_off"):
         assert runs[name].zeros_by is ZeroCause.LOSS
         assert said(runs[name])["control"].endswith(
@@ -131,28 +137,67 @@ def test_observing_is_checked_against_the_baseline_of_the_same_seed(runs):
 
 
 @pytest.mark.parametrize(("begins", "says"), [(1, True), (3, False)])
-def test_a_zero_that_is_not_there_has_no_maker(tmp_path, capsys, begins, says):
+def test_the_cause_is_printed_only_if_there_are_zeros(tmp_path, capsys, begins, says):
     train(configure(*QUICK, "scenario=augment", f"scenario.from_step={begins}"), tmp_path / "run")
     assert ("made by" in capsys.readouterr().out) == says  # of steps 0, 1 and 2
 
 
-@pytest.mark.parametrize("told", [None, 3, ["detach"], "the weather"])
-def test_a_summary_that_names_no_maker_leaves_it_to_the_route(runs, told):
+@pytest.mark.parametrize("reported", [None, 3, ["detach"], "the weather"])
+def test_a_summary_without_a_cause_leaves_it_to_the_route(runs, reported):
     found = {}
     for name in ("augment", "modify_off", "visualize"):
         run = open_run(runs[name].folder)
-        run.summary["zeros_by"] = told
+        run.summary["zeros_by"] = reported
         found[name] = run.zeros_by
     assert found == {"augment": None, "modify_off": ZeroCause.LOSS, "visualize": ZeroCause.NONE}
 
 
 def test_neighbours_that_are_nonsense_are_passed_over(runs):
     folder = runs["augment"].folder.path.parent
-    for name, text in {"junk": "\0\1", "list": "- scenario: 3", "empty": ""}.items():
+    facts = runs["augment_off"].folder.summary_file.read_text()
+    texts = {"junk": "\0\1", "list": "- scenario: 3", "empty": "", "alias": "a: &a 1\nb: *a", "cycle": "a: &a [*a]"}
+    for name, text in texts.items():
         (folder / name).mkdir()
         (folder / name / "config.yaml").write_text(text)
+        (folder / name / "summary.json").write_text(facts)
     copy = folder / "broken"
     copy.mkdir()
     (copy / "config.yaml").write_text(runs["augment_off"].folder.config_file.read_text())
     (copy / "summary.json").write_text(json.dumps({"status": "done", "test/acc": "high"}))
     assert find_control(runs["augment"]).folder.path == runs["augment_off"].folder.path
+
+
+def test_the_control_is_found_among_many_neighbours_by_its_config_alone(runs, tmp_path):
+    wanted = runs["augment_off"].folder
+    files = {
+        "config.yaml": runs["augment"].folder.config_file.read_text(),
+        "summary.json": wanted.summary_file.read_text(),
+    }
+    others = ["lr: 0.01", "batch_size: 128", "deterministic: false", "seed: 0"]
+    for number, line in enumerate(others):
+        assert line in files["config.yaml"]
+        (tmp_path / str(number)).mkdir()
+        text = (
+            files["config.yaml"]
+            .replace(line, f"{line.partition(':')[0]}: 7")
+            .replace("  detach: true", "  detach: false")
+        )
+        (tmp_path / str(number) / "config.yaml").write_text(text)
+        (tmp_path / str(number) / "summary.json").write_text(files["summary.json"])
+    (tmp_path / "run").mkdir()
+    for name, text in files.items():
+        (tmp_path / "run" / name).write_text(text)
+    assert find_control(open_run(tmp_path / "run")) is None
+    (tmp_path / "control").symlink_to(wanted.path)
+    assert find_control(open_run(tmp_path / "run")).folder.path == tmp_path / "control"
+
+
+def test_cut_rows_are_told_by_whether_they_are_cut_at_each_step():
+    counts = lambda *at: torch.tensor(at)  # noqa: E731
+    assert describe_cut(counts(3, 3, 0), 3) == "rows 0–1: row gradient exactly 0.0 at each of 3 steps"
+    assert (
+        describe_cut(counts(3, 1, 0), 3) == "row 0: row gradient exactly 0.0 at each of 3 steps; row 1 at some of them"
+    )
+    assert describe_cut(counts(0, 1, 0), 3, "0") == "row 1: 0 at some of 3 steps"
+    assert describe_cut(counts(0, 0, 0), 3) == "no row: gradient reached every row"
+    assert describe_cut(None, 3) == "not recorded"

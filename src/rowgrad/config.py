@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from rowgrad.errors import UserError, nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from dataclasses import Field
 
 Reader = Callable[[Any, str], Any]  # (value in the config, its key) -> parsed value; raises UserError
@@ -184,3 +185,32 @@ def explain(*parts: type[Settings]) -> str:
             lines.append((f"{part.full_key(name)}={typed}", part.parts()[name].metadata["words"]))
     width = min(max(len(key) for key, _ in lines), 44)
     return "\n".join(f"{key:{width}}  {words}" for key, words in lines)
+
+
+# The seed, and keys that do not change what is trained: runs that differ in nothing else are averaged.
+IGNORED_KEYS = ("seed", "resume", "trust", "data.root", "callbacks", "logger", "hydra", "model.checkpoint")
+
+
+def flat(config: Any) -> dict[str, Any]:
+    """A config's values by their full keys, as in `scenario.rows`. Lists are values."""
+    values: dict[str, Any] = {}
+
+    def walk(prefix: str, node: Any) -> None:
+        if isinstance(node, Mapping):
+            for key, value in node.items():
+                walk(f"{prefix}{key}.", value)
+        else:
+            values[prefix[:-1]] = node
+
+    walk("", plain(config))
+    return values
+
+
+def is_below(key: str, groups: Iterable[str]) -> bool:
+    """Whether a full key is one of some keys, or in one of some groups."""
+    return any(key == group or key.startswith(f"{group}.") for group in groups)
+
+
+def group_key(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The part of a config's values (see `flat`) that runs of one group share: runs that are averaged over seeds."""
+    return {key: value for key, value in values.items() if not is_below(key, IGNORED_KEYS)}

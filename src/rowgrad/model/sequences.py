@@ -137,7 +137,7 @@ def _run_lstm(layer: nn.LSTM, rows: Tensor, state: State | None) -> tuple[Tensor
     torch computes an LSTM of several rows by oneDNN, whose rounding depends on T·B and which has no 16 bits on
     processors without AVX-512. (Measured: row by row, forward and backward take 4 % longer.)
     """
-    weights = (layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0)
+    weights: Any = (layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0)
     zeros = rows.new_zeros(rows.shape[1], layer.hidden_size)
     hidden, cell = (zeros, zeros) if state is None else (state["hidden"][0], state["cell"][0])
     outputs = []

@@ -1,4 +1,4 @@
-"""Numbers over seeds: in words, and with and without detach, tested in pairs."""
+"""Means over seeds, and the paired t-test of runs with and without detach; both in words."""
 
 from __future__ import annotations
 
@@ -33,6 +33,24 @@ class Paired:
     high: float | None = None
     p: float | None = None
 
+    def sentence(self, what: str) -> str:
+        """What the pairs show of a share. A change is claimed only if the interval excludes 0, or if all pairs agree.
+
+        Args:
+            what: the share, as in "the test accuracy".
+        """
+        pairs = f"{self.count} pairs" if self.count != 1 else "one pair"
+        if self.low is None or self.high is None:
+            if not self.mean:
+                return f"{what} is the same in {pairs}"
+            if self.count == 1:
+                return f"{what} differs by {points(self.mean)} points in one pair, which is too few to show a change"
+            return f"{what} changes by {points(self.mean)} points in each of {pairs}"
+        interval = f"{points(self.mean)} points (95 % interval {points(self.low)} to {points(self.high)}, {pairs})"
+        if self.low <= 0 <= self.high:
+            return f"no change of {what} was shown: {interval}"
+        return f"{what} changes by {interval}"
+
 
 def percent(value: float, sign: str = "") -> str:
     """A share in percent."""
@@ -44,6 +62,12 @@ def decimals(value: float, sign: str = "") -> str:
     return f"{value:{sign}.4f}"
 
 
+def points(value: float, sign: str = "+") -> str:
+    """A difference of shares in percentage points, without the unit."""
+    return f"{100 * value:{sign}.2f}"
+
+
+# Metrics of `summary.json` and how they are printed.
 METRICS: dict[str, Callable[..., str]] = {
     "val/acc": percent,
     "test/acc": percent,
@@ -56,7 +80,7 @@ METRICS: dict[str, Callable[..., str]] = {
 
 
 def corrected(tests: Sequence[float | None]) -> list[float | None]:
-    """p-values of several tests at once (Benjamini and Hochberg 1995), those that there are."""
+    """Corrects p-values for their number (Benjamini and Hochberg 1995); None stays None."""
     from scipy import stats
 
     known = iter(stats.false_discovery_control([p for p in tests if p is not None]))
@@ -74,14 +98,14 @@ def spread(numbers: Sequence[float], show: Callable[..., str]) -> str:
 def compare(treated: Sequence[float], control: Sequence[float]) -> Paired:
     """Paired t-test (Student 1908; `scipy.stats.ttest_rel`) of treated − control.
 
-    There is no test of fewer than two pairs, nor of differences without any spread: the interval and p are None.
+    Interval and p are None for fewer than two pairs, and for differences without spread, which have no t-test.
     """
     from scipy import stats
 
     differences = [a - b for a, b in zip(treated, control, strict=True)]
     mean = statistics.mean(differences)
     largest = max(abs(value) for value in (*treated, *control))
-    # Rounding moves a float32 by half of its last digit, a difference of two by one, and two differences apart by two.
+    # Rounding moves a float32 by half of its last digit, so two equal differences are at most two digits apart.
     if len(differences) < 2 or max(differences) - min(differences) <= 2 * FLOAT32 * largest:  # noqa: PLR2004
         return Paired(mean, len(differences))
     result = stats.ttest_rel(treated, control)

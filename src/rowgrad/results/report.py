@@ -3,121 +3,292 @@
 from __future__ import annotations
 
 import io
-import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import jinja2
 import matplotlib as mpl
+import numpy as np
+import torch
 from markupsafe import escape
 
 from rowgrad.files import write_whole
-from rowgrad.results.answers import answer_runs
-from rowgrad.results.comparison import compare_runs, compare_settings
-from rowgrad.results.gallery import draw
-from rowgrad.results.groups import settings_of
-from rowgrad.results.names import run_names
-from rowgrad.results.sheets import COLUMN, INCH, PAGE, SLIDE, VERDICT, verdict_height
-from rowgrad.watch import drawing
+from rowgrad.results import plots
+from rowgrad.results.analysis import figures_of_experiments
+from rowgrad.results.plots import SIZES, Plot, shared_out
+from rowgrad.results.sentences import answer_runs
+from rowgrad.results.tables import compare_groups, compare_runs
+from rowgrad.scenario.settings import STATE
+from rowgrad.watch import figures
+from rowgrad.watch.quantities import ARRIVES, REACHES
+from rowgrad.watch.wording import BY, listed, percent, range_in_settings, rows_in_settings, sentence, zeros_sentence
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.figure import Figure
 
-    from rowgrad.results.run import Run
-    from rowgrad.results.sheets import Picture, Sheet
+    from rowgrad.results.runs import RunGroup, RunSet
     from rowgrad.results.tables import Table
+    from rowgrad.scenario.zeros import ZeroCause
 
-STYLE: Any = {  # matplotlib's names are no plain text to a type checker
-    "svg.fonttype": "none",
-    "text.parse_math": False,  # a name may hold a dollar
-    "axes.facecolor": "none",
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    **dict.fromkeys(
-        ("text.color", "axes.edgecolor", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color"),
-        drawing.INK,
-    ),
-}
+Known = TypeVar("Known")
 
-
-SAID = ("rowgrad", "torch", "lightning")  # whose versions the page says
+VERSIONS = ("rowgrad", "torch", "lightning")  # on the page
+CURVES = ("train/loss", "train/acc", "val/loss", "val/acc")
+MOST = 24  # settings that are drawn
+WALL, GRID = 4, 8  # settings in one figure of heatmaps, and in one of θ; more would be higher than a screen
 
 
 def write_report(
-    runs: Sequence[Run],
+    runs: RunSet,
     folder: Path,
     progress: Callable[[str], None] = lambda _: None,
     answers: Sequence[Table] = (),
     sentences: Sequence[str] | None = None,
-    sheets: Sequence[Sheet] = (COLUMN, SLIDE),
 ) -> Path:
-    """Writes `report.html`, and each figure as PNG and SVG in `figures/`.
+    """Writes `report.html`, and each figure as PNG and SVG for a page and for a column in `figures/`.
 
     Args:
         runs: at least one.
-        folder: where to; it is made.
-        progress: is told what is being drawn.
-        answers: tables that come before the figures.
-        sentences: what comes before everything; without it, what the runs themselves answer.
-        sheets: further sizes in which each figure is written.
+        folder: it is made.
+        progress: called with the name of each figure.
+        answers: tables before the figures.
+        sentences: at the beginning; `answer_runs(runs)` if None.
 
     Returns:
         The page.
     """
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(STYLE):
-        sections = [_section(folder, name, picture, sheets) for name, picture in draw(runs, progress).items()]
+    sections = [_section(folder, name, plot) for name, plot in draw(runs, progress).items()]
     templates = jinja2.Environment(loader=jinja2.PackageLoader("rowgrad.results", "."), autoescape=True)
-    facts, settings = runs[0].summary, settings_of(runs)
+    facts, groups = runs.runs[0].summary, runs.groups()
     text = templates.get_template("report.html.jinja").render(
-        count=f"{len(runs)} run{'s' if len(runs) > 1 else ''}",
+        count=f"{len(runs.runs)} run{'s' if len(runs.runs) > 1 else ''}",
         device=facts.get("device", "?"),
-        versions=", ".join(f"{name} {facts[name]}" for name in SAID if name in facts),
-        settings=compare_settings(settings).condensed(),
-        runs=compare_runs(runs).condensed() if len(settings) < len(runs) else None,
+        versions=", ".join(f"{name} {facts[name]}" for name in VERSIONS if name in facts),
+        settings=compare_groups(groups).condensed(),
+        runs=compare_runs(runs).condensed() if len(groups) < len(runs.runs) else None,
         answers=answers,
         sentences=answer_runs(runs) if sentences is None else sentences,
         figures=sections,
-        folders=list(zip(run_names(runs), runs, strict=True)),
+        folders=list(zip(runs.run_names(), runs.runs, strict=True)),
     )
     write_whole(folder / "report.html", text)
     return folder / "report.html"
 
 
-def _section(folder: Path, name: str, picture: Picture, sheets: Sequence[Sheet]) -> dict[str, Any]:
-    """Writes a figure in all sizes; what the page says of it, with the two that it shows on wide and narrow screens."""
-    drawn = {sheet: _save(picture.on(sheet), folder, f"{name}{sheet.suffix}", sheet) for sheet in (PAGE, *sheets)}
-    inline = {
-        one.suffix or "_page": _inline(drawn[one], one, picture.caption) for one in (PAGE, COLUMN) if one in drawn
-    }
-    return {"title": name.replace("_", " ").capitalize(), "picture": picture, "svgs": inline}
-
-
-def _save(figure: Figure, folder: Path, name: str, sheet: Sheet) -> str:
-    """Writes a figure as PNG and SVG, and gives the latter."""
-    (folder / "figures" / f"{name}.png").write_bytes(drawing.png(figure, dpi=sheet.dpi))
-    picture = svg(figure, name)
-    (folder / "figures" / f"{name}.svg").write_text(picture, encoding="utf-8")
-    return picture
-
-
-def _inline(picture: str, sheet: Sheet, words: str) -> str:
-    """An SVG as it stands in a page: its colours are the page's, and the verdict above it is left to the caption."""
-    inline = picture[picture.index("<svg") :].replace(drawing.INK, "currentColor")
-    inline, count = re.subn(rf'<g id="{VERDICT}_\d+">.*?</g>', "", inline, flags=re.DOTALL)
-    if count:
-        width, height = (float(number) for number in re.findall(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', inline)[0])
-        top = verdict_height(count, sheet) * INCH
-        inline = re.sub(r'viewBox="[^"]*"', f'viewBox="0 {top:g} {width:g} {height - top:g}"', inline, count=1)
-        inline = re.sub(r'height="[\d.]+pt"', f'height="{height - top:g}pt"', inline, count=1)
-    return inline.replace("<svg ", f'<svg role="img" aria-label="{escape(words)}" ', 1)
+def _section(folder: Path, name: str, plot: Plot) -> dict[str, Any]:
+    """Writes a figure in all sizes, and gives what the page shows of it, on wide and on narrow screens."""
+    svgs = {}
+    for size in SIZES:
+        figure = plot.on(size)
+        label = f'<svg role="img" aria-label="{escape(plot.caption)}" '
+        picture = svg(figure, name)
+        inline = picture[picture.index("<svg") :].replace(figures.INK, "currentColor")
+        svgs[size.suffix or "_page"] = inline.replace("<svg ", label, 1)
+        plot.titled(figure, size)
+        (folder / "figures" / f"{name}{size.suffix}.png").write_bytes(figures.png(figure, dpi=size.dpi))
+        (folder / "figures" / f"{name}{size.suffix}.svg").write_text(svg(figure, name), encoding="utf-8")
+    return {"title": name.replace("_", " ").capitalize(), "plot": plot, "svgs": svgs}
 
 
 def svg(figure: Figure, salt: str) -> str:
     """The figure as SVG text; the same figure gives the same text."""
     file = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": salt}):
+    with mpl.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none"}):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     return file.getvalue()
+
+
+# ---- which figures some runs have, what each shows, and how to read it
+
+
+def draw(runs: RunSet, progress: Callable[[str], None] = lambda _: None) -> dict[str, Plot]:
+    """The figures of some runs by their names.
+
+    Args:
+        runs: at least one.
+        progress: called with the name of each figure.
+    """
+    groups = runs.groups()
+    kinds: dict[str, Callable[[], Iterable[Plot]]] = {
+        "heatmaps": lambda: _heatmaps(groups),
+        "row_profiles": lambda: _row_profiles(groups),
+        "learning_curves": lambda: _learning_curves(groups),
+        "learnt_rows": lambda: _learnt_rows(groups),
+    }
+    found: dict[str, Plot] = {}
+    for name, make in kinds.items():
+        progress(name.replace("_", " "))
+        found |= {f"{name}_{number}" if number > 1 else name: plot for number, plot in enumerate(make(), 1)}
+    progress("experiments")
+    return found | figures_of_experiments(runs)
+
+
+def _left_out(groups: Sequence[RunGroup]) -> str:
+    return f" {MOST} of {len(groups)} settings are shown." if len(groups) > MOST else ""
+
+
+def _over_seeds(groups: Sequence[RunGroup], what: str) -> str:
+    return f" {what}." if any(len(group.runs) > 1 for group in groups) else ""
+
+
+def _heatmaps(groups: Sequence[RunGroup]) -> list[Plot]:
+    recorded = [group for group in groups if group.recorded]
+    shown = recorded[:MOST]
+    if not shown:
+        return []
+    scale = figures.log_scale([g.norms[q] for g in shown for q in (REACHES, ARRIVES) if q in g.norms])
+    words = (
+        "Every row at every step, all settings on one colour scale. Grey is exactly zero: no gradient reaches the row."
+        " On the right, what arrives at the network's input all the same."
+    )
+    words += _over_seeds(shown, "Norms are means over seeds; grey is zero in every one of them") + _left_out(recorded)
+
+    def plot(some: Sequence[RunGroup]) -> Plot:
+        wall = {g.title: (g.steps, g.norms, g.first.selected) for g in some if g.steps is not None}
+        below = {group.title: describe_cut_of(group) for group in some}
+        how = f" {words}" if some[0] is shown[0] else ""
+        return Plot(
+            heatmap_verdict(some),
+            f"{causes_of_zeros(some)}{how}".strip(),
+            lambda size: plots.compared_heatmaps(wall, scale, below, size),
+        )
+
+    return [plot(some) for some in shared_out(shown, WALL)]
+
+
+def _row_profiles(groups: Sequence[RunGroup]) -> list[Plot]:
+    known = {
+        group: {
+            quantity: torch.stack([run.norms[quantity].double().mean(0) for run in group.recorded])
+            for quantity in (REACHES, ARRIVES)
+            if quantity in group.norms
+        }
+        for group in groups[:MOST]
+    }
+    known = {group: norms for group, norms in known.items() if norms}
+    if not known:
+        return []
+    profiles = merge_equal(known, lambda a, b: a.keys() == b.keys() and all(torch.equal(a[q], b[q]) for q in a))
+    zeros = {group.name: (norms[REACHES] == 0).all(0).tolist() for group, norms in known.items() if REACHES in norms}
+    words = "Each row's norm, averaged over the steps."
+    words += _over_seeds(groups, "Bands are one standard deviation over seeds") + _left_out(groups)
+    verdict = f"{rows_in_settings('Rows that get exactly 0', zeros)} {equal_settings(profiles)}".strip()
+    return [Plot(verdict, words, lambda size: plots.row_profiles(profiles, size))]
+
+
+def _learning_curves(groups: Sequence[RunGroup]) -> list[Plot]:
+    known = {group: group.curves(CURVES) for group in groups[:MOST]}
+    curves = merge_equal(
+        known,
+        lambda a, b: (
+            a.keys() == b.keys()
+            and all(np.array_equal(x, y, equal_nan=True) for tag in a for x, y in zip(a[tag], b[tag], strict=True))
+        ),
+    )
+    last = {group.name: float(tags["val/acc"][1][:, -1].mean()) for group, tags in known.items() if "val/acc" in tags}
+    words = "Training batches, averaged over neighbouring steps; dots are the validation images."
+    words += _over_seeds(groups, "Lines are means over seeds, bands and bars one standard deviation")
+    verdict = f"{range_in_settings('At the end, the validation accuracy', last)} {equal_settings(curves)}".strip()
+    return [Plot(verdict, words + _left_out(groups), lambda size: plots.learning_curves(curves, size))]
+
+
+def _learnt_rows(groups: Sequence[RunGroup]) -> list[Plot]:
+    known = [group for group in groups if group.thetas]
+    words = "θ, what the rows have learnt to add to every image. A row that was always cut has stayed at zero."
+    words += _over_seeds(known, "Shown is the mean of θ over seeds") + _left_out(known)
+
+    def plot(some: Sequence[RunGroup]) -> Plot:
+        thetas = {one.title: (torch.stack(one.thetas).mean(0), one.first.selected) for one in some}
+        still = {one.name: (torch.stack(one.thetas) == 0).all(-1).all(1).all(0).tolist() for one in some}
+        verdict = rows_in_settings("Rows whose θ is exactly 0", still)
+        return Plot(verdict, words, lambda size: plots.compared_theta(thetas, size))
+
+    return [plot(some) for some in shared_out(known[:MOST], GRID)]
+
+
+# ---- verdicts
+
+
+def heatmap_verdict(groups: Sequence[RunGroup]) -> str:
+    """What stops how much gradient in which settings, and in which nothing is cut."""
+    cut: dict[ZeroCause | None, list[RunGroup]] = {}
+    for group in groups:
+        if group.is_cut:
+            cut.setdefault(group.zeros_by if group.zeros_by in BY else None, []).append(group)
+    parts = []
+    for cause, who in {**BY, None: "an unrecorded cause"}.items():
+        subject = f"{who}," if "," in who else who
+        state = [group for group in cut.get(cause, []) if group.first.scenario.route == STATE]
+        others = [group for group in cut.get(cause, []) if group not in state]
+        if others:
+            parts.append(f"{subject} stops {_shares(others)}")
+        if state:
+            parts.append(f"{subject} cuts the state between rows in {listed([group.name for group in state])}")
+    if whole := [group.name for group in groups if group.cut is not None and not group.is_cut]:
+        parts.append(f"nothing is cut in {listed(whole)}")
+    return sentence("; ".join(parts))
+
+
+def _shares(groups: Sequence[RunGroup]) -> str:
+    """Shares of the squared gradient, each with the settings in which it is stopped."""
+    shares = {group.name: group.stopped for group in groups}
+    if len({percent(share) for share in shares.values()}) > 3:  # noqa: PLR2004
+        ends = f"{percent(min(shares.values()))} to {percent(max(shares.values()))}"
+        return f"{ends} of the squared gradient in {len(groups)} settings"
+    by_share: dict[str, list[str]] = {}
+    for name, share in shares.items():
+        by_share.setdefault(percent(share), []).append(name)
+    (first, names), *rest = by_share.items()
+    words = [f"{first} of the squared gradient in {listed(names)}"]
+    return ", ".join([*words, *(f"{share} in {listed(names)}" for share, names in rest)])
+
+
+def describe_cut_of(group: RunGroup) -> str:
+    """Which rows of one setting are cut, how much that stops, and by what."""
+    from rowgrad.scenario.rows import name_rows
+
+    if group.cut is None:
+        return "what is cut was not recorded"
+    always, some = group.cut
+    if not group.is_cut:
+        return "nothing is cut"
+    words = f"{name_rows(always)} cut" if any(always) else f"{name_rows(some)} cut at some steps"
+    if any(always) and any(some):
+        words += f", {name_rows(some)} at some steps"
+    both = group.first.scenario.route == STATE
+    words += ", in both norms" if both else f": {percent(group.stopped)} of the squared gradient stopped"
+    return f"{words}, by {BY[group.zeros_by]}" if group.zeros_by in BY else words
+
+
+def causes_of_zeros(groups: Sequence[RunGroup]) -> str:
+    """What makes the zeros and why, once for all settings with the same answer."""
+    found: dict[str, list[str]] = {}
+    for group in groups:
+        if group.zeros_by is not None:
+            scenario = group.first.scenario
+            words = zeros_sentence(group.zeros_by, detach=scenario.detach, route=scenario.route)
+            found.setdefault(words, []).append(group.name)
+    return " ".join(f"{listed(names)}: {words}" for words, names in found.items())
+
+
+def merge_equal(known: Mapping[RunGroup, Known], same: Callable[[Known, Known], bool]) -> dict[str, Known]:
+    """Numbers of some settings by title; settings with equal numbers share an entry, `visualize = baseline`."""
+    merged: list[tuple[list[RunGroup], Known]] = []
+    for group, numbers in known.items():
+        equal = next((groups for groups, others in merged if same(numbers, others)), None)
+        if equal is None:
+            merged.append(([group], numbers))
+        else:
+            equal.append(group)
+    return {
+        " = ".join([*(group.name for group in groups[:-1]), groups[-1].title]): numbers for groups, numbers in merged
+    }
+
+
+def equal_settings(titles: Iterable[str]) -> str:
+    """Which settings are equal in every number, as a sentence."""
+    same = [title.partition(", n =")[0] for title in titles if " = " in title.partition(", n =")[0]]
+    return f"Equal in every number: {'; '.join(same)}." if same else ""

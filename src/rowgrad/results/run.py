@@ -1,4 +1,4 @@
-"""What a run has left in its folder, as one works with it: norms, curves, summary, θ.
+"""One run's folder, read: config, summary, norms, curves, θ. Each file is read when it is asked for.
 
 run = rowgrad.open_run("logs/augment/…")
 run.norms["row_grad_norm"]  # (T, H)
@@ -12,20 +12,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
+from rowgrad.config import flat, group_key
 from rowgrad.data.settings import DATA_SETS, DataSettings
-from rowgrad.data.sources import SOURCES
 from rowgrad.errors import UserError
-from rowgrad.folders import RunFolder
-from rowgrad.scenario.corruption import Corruption
-from rowgrad.scenario.settings import STATE, CorruptionSettings, ScenarioSettings
-from rowgrad.scenario.zeros import ZeroCause
-from rowgrad.watch.csv_file import read_norms
-from rowgrad.watch.norms import cut_fraction, cut_rows
-from rowgrad.watch.quantities import ARRIVES, REACHES
-from rowgrad.watch.vanishing import arrived, describe_vanishing
+from rowgrad.files import read_json
+from rowgrad.folders import MOST_BYTES, RunFolder
+from rowgrad.scenario.settings import STATE, ScenarioSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,12 +25,15 @@ if TYPE_CHECKING:
 
     from matplotlib.figure import Figure
     from omegaconf import DictConfig
+    from torch import Tensor
+
+    from rowgrad.scenario.zeros import ZeroCause
 
 Curve = tuple[list[int], list[float]]  # optimizer steps and values
 
 
 class Run:
-    """A run's folder, read. The checkpoint and the event files are looked at when they are asked for.
+    """A run's folder, which may also be a sweep's job that never began training.
 
     Example:
         >>> run = train("data=digits", "seed=3", "trainer.max_steps=2")
@@ -48,30 +43,62 @@ class Run:
     Args:
         folder: the run's.
 
-    Attributes:
-        folder: the same.
-        config: the config that it was made with.
-        summary: what it reported; empty where it was killed before it could report.
-        steps: the recorded optimizer steps, (T,).
-        norms: norms (T, H) by the names of their quantities.
-
     Raises:
-        UserError: it is not a run's folder, or a file in it cannot be read.
+        UserError: by each attribute, if its file is missing or cannot be read; the message names the file.
     """
 
     def __init__(self, folder: RunFolder) -> None:
         self.folder = folder
-        self.config: DictConfig = folder.read_config()
-        self.summary: dict[str, Any] = folder.read_summary()
+
+    @property
+    def name(self) -> str:
+        """The folder's name."""
+        return self.folder.path.name
+
+    @cached_property
+    def config(self) -> DictConfig:
+        """The config that the run was made with."""
+        return self.folder.read_config()
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """What it reported; empty if it was killed before its end."""
+        return self.folder.read_summary()
+
+    @cached_property
+    def overrides(self) -> dict[str, str]:
+        """A job's overrides, key -> value, as the sweeper typed them; empty for a run that is no job."""
+        if not self.folder.job_file.is_file():
+            return {}
+        words = read_json(self.folder.job_file).get("overrides")
+        if not isinstance(words, list) or not all(isinstance(word, str) and "=" in word for word in words):
+            raise UserError(f"{self.folder.job_file} cannot be read: it holds no job's overrides.")
+        return dict(word.split("=", 1) for word in words)
+
+    @cached_property
+    def values(self) -> dict[str, Any]:
+        """The config's values by their full keys. Fast, so that hundreds of runs can be compared."""
         try:
-            self.steps, self.norms = read_norms(folder.norms_file)
+            return flat(read_values(self.folder.config_file))
+        except UserError:
+            raise
         except Exception as error:
-            raise UserError(f"{folder.norms_file} cannot be read: {' '.join(str(error).split())[:200]}") from error
+            words = " ".join(str(error).split())[:200]
+            raise UserError(f"{self.folder.config_file} cannot be read: {words}") from error
+
+    @cached_property
+    def group_key(self) -> dict[str, Any]:
+        """The values that all runs of this run's group share: all but the seed and what does not change training."""
+        return group_key(self.values)
 
     @property
     def status(self) -> str:
-        """How it ended, or that it is `running`, or was `killed`."""
-        return self.summary.get("status") or ("running" if self.folder.is_trained_now else "killed")
+        """`done`, `failed`, `interrupted`, `dry run`, `running`, or `killed`."""
+        return str(self.summary.get("status") or ("running" if self.folder.is_trained_now else "killed"))
+
+    @property
+    def is_done(self) -> bool:
+        return self.status == "done"
 
     @property
     def seed(self) -> int:
@@ -79,15 +106,38 @@ class Run:
 
     @cached_property
     def scenario(self) -> ScenarioSettings:
-        """What happened to the rows."""
+        """What happens to the rows."""
         return ScenarioSettings.read(self.config.scenario)
 
     @property
     def zeros_by(self) -> ZeroCause | None:
-        """Who makes the zeros in the selected rows; None where the run did not say, and its route does not tell."""
-        told = {maker.value: maker for maker in ZeroCause}.get(str(self.summary.get("zeros_by")))
+        """The cause of the zeros in the selected rows; None if neither the summary nor the route says it."""
+        from rowgrad.scenario.zeros import ZeroCause
+
+        reported = {cause.value: cause for cause in ZeroCause}.get(str(self.summary.get("zeros_by")))
         of_state = ZeroCause.DETACH if self.scenario.detach else ZeroCause.NONE
-        return told or {"exclude": ZeroCause.LOSS, "observe": ZeroCause.NONE, STATE: of_state}.get(self.scenario.route)
+        by_route = {"exclude": ZeroCause.LOSS, "observe": ZeroCause.NONE, STATE: of_state}
+        return reported or by_route.get(self.scenario.route)
+
+    @cached_property
+    def steps(self) -> Tensor:
+        """The recorded optimizer steps, (T,)."""
+        return self._recorded[0]
+
+    @cached_property
+    def norms(self) -> dict[str, Tensor]:
+        """Norms (T, H) by the names of their quantities."""
+        return self._recorded[1]
+
+    @cached_property
+    def _recorded(self) -> tuple[Tensor, dict[str, Tensor]]:
+        from rowgrad.watch.csv_file import read_norms
+
+        file = self.folder.norms_file
+        try:
+            return read_norms(file)
+        except Exception as error:
+            raise UserError(f"{file} cannot be read: {' '.join(str(error).split())[:200]}") from error
 
     @property
     def height(self) -> int:
@@ -95,7 +145,7 @@ class Run:
         known = DataSettings.read(self.config.data).shape
         recorded = [norms.shape[1] for norms in self.norms.values()]
         if known is None and not recorded:
-            raise UserError(f"{self.folder}: nobody knows how many rows its images have: nothing was recorded.")
+            raise UserError(f"{self.folder}: the number of image rows is unknown, because nothing was recorded.")
         return recorded[0] if known is None else known.height
 
     @property
@@ -103,41 +153,44 @@ class Run:
         """Which of the H rows the scenario selects."""
         return list(self.scenario.select(self.height))
 
-    @property
-    def knows_cuts(self) -> bool:
-        """Whether both norms that tell a cut were recorded."""
-        return {REACHES, ARRIVES} <= self.norms.keys()
-
-    @property
+    @cached_property
     def cut_counts(self) -> Tensor | None:
-        """At how many recorded steps each row was cut, (H,); None where not both norms were recorded.
+        """At how many recorded steps each row was cut, (H,); None if not both gradient norms were recorded.
 
-        Where a network's state is cut between rows, nothing arrives at the rows above, nor reaches them.
+        If the state of a network is cut between rows, nothing arrives at the rows above either.
         """
-        if not self.knows_cuts:
+        from rowgrad.watch.norms import cut_rows
+        from rowgrad.watch.quantities import ARRIVES, REACHES
+
+        if not {REACHES, ARRIVES} <= self.norms.keys():
             return None
         reaches, arrives = self.norms[REACHES], self.norms[ARRIVES]
         return (reaches == 0 if self.scenario.route == STATE else cut_rows(reaches, arrives)).sum(0)
 
-    @property
+    @cached_property
     def cut_fraction(self) -> float | None:
-        """The cut fraction, averaged over the recorded steps; None where not both norms were recorded."""
-        return float(cut_fraction(self.norms[REACHES], self.norms[ARRIVES]).mean()) if self.knows_cuts else None
+        """The cut fraction, averaged over the recorded steps; None if not both gradient norms were recorded."""
+        from rowgrad.watch.norms import cut_fraction
+        from rowgrad.watch.quantities import ARRIVES, REACHES
+
+        if not {REACHES, ARRIVES} <= self.norms.keys():
+            return None
+        return float(cut_fraction(self.norms[REACHES], self.norms[ARRIVES]).mean())
 
     def weights(self, checkpoint: Path | None = None) -> dict[str, Tensor]:
-        """Names and values of what was learnt.
+        """Names and values of all weights.
 
         Args:
-            checkpoint: which one; without it, the last.
+            checkpoint: a file; the last one if None.
 
         Raises:
-            UserError: there is none, or it cannot be read.
+            UserError: it is missing, or cannot be read.
         """
         return read_checkpoint(checkpoint or self.folder.last)["state_dict"]
 
     @cached_property
     def theta(self) -> Tensor | None:
-        """θ after the newest checkpoint that can be read, (C, H, W); None where there is none."""
+        """θ after the newest checkpoint that can be read, (C, H, W); None without such a checkpoint."""
         for file in self.folder.checkpoints:
             try:
                 return self.weights(file)["theta"]
@@ -145,14 +198,10 @@ class Run:
                 continue
         return None
 
-    @property
-    def damage(self) -> Tensor | None:
-        """What the run's camera adds to each row, (H,); None where it is whole."""
-        camera = Corruption(CorruptionSettings.read(self.config.get("corruption") or {}), height=self.height)
-        return None if camera.is_noop else camera.offsets
-
     def mean_image(self) -> Tensor | None:
-        """The mean image (H, W) of the run's data set, from 0 to 1; None where its files are no longer there."""
+        """The mean image (H, W) of the run's data set, from 0 to 1; None if its files are not on this machine."""
+        from rowgrad.data.sources import SOURCES
+
         name, root = self.config.data.name, Path(self.config.data.root)
         if name not in DATA_SETS or (name != "digits" and not root.is_dir()):
             return None
@@ -162,25 +211,27 @@ class Run:
             return None
 
     def curves(self, tags: Sequence[str]) -> dict[str, Curve]:
-        """Steps and values of some scalars of the event files, by their tags; those that are there."""
+        """Steps and values of scalars in the event files, by their tags; tags that are missing are left out."""
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-        logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it tells of every file that it has read
+        logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it logs every file that it reads
         if not self.folder.events.is_dir():
             return {}
         events = EventAccumulator(str(self.folder.events), {"scalars": 0, "images": 1, "histograms": 1})
         events.Reload()
-        there = {tag: events.Scalars(tag) for tag in tags if tag in events.Tags()["scalars"]}
-        return {tag: ([e.step for e in scalars], [e.value for e in scalars]) for tag, scalars in there.items()}
+        found = {tag: events.Scalars(tag) for tag in tags if tag in events.Tags()["scalars"]}
+        return {tag: ([e.step for e in scalars], [e.value for e in scalars]) for tag, scalars in found.items()}
 
     def figures(self) -> dict[str, Figure]:
         """The run's own pictures by their names: norms of all rows at all steps, and θ."""
         from rowgrad.watch import figures
+        from rowgrad.watch.norms import arriving
+        from rowgrad.watch.wording import describe_vanishing
 
         drawn = {}
         if len(self.steps):
             of_image = {name: norms for name, norms in self.norms.items() if norms.shape[1] == self.height}
-            words = describe_vanishing(arrived(of_image))
+            words = describe_vanishing(arriving(of_image))
             drawn["row_gradients"] = figures.heatmaps(self.steps, of_image, self.selected, words)
         if self.theta is not None:
             drawn["learnt_rows"] = figures.learnt_rows(self.theta, self.selected)
@@ -188,7 +239,7 @@ class Run:
 
 
 def open_run(folder: str | PathLike[str]) -> Run:
-    """A run's folder, opened.
+    """Opens a run's folder and reads its config, summary and norms.
 
     Example:
         >>> folder = train("data=digits", "trainer.max_steps=2").folder
@@ -198,15 +249,37 @@ def open_run(folder: str | PathLike[str]) -> Run:
     Raises:
         UserError: it is not a run's folder, or a file in it cannot be read.
     """
-    return Run(RunFolder(Path(folder)))
+    run = Run(RunFolder(Path(folder)))
+    for read in ("config", "summary", "norms"):
+        getattr(run, read)
+    return run
+
+
+def read_values(file: Path) -> Any:
+    """A run's `config.yaml` as plain Python values, read by libyaml, which takes two milliseconds.
+
+    Raises:
+        UserError: a YAML alias, or more than a megabyte (`folders.load_config` says why).
+        Exception: whatever YAML makes of other files.
+    """
+    import yaml
+
+    if file.stat().st_size > MOST_BYTES:
+        raise UserError(f"{file} is no config of a run: it is larger than a megabyte.")
+    text, loader = file.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=loader)):
+        raise UserError(f"{file} is no config of a run: it has a YAML alias.")
+    return yaml.load(text, Loader=loader)  # noqa: S506 - a safe loader
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:
-    """What a checkpoint holds, on the CPU.
+    """The content of a checkpoint, on the CPU.
 
     Raises:
-        UserError: there is none, or it cannot be read.
+        UserError: it is missing, or cannot be read.
     """
+    import torch
+
     if not file.is_file():
         raise UserError(f"there is no checkpoint {file}.")
     try:

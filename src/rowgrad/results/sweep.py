@@ -1,7 +1,9 @@
-"""A sweep's folder -> a line for each job, tables over seeds, what detach did: printed, `sweep.csv`, `sweep.md`."""
+"""A sweep's folder -> a line for each job, tables over seeds, the effect of detach: `sweep.csv`, `sweep.md`, report."""
 
 from __future__ import annotations
 
+import csv
+import io
 import shlex
 from typing import TYPE_CHECKING
 
@@ -10,8 +12,8 @@ from rich.padding import Padding
 
 from rowgrad.files import command_typed, shown, write_whole
 from rowgrad.folders import DRY
-from rowgrad.results.jobs import SEED, as_csv, grouped, pairs, read_jobs, values
 from rowgrad.results.paired import METRICS, Paired, compare, corrected, decimals, spread
+from rowgrad.results.runs import RunSet, finite
 from rowgrad.results.tables import Table
 from rowgrad.watch.quantities import COSINE, RATIO
 
@@ -19,87 +21,112 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rowgrad.folders import SweepFolder
-    from rowgrad.results.jobs import Job
     from rowgrad.results.run import Run
 
-# What goes without saying: detaching images leaves the weights' gradient as it is.
+# Values that are not worth a column: detaching images leaves the weights' gradient as it is.
 PLAIN: dict[str, set[float]] = {COSINE: {1.0}, RATIO: {1.0}}
 COMPARED = ("test/acc", "test/loss", "cut_fraction")
-COMPLETE = {"done", DRY}  # of a job, where there is nothing left to do
+BY_DEFINITION = "cut_fraction"  # what detach changes by definition is not tested
+COMPLETE = {"done", DRY}  # of a job that has nothing left to do
 
 
-def seeds_table(jobs: Sequence[Job]) -> Table:
-    """Every setting, over its seeds."""
-    metrics = [
-        metric for metric in [*METRICS, *_further_metrics(jobs)] if set(values(jobs, metric)) - PLAIN.get(metric, set())
+def as_csv(jobs: RunSet) -> str:
+    """One line a job: its folder, status and error, its overrides, and all fields of its summary."""
+    lines = [
+        {"job": job.name, "status": job.status, "error": job.summary.get("error", ""), **job.overrides, **job.summary}
+        for job in jobs.runs
     ]
-    body = []
-    for setting, group in grouped(jobs, SEED).items():
-        found = {metric: values(group, metric) for metric in metrics}
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(dict.fromkeys(key for line in lines for key in line)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return text.getvalue()
+
+
+def seeds_table(jobs: RunSet) -> Table:
+    """Every setting: means over its seeds."""
+    groups, body = jobs.done.groups(), []
+    metrics = [
+        metric
+        for metric in [*METRICS, *_further_metrics(jobs.runs)]
+        if set(finite(jobs.runs, metric)) - PLAIN.get(metric, set())
+    ]
+    for group in groups:
+        found = {metric: group.values(metric) for metric in metrics}
         count = max(map(len, found.values()), default=0)
         cells = (
             spread(numbers, METRICS.get(metric, decimals)) + f" (n = {len(numbers)})" * (0 < len(numbers) < count)
             for metric, numbers in found.items()
         )
-        body.append([setting, str(count), *cells])
+        body.append([group.name, str(count), *cells])
     caption = (
-        "Mean ± sample standard deviation over the n finished jobs of a setting, one a seed, that have a number; where"
-        " a metric has fewer than the others, its cell says so."
+        "Mean ± sample standard deviation over the n finished jobs of a setting, one a seed; a cell with fewer numbers"
+        " says so."
     )
     return Table("Over seeds", ["setting", "n", *metrics], body, caption)
 
 
-def _further_metrics(jobs: Sequence[Job]) -> list[str]:
-    """What else was measured on validation and test images."""
+def _further_metrics(jobs: Sequence[Run]) -> list[str]:
+    """Other metrics of validation and test images."""
     names = dict.fromkeys(name for job in jobs for name in job.summary if name.startswith(("val/", "test/")))
     return [name for name in names if name not in METRICS and name != "val/loss"]
 
 
-def detach_table(jobs: Sequence[Job]) -> Table | None:
-    """The effect of detach in every setting that was trained with it and without; None where there is none."""
-    body, tests = [], []
-    for setting, both in pairs(jobs).items():
-        if not both:
-            body.append([setting, "–", "0", "not paired: two jobs have one seed and are alike", "–", "–"])
+def detach_table(jobs: RunSet) -> Table | None:
+    """The effect of detach in every setting that was trained with it and without; None if no setting was."""
+    body: list[list[str]] = []
+    tests: list[float | None] = []
+    for setting, pairs in jobs.pairs().items():
+        if not pairs:
+            body.append([setting, "–", "0", "not paired: two runs have one seed and one value of detach", "–", "–"])
             tests.append(None)
         for metric in COMPARED:
-            have = [(a, b) for a, b in both if values([a, b], metric)[1:]]
-            treated, control = (values([pair[side] for pair in have], metric) for side in (0, 1))
-            if not have or (metric == "cut_fraction" and not any(treated + control)):
-                continue  # nothing is cut here either way
+            both = [values for pair in pairs if len(values := finite(pair, metric)) == len(pair)]
+            if not both or (metric == BY_DEFINITION and not any(map(any, both))):
+                continue  # nothing is cut with detach or without
+            treated, control = zip(*both, strict=True)
             paired = compare(treated, control)
-            body.append([setting, metric, *_effect(paired, METRICS[metric])])
-            tests.append(paired.p)
+            tests.append(None if metric == BY_DEFINITION else paired.p)
+            body.append([setting, metric, *_effect(paired, METRICS[metric]), _p(tests[-1])])
     header = ["setting", "metric", "pairs", "difference", "95 % interval", "p"]
     many = ""
     if (count := sum(p is not None for p in tests)) > 1:
         header.append(f"p of {count} tests")
         for line, p in zip(body, corrected(tests), strict=True):
-            line.append("–" if p is None else f"{p:.2g}")
+            line.append(_p(p))
         many = f" The last column is corrected for the {count} tests (Benjamini and Hochberg 1995)."
     caption = (
         "detach=true − detach=false, paired over seeds. Interval and p: paired t-test (scipy.stats.ttest_rel,"
-        f" two-sided); – where there are fewer than two pairs or the differences do not vary.{many} Differences of"
-        " shares are in percentage points."
+        " two-sided); – if there are fewer than two pairs, or if the differences do not vary. The cut fraction is not"
+        f" tested, because detach changes it by definition.{many} Differences of shares are in percentage points."
     )
     return Table("What detach does", header, body, caption) if body else None
 
 
+def _p(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2g}"
+
+
 def _effect(paired: Paired, show: Callable[..., str]) -> list[str]:
+    """Pairs, difference and interval."""
     mean = show(paired.mean, "+").replace("%", "pp") if paired.mean else "0 in every pair" if paired.p is None else "0"
-    if paired.low is None or paired.high is None or paired.p is None:
-        return [str(paired.count), mean, "–", "–"]
-    interval = f"{show(paired.low, '+').removesuffix(' %')} … {show(paired.high, '+').replace('%', 'pp')}"
-    return [str(paired.count), mean, interval, f"{paired.p:.2g}"]
+    if paired.low is None or paired.high is None:
+        return [str(paired.count), mean, "–"]
+    return [
+        str(paired.count),
+        mean,
+        f"{show(paired.low, '+').removesuffix(' %')} … {show(paired.high, '+').replace('%', 'pp')}",
+    ]
 
 
-def describe_sweep(folder: SweepFolder, jobs: Sequence[Job]) -> str:
-    """What became of the jobs, one line for each that is not done, and how to go on."""
-    counts = {status: sum(job.status == status for job in jobs) for status in dict.fromkeys(job.status for job in jobs)}
-    lines = [("sweep", f"{shown(folder.path)}: " + ", ".join(f"{count} {status}" for status, count in counts.items()))]
-    rest = [job for job in jobs if job.status not in COMPLETE]
-    lines += [(job.status, f"{job.name}: {_cause(job)}") for job in rest]
-    if missing := max(folder.planned - len(jobs), 0):
+def describe_sweep(folder: SweepFolder, jobs: RunSet) -> str:
+    """How the jobs ended, one line for each that is not done, and how to go on."""
+    statuses = [job.status for job in jobs.runs]
+    counts = ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses))
+    lines = [("sweep", f"{shown(folder.path)}: {counts}")]
+    rest = [job for job, status in zip(jobs.runs, statuses, strict=True) if status not in COMPLETE]
+    lines += [(job.status, f"{job.name}: {_reason(job)}") for job in rest]
+    if missing := max(folder.planned - len(jobs.runs), 0):
         lines.append(("never started", f"{missing} of {folder.planned} jobs"))
     if rest or missing:
         lines.append(("go on", f"{command_typed()} {folder.RESUME}{shown(folder.path)}"))
@@ -107,43 +134,38 @@ def describe_sweep(folder: SweepFolder, jobs: Sequence[Job]) -> str:
     return "\n".join(f"{name:15}{words}" for name, words in lines)
 
 
-def _cause(job: Job) -> str:
+def _reason(job: Run) -> str:
     without = {"killed": "before it could say anything", "running": "in another process"}.get(job.status)
     return job.summary.get("error") or without or f"after step {job.summary.get('train/steps')}"
 
 
 def answer_sweep(folder: SweepFolder) -> bool:
-    """Writes `sweep.csv`, `sweep.md` and the report, prints the tables and what became of the jobs.
+    """Writes `sweep.csv`, `sweep.md` and the report, prints the tables and how the jobs ended.
 
     Returns:
         Whether all jobs that were started are done.
     """
-    jobs = read_jobs(folder)
-    # The page shows what was trained: a job that failed before its first step has nothing to show.
-    by_name = {job.path.name: job for job in folder.jobs()}
-    trained = [by_name[job.name] for job in jobs if by_name[job.name].holds_a_run]
-    runs: list[Run] = []
-    sentences: list[str] = []
-    if trained:  # late: a sweep of typing mistakes need not wait for it
-        from rowgrad.results.answers import answer
-        from rowgrad.results.run import Run
+    jobs = RunSet.of_sweep(folder)
+    trained, sentences, found = jobs.trained, [], []
+    if trained.runs:  # late: a sweep of typing mistakes need not import torch
+        from rowgrad.results.analysis import tables_of_experiments
+        from rowgrad.results.sentences import answer_jobs
 
-        runs = [Run(run) for run in trained]
-        sentences = answer(jobs, runs)
-    tables = [table for table in (seeds_table(jobs), detach_table(jobs), *_answers(runs)) if table and table.body]
+        sentences, found = answer_jobs(trained), tables_of_experiments(trained)
+    tables = [table for table in (seeds_table(jobs), detach_table(jobs), *found) if table and table.body]
     lines = describe_sweep(folder, jobs)
     write_whole(folder.table_file, as_csv(jobs))
     write_whole(folder.answers_file, _page(folder, lines, sentences, tables))
     _print(sentences, tables)
     print(lines)
-    if runs:
-        from rowgrad.results.ending import watch_line
+    if trained.runs:
         from rowgrad.results.report import write_report
+        from rowgrad.results.sentences import watch_line
 
-        page = write_report(runs, folder.report, answers=tables, sentences=sentences)
+        page = write_report(trained, folder.report, answers=tables, sentences=sentences)
         print(f"{'report':15}{shown(page)}")
         print(f"{'watch it':15}{watch_line(folder.path)}")
-    return all(job.status in COMPLETE for job in jobs)
+    return all(job.status in COMPLETE for job in jobs.runs)
 
 
 def _page(folder: SweepFolder, lines: str, sentences: Sequence[str], tables: Sequence[Table]) -> str:
@@ -160,13 +182,3 @@ def _print(sentences: Sequence[str], tables: Sequence[Table]) -> None:
         console.print(Padding(sentence, (0, 0, 1, 0)))
     for table in tables:
         table.print()
-
-
-def _answers(runs: Sequence[Run]) -> list[Table | None]:
-    """Tables of single experiments."""
-    if not runs:
-        return []
-    from rowgrad.results.truncation import truncation_table
-    from rowgrad.results.vanishing import vanishing_table
-
-    return [vanishing_table(runs), truncation_table(runs)]

@@ -1,16 +1,27 @@
-"""Tables of words: on the console, in Markdown, and in the report's page."""
+"""Tables: on the console, in Markdown and in the report's page; and runs side by side as a table."""
 
 from __future__ import annotations
 
+import math
 import sys
 import textwrap
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rowgrad.results.paired import decimals, percent, spread
+from rowgrad.watch.quantities import COSINE
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rowgrad.results.run import Run
+    from rowgrad.results.runs import RunGroup, RunSet
 
 WIDTH = 80
 
 
 def hanging(name: str, words: str) -> str:
-    """A name and words beside it, wrapped so that they stay beside it in 80 columns."""
+    """A name and its text in 80 columns, the text indented on each line."""
     indent = " " * 16
     return textwrap.fill(
         f"{name:16}{words}", WIDTH, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
@@ -19,7 +30,7 @@ def hanging(name: str, words: str) -> str:
 
 @dataclass(frozen=True)
 class Table:
-    """Lines of words under a title, with what they mean.
+    """A table of texts.
 
     Attributes:
         title: in a few words.
@@ -44,10 +55,10 @@ class Table:
         return f"## {self.title}\n\n{self.markdown()}\n{self.caption}\n"
 
     def condensed(self) -> tuple[Table, str]:
-        """The table without columns that say the same in every line, and what those say, in words."""
+        """The table without columns that are equal in every line, and the values of these columns in words."""
         cells = dict(zip(self.header, zip(*self.body, strict=True), strict=True))
         alike = {name: column[0] for name, column in list(cells.items())[1:] if len(set(column)) == 1}
-        if len(self.body) == 1:  # then there is nothing to compare; what is not there goes without saying
+        if len(self.body) == 1:  # a single line keeps its columns, but for empty ones
             alike = {name: value for name, value in alike.items() if value in {"", "–"}}
         kept = [place for place, name in enumerate(self.header) if name not in alike]
         body = [[line[place] for place in kept] for line in self.body]
@@ -55,7 +66,7 @@ class Table:
         return Table(self.title, [self.header[place] for place in kept], body, self.caption), words
 
     def print(self) -> None:
-        """On the console."""
+        """Prints it on the console."""
         from rich import box
         from rich.console import Console
         from rich.table import Table as RichTable
@@ -64,3 +75,83 @@ class Table:
         for line in self.body:
             table.add_row(*line)
         Console(markup=False, width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _shown(value: float | None, form: str) -> str:
+    """A number as it is printed; empty if it was not measured."""
+    if value is None:
+        return ""
+    return format(value, form) if math.isfinite(value) else "not a number"
+
+
+def _cut(run: Run) -> str:
+    from rowgrad.watch.wording import short_rows
+
+    counts = run.cut_counts
+    if counts is None:
+        return "not recorded"
+    always = short_rows((counts == len(run.steps)).tolist())
+    sometimes = int(((counts > 0) & (counts < len(run.steps))).sum())
+    return always + (f" ({sometimes} more at some)" if sometimes else "")
+
+
+def _selected(run: Run) -> str:
+    from rowgrad.watch.wording import short_rows
+
+    return short_rows(run.selected)
+
+
+COLUMNS: dict[str, Callable[[Run], str]] = {
+    "scenario": lambda run: str(run.scenario.name),
+    "selected": _selected,
+    "model": lambda run: str(run.config.model.get("name", "")),
+    "detach": lambda run: str(run.scenario.detach).lower() if any(run.selected) else "–",
+    "seed": lambda run: str(run.seed),
+    "data": lambda run: str(run.summary.get("data", run.config.data.name)),
+    "status": lambda run: run.status,
+    "test accuracy": lambda run: _shown(run.summary.get("test/acc"), ".2%"),
+    "rows changed in every image": lambda run: _shown(run.summary.get("test/acc_operated"), ".2%"),
+    "test loss": lambda run: _shown(run.summary.get("test/loss"), ".4f"),
+    "rows cut at every step": _cut,
+    "cut fraction": lambda run: _shown(run.cut_fraction, ".1%"),
+    "gradient's cosine": lambda run: _shown(run.summary.get(COSINE), ".4f"),
+    "steps": lambda run: str(run.summary.get("train/steps", "")),
+    "seconds": lambda run: _shown(run.summary.get("train/seconds"), ".1f"),
+}
+# What is averaged over seeds, and how it is printed.
+AVERAGED: dict[str, tuple[Callable[[Run], Any], Callable[..., str]]] = {
+    "test accuracy": (lambda run: run.summary.get("test/acc"), percent),
+    "rows changed in every image": (lambda run: run.summary.get("test/acc_operated"), percent),
+    "test loss": (lambda run: run.summary.get("test/loss"), decimals),
+    "cut fraction": (lambda run: run.cut_fraction, percent),
+    "gradient's cosine": (lambda run: run.summary.get(COSINE), decimals),
+    "seconds": (lambda run: run.summary.get("train/seconds"), lambda value, sign="": f"{value:{sign}.1f}"),
+}
+
+
+def compare_runs(runs: RunSet) -> Table:
+    """The runs, a line each."""
+    names = zip(runs.run_names(), runs.runs, strict=True)
+    body = [[name, *(column(run) for column in COLUMNS.values())] for name, run in names]
+    return Table("Runs", ["run", *COLUMNS], body)
+
+
+def compare_groups(groups: Sequence[RunGroup]) -> Table:
+    """The settings, a line each: n, and means ± sample standard deviations over seeds."""
+    columns = [name for name in COLUMNS if name not in {"scenario", "seed"}]
+    body = [[one.name, str(len(one.runs)), *(_cell(name, one.runs) for name in columns)] for one in groups]
+    several = any(len(one.runs) > 1 for one in groups)
+    caption = "Mean ± sample standard deviation over the n runs of a setting, one a seed." if several else ""
+    return Table("Settings", ["setting", "n", *columns], body, caption)
+
+
+def _cell(name: str, runs: Sequence[Run]) -> str:
+    """A column of a setting's line."""
+    if name not in AVERAGED or len(runs) == 1:
+        return ", ".join(dict.fromkeys(COLUMNS[name](run) for run in runs))
+    value, show = AVERAGED[name]
+    found = [number for run in runs if (number := value(run)) is not None]
+    finite = [number for number in found if math.isfinite(number)]
+    if not finite:
+        return "not a number" if found else ""
+    return spread(finite, show) + (f" (n = {len(finite)})" if len(finite) < len(runs) else "")

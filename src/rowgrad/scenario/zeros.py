@@ -1,4 +1,4 @@
-"""Who makes a row's gradient zero: detach, or the loss, which has no use for the row either way."""
+"""What makes a row's gradient zero: detach, the loss (which ignores the row), or the operation."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from rowgrad.data.settings import Shape
     from rowgrad.scenario.scenario import Scenario
 
-COUNT = 16  # images of noise: with a small probability, one of them is hit
+COUNT = 16  # images of noise, so that an operation with a small probability is used in one of them
 
 
 class ZeroCause(Enum):
-    """What makes the zeros that a scenario leaves in its rows, as `summary.json` calls it (`zeros_by`)."""
+    """The cause of the zeros in a scenario's rows, as `zeros_by` in `summary.json`; in words: `watch/wording.py`."""
 
     DETACH = "detach"
     LOSS = "the loss"
@@ -28,13 +28,13 @@ class ZeroCause(Enum):
 
 
 def find_zero_cause(scenario: Scenario, shape: Shape) -> ZeroCause:
-    """Who makes the zeros, found by asking what would come back without detach.
+    """Finds the cause by asking which gradient would come back without detach.
 
-    Where the network does not see the rows it is the loss; where it does, and the operation lets nothing back through
-    by itself, as one that rounds, it is the operation. Both times detach makes no difference.
+    It is the loss if the network does not see the rows. It is the operation if the network sees them and the operation
+    has zero gradient, as rounding has. In both cases the zeros are there with detach and without it.
 
     Args:
-        scenario: that is looked at, and stays as it is.
+        scenario: it is not changed.
         shape: of its images.
     """
     if scenario.is_noop or scenario.route == "observe":
@@ -46,38 +46,9 @@ def find_zero_cause(scenario: Scenario, shape: Shape) -> ZeroCause:
     return ZeroCause.DETACH if scenario.detach else ZeroCause.NONE
 
 
-def describe_zeros(found: ZeroCause, *, detach: bool, route: str) -> str:
-    """Who makes the zeros, in words that say why; where nobody does, what detach does instead.
-
-    Args:
-        found: who it is, in a scenario that selects rows.
-        detach: whether detach is on.
-        route: the scenario's.
-    """
-    if found is ZeroCause.LOSS:
-        why = "the network never sees these rows, so they get 0 with detach and without"
-    elif found is ZeroCause.OPERATION:
-        why = "it lets no gradient back through these rows, detached or not"
-    elif found is ZeroCause.DETACH and route == STATE:
-        return "detach: without it, gradient would go on through the state to the rows above"
-    elif found is ZeroCause.DETACH:
-        return "detach: the loss uses these rows, and without detach gradient would reach them"
-    elif route == "observe" and detach:
-        return "detach is on copies that only observers see: nothing that is learnt from is cut"
-    else:
-        return "detach is off: this is the control of the same run with it"
-    return f"{found.value}, not detach: {why}" + ("" if detach else " (detach is off here)")
-
-
-def zeros_sentence(found: ZeroCause, *, detach: bool, route: str) -> str:
-    """The same as a sentence by itself."""
-    words = describe_zeros(found, detach=detach, route=route)
-    return f"{words[0].upper()}{words[1:]}." if found is ZeroCause.NONE else f"Zeros are made by {words}."
-
-
 @torch.enable_grad()
 def _lets_gradient_through(scenario: Scenario, shape: Shape) -> bool:
-    """Whether gradient comes back to a selected row of some image of noise, with detach off."""
+    """Whether any selected row of `COUNT` noise images gets gradient with detach off."""
     control = copy.deepcopy(scenario).cpu()
     control.detach = False
     noise = torch.Generator().manual_seed(0)

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import OmegaConf
 
-from rowgrad.config import A_NAME
+from rowgrad.config import A_NAME, IGNORED_KEYS
 from rowgrad.folders import SweepFolder
-from rowgrad.results.names import APART
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
 LOGS = Path("logs")
 LONGEST = 80  # characters that are kept of a name that is no folder's
 SHOWING = {"--cfg", "-c", "--info", "-i", "--help", "-h"}  # flags with which nothing is trained
-UNTOLD = (*APART, "logger", "trust", "trainer.accelerator", "trainer.devices")  # what a run's name need not say
+UNTOLD = (*IGNORED_KEYS, "trainer.accelerator", "trainer.devices")  # what a run's name need not say
 
 
 def what_is_trained(overrides: Iterable[str]) -> list[str]:

@@ -13,10 +13,10 @@ from rich.markup import escape
 
 from rowgrad.errors import UserError, without_key
 from rowgrad.folders import DRY, RunFolder
-from rowgrad.results.ending import describe_run, fallback_notice
 from rowgrad.results.run import Run, read_checkpoint
+from rowgrad.results.sentences import describe_run, fallback_notice
 from rowgrad.scenario.settings import ScenarioSettings
-from rowgrad.scenario.zeros import ZeroCause, find_zero_cause, zeros_sentence
+from rowgrad.scenario.zeros import ZeroCause, find_zero_cause
 from rowgrad.training.build import build
 from rowgrad.training.checkpoints import Checkpoints, newest_good
 from rowgrad.training.settings import notes_on_rows, read_saved_settings, read_settings
@@ -26,6 +26,7 @@ from rowgrad.watch.bias import measured_bias
 from rowgrad.watch.hparams import announce, hyperparameters, versions, write_outcome
 from rowgrad.watch.loggers import close_loggers, other_loggers, writers
 from rowgrad.watch.recorder import recorder_of
+from rowgrad.watch.wording import zeros_sentence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

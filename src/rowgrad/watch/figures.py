@@ -1,35 +1,160 @@
-"""The pictures of a run: norms of all rows at all steps, θ, and digits as who sees them."""
+"""Pictures of a run: norms of all rows at all steps, θ, and digits. The report draws its heatmaps with the same parts.
+
+Colours are from Okabe and Ito's palette, viridis and PuOr, which colour-blind people tell apart. Lines, text and axes
+without a colour of their own are drawn in `INK`, which a page replaces by the colour of its text. Plain matplotlib.
+"""
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.cm import ScalarMappable
 from matplotlib.collections import PolyCollection
+from matplotlib.colors import LogNorm
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import FixedLocator, NullLocator
 
-from rowgrad.watch.drawing import (
-    OTHER,
-    SELECTED,
-    draw_heatmap,
-    draw_scale,
-    draw_theta,
-    key_of,
-    log_scale,
-    mark_rows,
-    new_figure,
-    title_of,
-    unit_of,
-)
+from rowgrad.scenario.rows import name_rows
+from rowgrad.watch.quantities import KNOWN, Quantity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+    from matplotlib.image import AxesImage
     from torch import Tensor
 
+INK = "#1f2328"
+SELECTED, OTHER = "#D55E00", "#0072B2"
+ZERO = "#c9ccd1"
+COLUMNS = 600  # a heatmap averages steps into at most this many columns
 GAP = 5  # pixels between two strips of digits
-WIDTH = 3.8  # inches: TensorBoard shows a picture as wide as a card, so what is narrower has the larger print
+WIDTH = 3.8  # inches: TensorBoard scales a picture to the width of a card, so a narrow one has the larger print
+DECADES = 1e-12  # of the largest norm: smaller ones have the darkest colour
+
+
+def title_of(quantity: str) -> str:
+    """The title of a quantity's heatmap."""
+    return KNOWN[quantity].title if quantity in KNOWN else quantity
+
+
+def unit_of(quantity: str) -> str:
+    """The unit of a quantity."""
+    return KNOWN[quantity].unit if quantity in KNOWN else Quantity.unit
+
+
+def png(figure: Figure, dpi: int = 110) -> bytes:
+    """The figure on white as a PNG file; compressed lightly, because the best compression takes as long as drawing."""
+    file = io.BytesIO()
+    figure.savefig(file, format="png", dpi=dpi, facecolor="white", pil_kwargs={"compress_level": 1})
+    return file.getvalue()
+
+
+# ---- one heatmap
+
+
+def draw_heatmap(axes: Axes, steps: Tensor, norms: Tensor, selected: Sequence[bool], scale: LogNorm) -> ScalarMappable:
+    """Draws norms (T, H) of steps (T,) as rows × steps: exact zeros are grey, NaN (not recorded) is left out."""
+    values = binned(norms)
+    colors = ScalarMappable(scale, "viridis")
+    pixels = colors.to_rgba(np.ma.masked_less_equal(values, 0).T, bytes=True)
+    pixels[values.T == 0] = [*bytes.fromhex(ZERO[1:]), 255]
+    last = float(steps[-1]) + (float(steps[-1] - steps[0]) / max(len(steps) - 1, 1) or 1)
+    frame = (float(steps[0]), last, len(selected) - 0.5, -0.5)
+    axes.imshow(pixels, aspect="auto", interpolation="nearest", extent=frame)
+    mark_selected(axes, selected)
+    return colors
+
+
+def draw_scale(axes: Axes, colors: ScalarMappable, label: str, size: float, *, below: bool = False) -> None:
+    """Draws a colour scale on axes of its own; matplotlib's colorbar makes hundreds of ticks, and takes longer."""
+    low, high = colors.get_clim()
+    ticks = np.array(round_logarithms(low, high)) if isinstance(colors.norm, LogNorm) else np.linspace(low, high, 5)
+    ramp = np.linspace(0, 1, 256)
+    axes.imshow(
+        ramp[None] if below else ramp[:, None], cmap=colors.cmap, aspect="auto", origin="lower", extent=(0, 1, 0, 1)
+    )
+    along, across = (axes.xaxis, axes.yaxis) if below else (axes.yaxis, axes.xaxis)
+    across.set_major_locator(NullLocator())
+    along.set_ticks(np.asarray(colors.norm(ticks)), [f"{tick:.2g}" for tick in ticks], fontsize=size)
+    along.set_label_text(label, fontsize=size)
+    if not below:
+        axes.yaxis.tick_right()
+        axes.yaxis.set_label_position("right")
+
+
+def log_scale(norms: Sequence[Tensor]) -> LogNorm:
+    """One logarithmic colour scale for all values above 0 in some norms (T, H)."""
+    values = np.concatenate([binned(n).ravel() for n in norms])
+    values = values[(values > 0) & np.isfinite(values)]
+    if not values.size:
+        return LogNorm(1e-6, 1)
+    return LogNorm(max(values.min(), values.max() * DECADES), values.max(), clip=True)
+
+
+def round_logarithms(low: float, high: float) -> list[float]:
+    """Up to seven round numbers between two positive ones, for a logarithmic axis."""
+    decades = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    inside: list[float] = []
+    for marks in ((1,), (1, 3), (1, 2, 5), (1, 1.5, 2, 3, 5, 7), [1 + n / 10 for n in range(90)]):
+        inside = [tick for power in decades for mark in marks if low <= (tick := mark * 10.0**power) <= high]
+        if len(inside) > 2:  # noqa: PLR2004
+            break
+    return inside[:: len(inside) // 7 + 1] or sorted({low, high})
+
+
+def binned(norms: Tensor) -> np.ndarray:
+    """Norms (T, H), averaged over neighbouring steps if there are more than `COLUMNS`."""
+    values = norms.double().numpy()
+    if len(values) <= COLUMNS:
+        return values
+    edges = np.linspace(0, len(values), COLUMNS + 1).astype(int)[:-1]
+    return np.add.reduceat(values, edges) / np.diff([*edges, len(values)])[:, None]
+
+
+def mark_selected(axes: Axes, selected: Sequence[bool]) -> None:
+    """Image rows on the y axis, and a bar in the left margin for each selected row."""
+    mark_rows(axes, np.flatnonzero(selected))
+    axes.set_ylim(len(selected) - 0.5, -0.5)
+    axes.yaxis.set_major_locator(FixedLocator(list(range(0, len(selected), 7))))
+
+
+def mark_rows(axes: Axes, rows: np.ndarray) -> None:
+    """A bar in the left margin at each of some heights."""
+    left = [-0.012] * len(rows)
+    across = axes.get_yaxis_transform()
+    axes.vlines(left, rows - 0.53, rows + 0.53, colors=SELECTED, lw=4, transform=across, clip_on=False)
+
+
+def draw_theta(axes: Axes, theta: Tensor, selected: Sequence[bool], limit: float) -> AxesImage:
+    """Draws θ (C, H, W), averaged over channels, on a scale from -limit to limit."""
+    limit = limit or 1.0
+    image = axes.imshow(theta.float().mean(0).numpy(), cmap="PuOr", vmin=-limit, vmax=limit)
+    axes.set_xticks([])
+    mark_selected(axes, selected)
+    return image
+
+
+def legend_of(selected: Sequence[bool], *, zeros: bool = True, rows: str = "") -> list[Artist]:
+    """Legend entries of exact zeros and of selected rows.
+
+    Args:
+        selected: the selected rows.
+        zeros: whether exact zeros are shown.
+        rows: what the selected rows are called; their names if empty.
+    """
+    handles: list[Artist] = [Patch(color=ZERO, label="exactly 0")] if zeros else []
+    if any(selected):
+        handles.append(Line2D([], [], color=SELECTED, lw=4, label=rows or f"selected: {name_rows(selected)}"))
+    return handles
+
+
+# ---- a run's pictures
 
 
 def heatmaps(steps: Tensor, norms: Mapping[str, Tensor], selected: Sequence[bool], words: str = "") -> Figure:
@@ -37,56 +162,48 @@ def heatmaps(steps: Tensor, norms: Mapping[str, Tensor], selected: Sequence[bool
 
     Args:
         steps: optimizer steps, (T,).
-        norms: norms (T, H) by their names, a panel each; what has one unit is on one scale.
+        norms: norms (T, H) by their names, a panel each; quantities of one unit share a colour scale.
         selected: the scenario's rows, marked in the margin.
-        words: what there is to see in them, written above.
+        words: a verdict, written above; parts are separated by semicolons.
     """
-    figure = new_figure(WIDTH, 1.65 * len(norms) + (0.95 if words else 0.5))
-    inches = figure.get_figheight()
-    panels = figure.subplots(len(norms), 1, squeeze=False, sharex=True)[:, 0]
-    figure.subplots_adjust(
-        left=0.15, right=0.76, bottom=0.75 / inches, top=1 - (0.68 if words else 0.25) / inches, hspace=0.27
-    )
-    for panel, (quantity, values) in zip(panels, norms.items(), strict=True):
+    figure = Figure((WIDTH, 1.65 * len(norms) + (0.95 if words else 0.5)), layout="constrained")
+    panels = figure.subplots(len(norms), 2, squeeze=False, sharex="col", width_ratios=[1, 0.05])
+    for (panel, bar), (quantity, values) in zip(panels, norms.items(), strict=True):
         scale = log_scale([norms[other] for other in norms if unit_of(other) == unit_of(quantity)])
-        image = draw_heatmap(panel, steps, values, selected, scale)
-        panel.set_title(title_of(quantity).partition(", ‖")[0], fontsize=11, y=1.01)
-        draw_scale(panel, image, unit_of(quantity))
+        draw_scale(bar, draw_heatmap(panel, steps, values, selected, scale), unit_of(quantity), 8)
+        panel.set_title(title_of(quantity).partition(", ‖")[0], fontsize=11)
         panel.set_ylabel("image row")
-    panels[-1].set_xlabel("optimizer step")
-    figure.legend(handles=key_of(selected), loc="lower center", ncols=3, fontsize=9, frameon=False)
+    panels[-1, 0].set_xlabel("optimizer step")
+    figure.legend(handles=legend_of(selected), loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     if words:
-        figure.text(
-            0.5, 1 - 0.06 / inches, words.replace("; ", "\n"), ha="center", va="top", fontsize=9, color=SELECTED
-        )
+        figure.suptitle(words.replace("; ", "\n"), fontsize=9, color=SELECTED)
     return figure
 
 
 def learnt_rows(theta: Tensor, selected: Sequence[bool]) -> Figure:
     """θ (C, H, W) as a picture."""
-    figure = new_figure(WIDTH, 3.3)
-    axes = figure.subplots()
-    figure.subplots_adjust(left=0.15, right=0.75, bottom=0.13, top=0.91)
+    figure = Figure((WIDTH, 3.3), layout="constrained")
+    axes, bar = figure.subplots(1, 2, width_ratios=[1, 0.05])
     image = draw_theta(axes, theta, selected, float(theta.abs().max()))
-    axes.set_title("What the rows have learnt to add", fontsize=11, y=1.01)
+    axes.set_aspect("auto")  # as high as its colour scale
+    axes.set_title("What the rows have learnt to add", fontsize=11)
     axes.set_ylabel("image row (0 = top)")
-    draw_scale(axes, image, "normalised pixels")
+    draw_scale(bar, image, "normalised pixels", 8)
     if any(selected):
-        figure.legend(handles=key_of(selected)[1:], loc="lower center", fontsize=9, frameon=False)
+        figure.legend(handles=legend_of(selected, zeros=False), loc="outside lower center", fontsize=9, frameon=False)
     return figure
 
 
 def digits(views: Mapping[str, Tensor], bars: Mapping[str, tuple[str, Tensor]], selected: Sequence[bool]) -> Figure:
-    """The same digits as they are, as the network saw them and as the observers saw them.
+    """The same digits in several views: the original, what the network saw, what the observers saw.
 
     Args:
         views: images (N, C, H, W) by what they are, one strip each, averaged over channels, on one grey scale.
-        bars: for some of the views, what is shown beside them: its name and a number for each row, (H,).
+        bars: for some of the views, a title and a number for each row, (H,), drawn beside the strip.
         selected: the scenario's rows, marked in the margin.
     """
-    figure = new_figure(4.6, 1.05 * len(views) + 0.75)
+    figure = Figure((4.6, 1.05 * len(views) + 0.75), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1.6, 1])
-    figure.subplots_adjust(left=0.235, right=0.96, bottom=0.62 / figure.get_figheight(), top=0.985, wspace=0.03)
     _draw_strips(left, views, len(selected))
     right.set_yticks([])
     right.set_xlabel("mean norm over all steps", fontsize=8)
@@ -100,15 +217,14 @@ def digits(views: Mapping[str, Tensor], bars: Mapping[str, tuple[str, Tensor]], 
         if name in bars:
             _draw_bars(right, i * pitch, *bars[name], selected)
         elif name.startswith("observer"):
-            words = "observers send\nno gradient back"
-            _write(right, i * pitch + len(selected) / 2, words, size=8)
+            _write(right, i * pitch + len(selected) / 2, "observers send\nno gradient back", size=8)
     if any(selected):
-        figure.legend(handles=key_of(selected)[1:], loc="lower left", fontsize=9, frameon=False)
+        figure.legend(handles=legend_of(selected, zeros=False), loc="outside lower left", fontsize=9, frameon=False)
     return figure
 
 
 def _draw_strips(axes: Axes, views: Mapping[str, Tensor], height: int) -> None:
-    """A strip of digits for each view, from top to bottom."""
+    """One strip of digits for each view, from top to bottom."""
     strips = [np.concatenate(list(images.float().mean(1).numpy()), axis=1) for images in views.values()]
     gap = np.full((GAP, strips[0].shape[1]), np.nan)
     axes.imshow(np.concatenate([part for strip in strips for part in (strip, gap)][:-1]), cmap="gray", aspect="auto")
@@ -122,7 +238,7 @@ def _draw_bars(axes: Axes, top: int, title: str, values: Tensor, selected: Seque
     """A bar for each row, beside the strip that begins at `top`."""
     colors = [SELECTED if is_selected else OTHER for is_selected in selected]
     lengths, edges = values.numpy(), top + np.arange(len(selected))[:, None] + [-0.4, -0.4, 0.4, 0.4]
-    # One artist, where barh would make one for each row.
+    # A single artist is drawn faster than one for each row, as barh makes.
     corners = np.stack([lengths[:, None] * [0, 1, 1, 0], edges], 2)
     axes.add_collection(PolyCollection(list(corners), facecolors=colors))
     _write(axes, top - GAP / 2 - 0.5, title)

@@ -13,6 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard.summary import hparams
 
+from rowgrad.config import flat, group_key
 from rowgrad.scenario.settings import STATE
 from rowgrad.watch.bias import compares_gradients
 from rowgrad.watch.loggers import add_facts, add_record
@@ -121,11 +122,9 @@ def custom_scalars(recorded: Sequence[str], *, selects: bool, compares: bool) ->
 
 
 def digest_but_for_seed(config: DictConfig) -> str:
-    """The same for runs whose configs differ in nothing but the seed."""
-    resolved = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(resolved, dict)
-    same = {key: value for key, value in resolved.items() if key not in {"seed", "resume"}}
-    return hashlib.sha256(json.dumps(same, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    """The same for all runs of a group, which the tab averages over seeds."""
+    key = json.dumps(group_key(flat(config)), sort_keys=True, default=str)
+    return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
 def write_outcome(writer: SummaryWriter, summary: Mapping[str, Any], step: int) -> None:

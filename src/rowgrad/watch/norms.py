@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
+from rowgrad.watch.quantities import ARRIVES, REACHES
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 
 def row_norms(gradients: Tensor) -> Tensor:
@@ -68,3 +70,70 @@ def means(norms: Tensor, selected: Sequence[bool]) -> dict[str, Tensor]:
     mask = torch.tensor(selected)
     parts = {"selected": mask, "other": ~mask}
     return {part: norms[..., rows].mean(-1) for part, rows in parts.items() if rows.any()}
+
+
+# Vanishing: what the weakest row gets beside the strongest, at the first and the last recorded steps.
+FIRST, LAST = 20, 100
+FAINT = 0.01  # of the strongest row; less is called vanishing
+TENTH = 0.1
+
+
+class Contrast(NamedTuple):
+    """The row with the smallest mean norm above 0, and the row with the largest.
+
+    Attributes:
+        weakest: index of the former.
+        strongest: index of the latter.
+        ratio: norm of the former ÷ norm of the latter, from 0 to 1.
+    """
+
+    weakest: int
+    strongest: int
+    ratio: float
+
+
+def contrast(norms: Tensor) -> Contrast | None:
+    """Weakest and strongest row by mean norm over T steps (T, H); rows of zeros are left out.
+
+    Returns:
+        None if every norm is 0, or if a mean is not finite.
+    """
+    means = norms.double().nanmean(0)
+    if not (means.isfinite().all() and (means > 0).any()):
+        return None
+    weakest = int(means.masked_fill(means == 0, float("inf")).argmin())
+    strongest = int(means.argmax())
+    return Contrast(weakest, strongest, float(means[weakest] / means[strongest]))
+
+
+def first_and_last(norms: Tensor) -> tuple[Tensor, Tensor]:
+    """The first `FIRST` and the last `LAST` of T recorded steps, (T, H)."""
+    return norms[:FIRST], norms[-LAST:]
+
+
+def share_of_rows(norms: Tensor) -> Tensor:
+    """Each row's share of the gradient, (H,): its mean norm over T steps (T, H) ÷ the sum of all rows' means."""
+    means = norms.double().nanmean(0)
+    return means / means.sum()
+
+
+def arriving(norms: Mapping[str, Tensor]) -> Tensor | None:
+    """The norms (T, H) at the network's input, or those of the row gradients if the former were not recorded."""
+    return norms.get(ARRIVES, norms.get(REACHES))
+
+
+def reached_a_tenth(steps: Tensor, norms: Tensor) -> int | None:
+    """The first of T steps from which row 0 gets a tenth of what the last row gets, by means over `FIRST` steps.
+
+    Args:
+        steps: optimizer steps (T,).
+        norms: (T, H).
+
+    Returns:
+        The first step of the first such window of steps, or None.
+    """
+    if len(norms) < FIRST:
+        return None
+    top, bottom = (norms[:, row].double().unfold(0, FIRST, 1).mean(1) for row in (0, -1))
+    enough = (top >= TENTH * bottom) & (bottom > 0)
+    return int(steps[int(enough.int().argmax())]) if enough.any() else None

@@ -9,17 +9,14 @@ import lightning.pytorch as pl
 from rowgrad.model.classifier import RowClassifier
 from rowgrad.scenario.settings import STATE
 from rowgrad.watch.loggers import add_pictures, writers, writes_events
-from rowgrad.watch.norms import cut_fraction
+from rowgrad.watch.norms import arriving
 from rowgrad.watch.quantities import ARRIVES, REACHES
 from rowgrad.watch.recorder import recorder_of
 from rowgrad.watch.settings import PicturesSettings
-from rowgrad.watch.vanishing import arrived, describe_vanishing
+from rowgrad.watch.wording import describe_stopped, describe_vanishing
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from matplotlib.figure import Figure
-    from torch import Tensor
 
     from rowgrad.data.batches import Batch
 
@@ -93,17 +90,17 @@ class Pictures(pl.Callback):
             recorder.flush(trainer)  # needs all ranks
         if not trainer.is_global_zero:
             return
-        from rowgrad.watch import drawing, figures  # imported late: matplotlib takes half a second
+        from rowgrad.watch import figures  # late: matplotlib takes half a second
 
         selected = module.scenario.selected.tolist()
         steps, norms = recorder.recorded() if recorder is not None else (None, {})
         norms = {name: values for name, values in norms.items() if values.shape[1] == len(selected)}  # image rows
         pictures = {"3_learnt_rows": figures.learnt_rows(module.theta.detach().cpu(), selected)}
         if steps is not None and len(steps):
-            words = "; ".join(filter(None, [describe_cut(norms), describe_vanishing(arrived(norms))]))
+            words = "; ".join(filter(None, [describe_stopped(norms), describe_vanishing(arriving(norms))]))
             pictures["1_row_gradients"] = figures.heatmaps(steps, norms, selected, words)
         pictures["2_digits"] = self._digits(module, self._batch, {q: n.nanmean(0) for q, n in norms.items()})
-        pages = {f"pictures/{name}": drawing.png(figure) for name, figure in sorted(pictures.items())}
+        pages = {f"pictures/{name}": figures.png(figure) for name, figure in sorted(pictures.items())}
         for writer in writers(trainer):
             add_pictures(writer, pages, trainer.global_step - 1)
 
@@ -126,14 +123,6 @@ class Pictures(pl.Callback):
         beside = {"original": ("‖∂L/∂θᵣ‖", REACHES), "network saw": ("‖∂L/∂τᵣ‖", ARRIVES)}
         bars = {view: (f"mean {words}", means[q]) for view, (words, q) in beside.items() if q in means}
         return figures.digits({name: view.cpu() for name, view in views.items()}, bars, scenario.selected.tolist())
-
-
-def describe_cut(norms: Mapping[str, Tensor]) -> str:
-    """The share of the gradient that the cut stopped, averaged over all steps (T, H); empty if it is zero."""
-    if not {REACHES, ARRIVES} <= norms.keys():
-        return ""
-    stopped = float(cut_fraction(norms[REACHES], norms[ARRIVES]).nanmean())
-    return f"{stopped:.1%} of the squared gradient is stopped" if stopped > 0 else ""
 
 
 def is_at_its_end(trainer: pl.Trainer) -> bool:

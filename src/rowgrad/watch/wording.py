@@ -1,0 +1,164 @@
+"""What a run has recorded, in words: which rows are cut, how much that stops, what makes the zeros, what vanishes.
+
+Closing lines, the tab *Rows*, pictures, sweeps and the report say it with these functions. No files, no Lightning.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from rowgrad.scenario.rows import name_rows
+from rowgrad.scenario.settings import STATE
+from rowgrad.scenario.zeros import ZeroCause
+from rowgrad.watch.norms import FAINT, FIRST, LAST, contrast, cut_fraction, first_and_last
+from rowgrad.watch.quantities import ARRIVES, REACHES
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+MOST_NAMES, MOST_LETTERS = 3, 90  # in a list of names; longer lists are counted
+BY = {
+    ZeroCause.DETACH: "detach",
+    ZeroCause.LOSS: "the loss, not detach",
+    ZeroCause.OPERATION: "the operation, not detach",
+}
+
+
+def describe_zeros(cause: ZeroCause, *, detach: bool, route: str) -> str:
+    """What makes the zeros in a scenario's rows, and why; if nothing does, what detach does instead.
+
+    Args:
+        cause: of a scenario that selects rows.
+        detach: whether detach is on.
+        route: the scenario's.
+    """
+    if cause is ZeroCause.LOSS:
+        why = "the network never sees these rows, so they get 0 with detach and without"
+    elif cause is ZeroCause.OPERATION:
+        why = "it lets no gradient back through these rows, detached or not"
+    elif cause is ZeroCause.DETACH and route == STATE:
+        return "detach: without it, gradient would go on through the state to the rows above"
+    elif cause is ZeroCause.DETACH:
+        return "detach: the loss uses these rows, and without detach gradient would reach them"
+    elif route == "observe" and detach:
+        return "detach is on copies that only observers see: nothing that is learnt from is cut"
+    else:
+        return "detach is off: this is the control of the same run with it"
+    return f"{BY[cause]}: {why}" + ("" if detach else " (detach is off here)")
+
+
+def zeros_sentence(cause: ZeroCause, *, detach: bool, route: str) -> str:
+    """The same as a sentence."""
+    words = describe_zeros(cause, detach=detach, route=route)
+    return sentence(words if cause is ZeroCause.NONE else f"zeros are made by {words}")
+
+
+def describe_cut(counts: Tensor | None, steps: int, exactly: str = "row gradient exactly 0.0") -> str:
+    """Which rows are cut, at each step or at some.
+
+    Args:
+        counts: at how many of the recorded steps each row was cut, (H,); None if that is unknown.
+        steps: the number of recorded steps.
+        exactly: what a cut is.
+    """
+    if counts is None:
+        return "not recorded"
+    always, sometimes = counts == steps, (counts > 0) & (counts < steps)
+    if not counts.any():
+        return "no row: gradient reached every row"
+    if not always.any():
+        return f"{name_rows(sometimes.tolist())}: {exactly} at some of {steps} steps"
+    words = f"{name_rows(always.tolist())}: {exactly} at each of {steps} steps"
+    return words + (f"; {name_rows(sometimes.tolist())} at some of them" if sometimes.any() else "")
+
+
+def describe_stopped(norms: Mapping[str, Tensor]) -> str:
+    """Which share of the gradient the cut stops, averaged over T steps (T, H); empty if it stops nothing."""
+    if not {REACHES, ARRIVES} <= norms.keys():
+        return ""
+    stopped = float(cut_fraction(norms[REACHES], norms[ARRIVES]).nanmean())
+    return f"{stopped:.1%} of the squared gradient is stopped" if stopped > 0 else ""
+
+
+def describe_bias(cosine: float, ratio: float) -> str:
+    """The weights' gradient compared with the one without detach, by means over steps."""
+    if cosine == ratio == 1:
+        return "on the same batch, their gradient is exactly what it would be without detach"
+    return f"their gradient beside the one without detach: cosine {cosine:.4f}, {ratio:.4f} of its norm (means)"
+
+
+def describe_vanishing(norms: Tensor | None) -> str:
+    """The weakest row beside the strongest if it gets less than `FAINT` at the first or last of T steps (T, H)."""
+    if norms is None or not len(norms):
+        return ""
+    found = [contrast(part) for part in first_and_last(norms)]
+    if any(one is None for one in found) or min(one.ratio for one in found if one) >= FAINT:
+        return ""
+    count = len(norms)
+    parts = zip((f"first {min(FIRST, count)} step{'s' * (count > 1)}", f"last {min(LAST, count)}"), found, strict=True)
+    return "; ".join(f"{when}: row {c.weakest} gets {_part(c.ratio)} of row {c.strongest}" for when, c in parts if c)
+
+
+def _part(ratio: float) -> str:
+    return f"1/{float(f'{1 / ratio:.2g}'):,.0f}" if ratio < FAINT else f"{ratio:.2f}"
+
+
+# Words that have several parts.
+
+
+def short_rows(rows: Sequence[bool]) -> str:
+    """A selection without the word row, as in a table: `0–13`, `none`."""
+    words = name_rows(rows).removeprefix("rows ").removeprefix("row ")
+    return "none" if words == "no row" else words
+
+
+def percent(share: float) -> str:
+    """A share with one decimal."""
+    return f"{100 * share:.1f} %"
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names in a sentence; a long list is counted."""
+    if len(names) > MOST_NAMES or (len(names) > 1 and sum(map(len, names)) > MOST_LETTERS):
+        return f"{len(names)} settings"
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def sentence(words: str) -> str:
+    """With a capital letter and a full stop."""
+    return f"{words[0].upper()}{words[1:].removesuffix('.')}." if words else ""
+
+
+def rows_in_settings(what: str, rows: Mapping[str, Sequence[bool]]) -> str:
+    """In which settings which rows have a property, as a sentence.
+
+    Args:
+        what: the property.
+        rows: which of H rows have it, by the setting's name.
+    """
+    found: dict[str, list[str]] = {}
+    for name, selected in rows.items():
+        found.setdefault(short_rows(selected), []).append(name)
+    order = sorted(found, key=lambda words: words == "none")
+    if not order:
+        return ""
+    if len(rows) == 1:
+        return f"{what}: {order[0]}."
+    if len(found) > 2 * MOST_NAMES:
+        return f"{what}: others in each of {len(rows)} settings."
+    return f"{what}: " + "; ".join(f"{words} in {listed(found[words])}" for words in order) + "."
+
+
+def range_in_settings(what: str, found: Mapping[str, float]) -> str:
+    """The smallest and the largest share, with the settings that have them, as a sentence."""
+    known = {name: value for name, value in found.items() if math.isfinite(value)}
+    if not known:
+        return ""
+    low, high = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
+    if known[low] == known[high]:
+        return f"{what} is {known[low]:.2%}.".replace("%", " %")
+    ends = [f"{known[name]:.2%}" + (f" ({name})" if len(name) <= MOST_LETTERS else "") for name in (low, high)]
+    return f"{what} lies between {' and '.join(ends)}.".replace("%", " %")
