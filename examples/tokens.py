@@ -51,9 +51,7 @@ def main(arguments=None):
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)
     pl.seed_everything(options.seed)
-    recorder = RowGradientRecorder(
-        modules="encoder"
-    )  # <- the only line: what goes into the encoder, (B, 16, 32), is tapped
+    recorder = RowGradientRecorder(modules="encoder")  # <- the only line: taps the encoder's input, (B, 16, 32)
     trainer = pl.Trainer(
         max_steps=options.steps, default_root_dir=options.out, callbacks=[recorder], enable_checkpointing=False
     )
