@@ -33,7 +33,7 @@ def run(seed, accuracy, *, scenario="mine", detach=True, status="done", override
 
 def test_a_group_ignores_the_seed_and_what_does_not_change_training():
     values = flat({"seed": 3, "model": {"name": "cnn", "checkpoint": "x"}, "callbacks": {"recorder": {"every": 2}}})
-    assert values == {"seed": 3, "model.name": "cnn", "model.checkpoint": "x", "callbacks.recorder.every": 2}
+    assert values == {"seed": 3, "model.name": "cnn", "model.checkpoint": "x", "callbacks.recorder.every_n_steps": 2}
     assert group_key(values | {"seeded": 1}) == {"model.name": "cnn", "seeded": 1}
 
 

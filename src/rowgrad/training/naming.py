@@ -1,4 +1,4 @@
-"""What the folders of runs, sweeps and jobs are called: by what tells them apart. Nothing heavy is imported."""
+"""The names of the folders of runs, sweeps and jobs: what was typed for them. Nothing heavy is imported."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 LOGS = Path("logs")
-LONGEST = 80  # characters that are kept of a name that is no folder's
-SHOWING = {"--cfg", "-c", "--info", "-i", "--help", "-h"}  # flags with which nothing is trained
-UNTOLD = (*IGNORED_KEYS, "trainer.accelerator", "trainer.devices")  # what a run's name need not say
+LONGEST = 80  # characters that are kept of a name that is too long, or that no shell takes without quotes
+SHOWING = {"--cfg", "-c", "--info", "-i", "--help", "-h"}  # flags that train nothing
+UNNAMED = (*IGNORED_KEYS, "trainer.accelerator", "trainer.devices")  # keys left out of a run's name
 
 
 def what_is_trained(overrides: Iterable[str]) -> list[str]:
-    """The overrides that make a job what it is: not the launcher, which the config group `sweep` chooses, nor trust."""
+    """The overrides that identify a job, sorted: all but `sweep`, which chooses the launcher, and `trust`."""
     chosen = (override.replace("\\", "") for override in overrides if not override.startswith(("sweep=", "trust=")))
     return sorted(chosen, key=lambda override: override.partition("="))
 
@@ -34,7 +34,7 @@ def name_of(overrides: Sequence[str], scenario: str = "") -> str:
 
     Args:
         overrides: as typed.
-        scenario: what the name begins with where none was typed; nothing else leads out of the folder.
+        scenario: what the name begins with if no scenario was typed.
     """
     pairs = [override.lstrip("+~").partition("=")[::2] for override in overrides]
     typed = [value for key, value in pairs if key == "scenario"]
@@ -43,19 +43,19 @@ def name_of(overrides: Sequence[str], scenario: str = "") -> str:
     keys = [last if lasts.count(last) == 1 else key for last, (key, _) in zip(lasts, pairs, strict=True)]
     first = typed or [scenario] * bool(scenario)
     name = "_".join([*first, *(f"{key}-{value}" for key, (_, value) in zip(keys, pairs, strict=True))])
-    plain = re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)  # what Hydra takes in resume=FOLDER without quotes
+    plain = re.sub(r"[^\w.+-]", "_", name, flags=re.ASCII)  # resume=FOLDER needs no quotes
     if plain == name and A_NAME.fits(name):
         return name
     return f"{plain[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def numbered(folder: Path) -> Iterator[Path]:
-    """A folder's path, and the same with numbers behind it."""
+    """The path of a folder, and then the same with 2, 3, … appended."""
     return chain([folder], (folder.with_name(f"{folder.name}_{number}") for number in count(2)))
 
 
 def taken(folder: Path) -> str:
-    """The first of the numbered folders that was not there. It is made: of two that ask at once, each gets its own."""
+    """Makes the first of the numbered folders that does not exist. Processes that start together get different ones."""
     for path in numbered(folder):
         try:
             path.mkdir(parents=True)
@@ -66,16 +66,16 @@ def taken(folder: Path) -> str:
 
 
 def run_folder(resume: str | None, scenario: Any, overrides: Any, seed: Any) -> str:
-    """The folder of a run that goes on, else a new one; the working directory where there is nothing to resume."""
+    """The folder of the resumed run, or a new one; the working directory if the run to resume does not exist."""
     if resume is not None:
         return resume if Path(resume).is_dir() else "."
-    told = [word for word in what_is_trained(overrides) if not word.lstrip("+~").startswith(UNTOLD)]
-    folder = LOGS / name_of(told, str(scenario)) / name_of([f"seed={seed}"])
+    named = [word for word in what_is_trained(overrides) if not word.lstrip("+~").startswith(UNNAMED)]
+    folder = LOGS / name_of(named, str(scenario)) / name_of([f"seed={seed}"])
     return str(folder) if SHOWING.intersection(sys.argv) else taken(folder)
 
 
 def sweep_folder() -> str:
-    """A new folder for a sweep, called by its experiment or by the keys that it varies."""
+    """A new folder for a sweep, named after its experiment or the keys that it varies."""
     typed = dict(word.partition("=")[::2] for word in sys.argv[1:] if "=" in word)
     varied = [key.rpartition(".")[2] for key, value in typed.items() if "," in value and not key.startswith("hydra")]
     name = name_of([], typed.get("experiment") or "_".join(varied) or "sweep")
@@ -95,7 +95,7 @@ def job_name(sweep: str, scenario: str, overrides: Any) -> str:
     return name_of(own) if own else name_of([], scenario)
 
 
-# A folder that is free when it is asked for must stay the answer: OmegaConf keeps it with the config.
+# A new folder must stay the answer when it is asked for again: OmegaConf caches it with the config.
 OmegaConf.register_resolver("run_folder", run_folder, replace=True, use_cache=True)
 OmegaConf.register_resolver("sweep_folder", sweep_folder, replace=True, use_cache=True)
 OmegaConf.register_resolver("job_name", job_name, replace=True)

@@ -63,7 +63,11 @@ def train_run(
     main = getattr(rank_zero_only, "rank", 0) == 0  # of several processes
     with folder.held() if main else nullcontext():
         training = Training(config, settings or read_settings(config), folder, resume=resume)
-        training.open()
+        try:
+            training.open()
+        except BaseException:
+            close_loggers(training.trainer)  # W&B would give the numbers of this run to the next one
+            raise
         training.fit()
         training.close()
     return training.summary
@@ -152,7 +156,6 @@ class Training:
             try:
                 logger.log_hyperparams(hyperparameters(self.config))
             except Exception as error:  # loggers of libraries raise anything
-                close_loggers(self.trainer)
                 raise UserError(f"logger: {type(logger).__name__} cannot begin: {without_key(error)}") from error
 
     def _report(self) -> None:
