@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from rowgrad import open_run
 from rowgrad.results.report import write_report
+from rowgrad.results.runs import RunSet
 
 pytestmark = pytest.mark.browser
 
@@ -53,7 +54,7 @@ def many(tmp_path_factory):
         OmegaConf.save(config, folder / "config.yaml")
         runs.append(open_run(folder))
     runs.append(open_run(root / "first"))
-    return write_report(runs, root / "report")
+    return write_report(RunSet(runs), root / "report")
 
 
 def test_no_label_lies_upon_another_and_no_figure_is_higher_than_the_screen(chromium, many):
@@ -68,11 +69,11 @@ def test_no_label_lies_upon_another_and_no_figure_is_higher_than_the_screen(chro
         assert found == []
 
 
-@pytest.mark.parametrize("size", ["", "_column", "_slide"])
+@pytest.mark.parametrize("size", ["", "_column"])
 def test_no_label_lies_upon_another_in_the_files_for_print(chromium, many, size):
     page = chromium.new_page(viewport={"width": 1400, "height": 900})
     files = [file for file in sorted(many.parent.glob("figures/*.svg")) if file.stem.endswith(size)]
-    files = [file for file in files if size or not file.stem.endswith(("_column", "_slide"))]
+    files = [file for file in files if size or not file.stem.endswith("_column")]
     assert len(files) == 10
     for file in files:
         page.goto(file.as_uri())

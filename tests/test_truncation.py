@@ -175,6 +175,6 @@ def test_a_table_has_a_line_for_each_window_and_sets_the_control_beside_it(run):
     assert line[4] == "never"
     shorter = copy.copy(runs["14", "false", 1])  # of other images
     shorter.norms = {name: values[:, :20] for name, values in shorter.norms.items()}
-    shorter.values = shorter.values | {"data.name": "others"}
+    shorter.group_key = shorter.group_key | {"data.name": "others"}
     plots = vanishing.figures(RunSet([runs["14", "false", 0], shorter]))
     assert len(plots["vanishing"].on().axes) == 2

@@ -44,7 +44,8 @@ class Paired:
             if not self.mean:
                 return f"{what} is the same in {pairs}"
             if self.count == 1:
-                return f"{what} differs by {points(self.mean)} points in one pair, which is too few to show a change"
+                one = f"{points(self.mean)} points in one pair, too few to show a change"
+                return f"{what} with detach minus without is {one}"
             return f"{what} changes by {points(self.mean)} points in each of {pairs}"
         interval = f"{points(self.mean)} points (95 % interval {points(self.low)} to {points(self.high)}, {pairs})"
         if self.low <= 0 <= self.high:

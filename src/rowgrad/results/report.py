@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import jinja2
@@ -84,12 +85,14 @@ def _section(folder: Path, name: str, plot: Plot) -> dict[str, Any]:
     for size in SIZES:
         figure = plot.on(size)
         label = f'<svg role="img" aria-label="{escape(plot.caption)}" '
-        picture = svg(figure, name)
+        picture = svg(figure, f"{name}{size.suffix}")
         inline = picture[picture.index("<svg") :].replace(figures.INK, "currentColor")
         svgs[size.suffix or "_page"] = inline.replace("<svg ", label, 1)
         plot.titled(figure, size)
         (folder / "figures" / f"{name}{size.suffix}.png").write_bytes(figures.png(figure, dpi=size.dpi))
-        (folder / "figures" / f"{name}{size.suffix}.svg").write_text(svg(figure, name), encoding="utf-8")
+        (folder / "figures" / f"{name}{size.suffix}.svg").write_text(
+            svg(figure, f"{name}{size.suffix}"), encoding="utf-8"
+        )
     return {"title": name.replace("_", " ").capitalize(), "plot": plot, "svgs": svgs}
 
 
@@ -98,7 +101,11 @@ def svg(figure: Figure, salt: str) -> str:
     file = io.StringIO()
     with mpl.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none"}):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    return file.getvalue()
+    text = file.getvalue()
+    # matplotlib makes names of clip paths from their coordinates, of which the layout leaves the last bit open.
+    for number, clip in enumerate(dict.fromkeys(re.findall(r'id="(p[0-9a-f]{10})"', text))):
+        text = text.replace(clip, f"{salt}_clip_{number}")
+    return text
 
 
 # ---- which figures some runs have, what each shows, and how to read it

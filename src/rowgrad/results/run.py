@@ -250,7 +250,7 @@ def open_run(folder: str | PathLike[str]) -> Run:
         UserError: it is not a run's folder, or a file in it cannot be read.
     """
     run = Run(RunFolder(Path(folder)))
-    for read in ("config", "summary", "norms"):
+    for read in ("config", "values", "summary", "norms"):
         getattr(run, read)
     return run
 
