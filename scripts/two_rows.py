@@ -1,8 +1,8 @@
 """The article's three scenarios on its own 2x3 tensor, run through the scenario code that training uses.
 
-`python scripts/two_rows.py` prints claim, loss, gradient by hand, measurement, verdict. What is by hand is worked out
-from the pixels and the target, with no torch in it; every verdict follows from comparing it with what was measured, and
-that with a control. No number is written in but the article's own.
+`python scripts/two_rows.py` prints claim, loss, gradient by hand, measurement, verdict. Losses and gradients by hand
+are computed from the pixels and the target, without torch. Each verdict compares them with the measurement, and the
+measurement with a control. The only constants are the article's numbers.
 
 Source: "How does pytorch.detach() affect two rows of pixels?" (2025-01-30).
 """
@@ -24,15 +24,15 @@ ROW = ("first row", "second row")
 
 @dataclass(frozen=True)
 class ByHand:
-    """Loss and gradient on paper. The loss is (sum of the pixels that it sees - target)².
+    """Loss and gradient by hand. The loss is (sum of the pixels that it sees - target)².
 
-    Its derivative by a pixel is 2 · (sum - target) where the pixel itself is among them, and 0 where it is left out, or
-    only a copy that does not lead back is there.
+    Its derivative by a pixel is 2 · (sum - target) if the loss sees the pixel itself, and 0 if it sees a detached copy
+    or nothing.
 
     Attributes:
-        sees: the pixels that the loss sees, row by row; none where it sees none of a row.
-        uses: whether it sees each row itself.
-        target: the article's.
+        sees: the pixels that the loss sees, row by row; an empty list for a row that it does not see.
+        uses: for each row, whether the loss sees the row itself and not a detached copy.
+        target: the article's target.
     """
 
     sees: Grid
@@ -49,7 +49,7 @@ class ByHand:
 
     @property
     def slope(self) -> float:
-        """What each pixel gets that the loss uses."""
+        """The derivative by each pixel that the loss uses."""
         return 2 * (self.total - self.target)
 
     @property
@@ -57,7 +57,7 @@ class ByHand:
         return [[self.slope if used else 0.0] * len(PIXELS[row]) for row, used in enumerate(self.uses)]
 
     def sum_in_words(self) -> str:
-        """As one would write it down: "1 + 2 + 3 = 6"."""
+        """The sum as text: "1 + 2 + 3 = 6"."""
         return " + ".join(number(pixel) for row in self.sees for pixel in row) + f" = {number(self.total)}"
 
     def loss_in_words(self) -> str:
@@ -69,13 +69,13 @@ class ByHand:
 
 @dataclass(frozen=True)
 class Measured:
-    """What the scenario code and autograd give."""
+    """Loss and gradient by the scenario code and autograd."""
 
     loss: float
     gradient: Grid
 
     def agrees(self, hand: ByHand) -> bool:
-        """Whether it is what was worked out by hand."""
+        """Whether loss and gradient equal those by hand, exactly."""
         return (self.loss, self.gradient) == (hand.loss, hand.gradient)
 
 
@@ -84,11 +84,11 @@ class Finding:
     """A claim of the article, examined.
 
     Attributes:
-        title: what is done.
-        claim: what the article says of it.
-        verdict: whether that is so.
-        work: further lines, each a name and words.
-        grids: gradients to be set side by side, by what they are.
+        title: what the scenario does.
+        claim: the article's claim.
+        verdict: whether the claim is right.
+        work: further lines, each a name and a text.
+        grids: grids to print side by side, by name.
     """
 
     title: str
@@ -98,7 +98,7 @@ class Finding:
     grids: dict[str, Grid] = field(default_factory=dict)
 
     def text(self) -> str:
-        """All of it, in 80 columns."""
+        """The finding as text of 80 columns."""
         from rowgrad.results.tables import hanging
 
         work = [hanging(name, words) for name, words in self.work]
@@ -107,7 +107,7 @@ class Finding:
 
 
 def measure(target: float, **scenario: Any) -> Measured:
-    """The article's loss of what the network would see, and its gradient by the rows."""
+    """The article's loss of the images that the network would see, and its gradient by the rows."""
     from rowgrad.randomness import Draw
     from rowgrad.scenario.scenario import Scenario
 
@@ -120,7 +120,7 @@ def measure(target: float, **scenario: Any) -> Measured:
 
 
 def judge(pairs: list[tuple[ByHand, Measured]], verdict: str) -> str:
-    """The verdict, if all that was measured is what was worked out by hand; otherwise that one of them is wrong."""
+    """The verdict, if all measurements equal those by hand; otherwise a text that names the first difference."""
     for hand, measured in pairs:
         if not measured.agrees(hand):
             by_hand = f"by hand the loss is {number(hand.loss)} and the gradient {hand.gradient}"
@@ -175,7 +175,7 @@ def visualize() -> Finding:
 
 
 def augment_as_published() -> Finding:
-    """Scenario 3 as the article has it: the row is replaced inside the leaf tensor."""
+    """Scenario 3 as published: the row is replaced in place, inside the leaf tensor."""
     leaf = torch.tensor(PIXELS, requires_grad=True)
     try:
         leaf[0, :] = leaf[0, :].detach() + 1
@@ -230,7 +230,7 @@ def augment() -> Finding:
 
 
 def storage() -> Finding:
-    """What the article leaves out: the detached row is the original's own memory."""
+    """A consequence that the article omits: the detached row shares the original's memory."""
     factor = 100
     leaf = torch.tensor(PIXELS, requires_grad=True)
     leaf[FIRST].detach().mul_(factor)
@@ -250,18 +250,18 @@ def storage() -> Finding:
 
 
 def number(value: float) -> str:
-    """A number as one writes it."""
+    """A number as text, with a minus sign instead of a hyphen."""
     return f"{value:g}".replace("-", "−")
 
 
 def row_of(grid: Grid, row: int) -> str:
-    """What the pixels of a row have: one number where they have the same."""
+    """The values of a row as text: a single number if all are equal."""
     values = [number(value) for value in grid[row]]
     return values[0] if len(set(values)) == 1 else ", ".join(values)
 
 
 def side_by_side(grids: dict[str, Grid]) -> list[str]:
-    """Grids of two rows beside each other, under their names."""
+    """Lines of text: grids of two rows next to each other, under their names."""
     widest = max(len(number(value)) for grid in grids.values() for row in grid for value in row)
     columns = [
         [name, *(" ".join(f"{number(value):>{widest}}" for value in row) for row in grid)]
@@ -278,7 +278,7 @@ EXAMINED: tuple[Callable[[], Finding], ...] = (modify, visualize, augment_as_pub
 
 
 def main() -> None:
-    """Prints all of it."""
+    """Prints all findings."""
     print('The article "How does pytorch.detach() affect two rows of pixels?" (2025-01-30),')
     print(f"executed with PyTorch {torch.__version__}. Its two rows of pixels:\n")
     print("\n".join(side_by_side({"": PIXELS})[1:]))
