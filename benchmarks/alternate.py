@@ -106,7 +106,7 @@ def process(loop: Loop, turn: int) -> Generator[Connection]:
 
 
 def wait_for_quiet(patience: float) -> None:
-    """Waits until nine tenths of the cores' time are idle, for `patience` seconds at the most, where Linux tells."""
+    """Waits until 90 % of the cores' time is idle, for at most `patience` seconds; on Linux only."""
     stat = Path("/proc/stat")
     until = time.monotonic() + patience
     while stat.exists() and time.monotonic() < until:
@@ -117,7 +117,7 @@ def wait_for_quiet(patience: float) -> None:
 
 
 def _ticks(stat: Path, wait: float) -> list[int]:
-    """What the cores have spent their time on until `wait` seconds from now: eight kinds, in clock ticks."""
+    """The cores' time until `wait` seconds from now, in clock ticks of the eight kinds of `/proc/stat`."""
     time.sleep(wait)
     return [int(number) for number in stat.read_text(encoding="ascii").split()[1:9]]
 
@@ -125,14 +125,14 @@ def _ticks(stat: Path, wait: float) -> list[int]:
 def launch(
     loops: dict[str, Loop], pairs: int, turn: int, period: int = PERIOD, patience: float = 0.0
 ) -> dict[str, list[float]]:
-    """Starts all loops, and lets them take turns.
+    """Starts all loops, which then take turns.
 
     Args:
-        loops: by their names.
-        pairs: how many.
+        loops: loops by name.
+        pairs: number of pairs.
         turn: steps of a turn.
         period: steps of each loop in a pair.
-        patience: seconds for which a pair waits, at the most, while others use the machine.
+        patience: the longest wait of a pair, in seconds, while the machine is busy.
 
     Returns:
         Milliseconds a step of each loop, one number for each pair.
@@ -168,10 +168,10 @@ def compare(
     """Measures loops side by side.
 
     Args:
-        result: takes the numbers, in ms a step.
-        loops: functions that train for ever and ask a `Pace` before each step. On a GPU they are pickled.
+        result: receives the numbers, in ms a step.
+        loops: functions that train without an end and call a `Pace` before each step. On a GPU they are pickled.
         device: `cpu` or `cuda`, where starting a process takes long.
-        quick: whether the numbers need not mean anything.
+        quick: one short round, whose numbers mean nothing.
         turn: steps of a turn; it divides `PERIOD`.
         pairs: of each launch.
         launches: how often the loops are started; twelve times, and six times on a GPU.
