@@ -1,17 +1,16 @@
-"""Training loops that take turns of a few steps each: what else the machine does hits all of them alike.
+"""Training loops that take turns of a few steps each, so that other load on the machine affects all of them alike.
 
 Each loop runs in a process of its own and waits, asleep, while another has its turn. A pair is a hundred steps of each
 loop, in turns of `turn` steps: A B, B A, A B, ... The ratio is taken within a pair.
 
-A hundred steps, because that is how often the recorder writes: every pair holds one such writing, so no median hides
-it. Turns are placed so that it falls into the middle of one, and what a thread in the background does then is done
-within the turn.
+The recorder writes every hundred steps: each pair contains one writing, and no median hides it. Turns are placed so
+that the writing is in the middle of a turn, and the background thread finishes its part within the turn.
 
-A pair begins when nobody else computes: two threads that wait for each other on a core that a third one uses make a
-step fifty times as long.
+A pair begins when the machine is idle: a step takes fifty times as long if two threads wait for each other on a core
+that another process uses.
 
-Where a process happens to have its memory makes it faster or slower by half a percent, as long as it lives. So all
-loops are started anew for every few pairs, and the confidence interval counts those launches, not the pairs.
+The memory layout of a process makes it faster or slower by half a percent, as long as it lives. Therefore all loops are
+restarted every few pairs, and the confidence interval counts launches, not pairs.
 """
 
 from __future__ import annotations
@@ -40,15 +39,15 @@ if TYPE_CHECKING:
     Loop = Callable[["Pace"], None]
 
 PERIOD = 100  # steps of each loop in a pair
-REST = 0.01  # seconds between two turns, in which the threads that OpenMP keeps spinning after a task fall asleep
+REST = 0.01  # seconds between two turns, in which OpenMP's spinning threads fall asleep
 
 
 class Pace(pl.Callback):
-    """What a loop asks for leave before each step: a callback of a Trainer, or the steps of `for step in pace`.
+    """Blocks a loop until its next turn: a callback of a Trainer, or the steps of `for step in pace`.
 
     Args:
-        pipe: where it reports a turn's seconds, and waits for the next.
-        folder: an empty one, for what the loop writes.
+        pipe: reports the seconds of a turn, and waits for the next turn.
+        folder: an empty folder for the loop's files.
         turn: steps of a turn.
     """
 
@@ -62,7 +61,7 @@ class Pace(pl.Callback):
             yield step
 
     def on_train_batch_start(self, *_: Any) -> None:
-        """Ends a turn where one ends. The first comes after a turn and a half that nobody looks at."""
+        """Ends a turn at its last step. The first turn that counts comes after a turn and a half of warm-up."""
         if self.step % self.turn == self.turn // 2 and self.step > self.turn:
             self.pipe.send(now() - self.begun)
             self.pipe.recv()
@@ -76,7 +75,7 @@ def pipeline(pace: Pace, overrides: Sequence[str]) -> None:
 
 
 def live(loop: Loop, pipes: tuple[Connection, Connection], folder: Path, turn: int) -> None:
-    """A loop's process, without its words. It ends when nobody holds the other end of its pipe any more."""
+    """A loop's process, without output. It ends when the other end of its pipe is closed."""
     theirs, ours = pipes
     theirs.close()
     sys.stdout = Path(os.devnull).open("w", encoding="utf-8")
@@ -85,10 +84,10 @@ def live(loop: Loop, pipes: tuple[Connection, Connection], folder: Path, turn: i
 
 @contextmanager
 def process(loop: Loop, turn: int) -> Generator[Connection]:
-    """A loop in a process of its own, as the pipe on which it gets its turns.
+    """Starts a loop in a process of its own, and yields the pipe on which it gets its turns.
 
-    It is forked off this process or, where there is a GPU, which a process that uses one cannot share with its
-    children, off a server that has everything imported and uses none.
+    The process is forked off this one. On a machine with a GPU it is forked off a server that has imported everything
+    and does not use the GPU, because a process that uses a GPU cannot share it with its children.
     """
     context = multiprocessing.get_context("forkserver" if torch.cuda.is_available() else "fork")
     context.set_forkserver_preload(["alternate", "tap"])
@@ -107,7 +106,7 @@ def process(loop: Loop, turn: int) -> Generator[Connection]:
 
 
 def wait_for_quiet(patience: float) -> None:
-    """Waits until nine tenths of the cores' time are idle, for `patience` seconds at the most, where Linux tells."""
+    """Waits until 90 % of the cores' time is idle, for at most `patience` seconds; on Linux only."""
     stat = Path("/proc/stat")
     until = time.monotonic() + patience
     while stat.exists() and time.monotonic() < until:
@@ -118,7 +117,7 @@ def wait_for_quiet(patience: float) -> None:
 
 
 def _ticks(stat: Path, wait: float) -> list[int]:
-    """What the cores have spent their time on until `wait` seconds from now: eight kinds, in clock ticks."""
+    """The cores' time until `wait` seconds from now, in clock ticks of the eight kinds of `/proc/stat`."""
     time.sleep(wait)
     return [int(number) for number in stat.read_text(encoding="ascii").split()[1:9]]
 
@@ -126,14 +125,14 @@ def _ticks(stat: Path, wait: float) -> list[int]:
 def launch(
     loops: dict[str, Loop], pairs: int, turn: int, period: int = PERIOD, patience: float = 0.0
 ) -> dict[str, list[float]]:
-    """Starts all loops, and lets them take turns.
+    """Starts all loops, which then take turns.
 
     Args:
-        loops: by their names.
-        pairs: how many.
+        loops: loops by name.
+        pairs: number of pairs.
         turn: steps of a turn.
         period: steps of each loop in a pair.
-        patience: seconds for which a pair waits, at the most, while others use the machine.
+        patience: the longest wait of a pair, in seconds, while the machine is busy.
 
     Returns:
         Milliseconds a step of each loop, one number for each pair.
@@ -169,10 +168,10 @@ def compare(
     """Measures loops side by side.
 
     Args:
-        result: takes the numbers, in ms a step.
-        loops: functions that train for ever and ask a `Pace` before each step. On a GPU they are pickled.
+        result: receives the numbers, in ms a step.
+        loops: functions that train without an end and call a `Pace` before each step. On a GPU they are pickled.
         device: `cpu` or `cuda`, where starting a process takes long.
-        quick: whether the numbers need not mean anything.
+        quick: one short round, whose numbers mean nothing.
         turn: steps of a turn; it divides `PERIOD`.
         pairs: of each launch.
         launches: how often the loops are started; twelve times, and six times on a GPU.

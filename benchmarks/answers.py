@@ -1,4 +1,4 @@
-"""How soon the command line answers: `--help`, `--cfg job` and typing mistakes against an empty Hydra program."""
+"""How soon the command line answers: `--help`, `--cfg job` and user errors, compared with an empty Hydra program."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ main()
 
 
 def seconds(*command: str | Path, folder: Path) -> float:
-    """Wall time of a process of Python, with its compiled files in place."""
+    """Wall time of a Python process that may use bytecode files."""
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
     begun = time.perf_counter()
     subprocess.run([sys.executable, *map(str, command)], cwd=folder, env=env, capture_output=True, check=False)
@@ -33,7 +33,7 @@ def seconds(*command: str | Path, folder: Path) -> float:
 
 
 def measure(device: str, quick: bool = False) -> list[Result]:
-    """Each question is put to both programs."""
+    """Runs each command with both programs."""
     train, results = PROJECT / "scripts" / "train.py", []
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

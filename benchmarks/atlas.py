@@ -1,4 +1,4 @@
-"""The row atlas, 145 runs: one sweep whose jobs share the device, against the same networks stacked in one process.
+"""The row atlas, 145 runs: a sweep whose jobs share the device, compared with the same networks stacked in one process.
 
 The sweep is `experiment=row_atlas`, one joblib process a core, with all that a run leaves behind; the stacked training
 is the bare prototype in `stacked.py`. Both from the start of the command to the last test accuracy.
@@ -40,7 +40,7 @@ def sweep(device: str, seeds: int, *words: str) -> tuple[float, list[float]]:
 
 
 def stacked(device: str, seeds: int, rows: int, steps: int) -> tuple[float, list[float]]:
-    """The same of the prototype."""
+    """Seconds and test accuracies in percent of the stacked prototype."""
     begun = time.perf_counter()
     root = configure().data.root
     train, test = (datasets.MNIST(root, train=part) for part in (True, False))
@@ -55,7 +55,7 @@ def stacked(device: str, seeds: int, rows: int, steps: int) -> tuple[float, list
 
 
 def measure(device: str, quick: bool = False) -> list[Result]:
-    """Once each: a sweep takes its time."""
+    """Measures each side once, because a sweep takes long."""
     seeds, rows, steps = (1, 2, 2) if quick else (SEEDS, 29, 430)
     words = ["scenario.rows=none,0", "trainer.max_steps=2"] if quick else []
     sides = {"stacked": stacked(device, seeds, rows, steps), "sweep": sweep(device, seeds, *words)}

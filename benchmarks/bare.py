@@ -1,4 +1,4 @@
-"""The plainest training loop there is, with a row parameter: what the pipeline is measured against. Torch alone."""
+"""A plain training loop with a row parameter, with which the pipeline is compared. It imports torch alone."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def now() -> float:
-    """The clock, after the device has done what it was told."""
+    """The time after the device has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     return time.perf_counter()
@@ -56,7 +56,7 @@ def bare_loop(
 
 
 class PlainGRU(nn.Module):
-    """The network of `model=gru`, as one writes it."""
+    """The network of `model=gru` in plain torch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class PlainGRU(nn.Module):
 
 
 def default_network() -> nn.Module:
-    """The pipeline's default network, written out."""
+    """The pipeline's default network in plain torch."""
     network = nn.Sequential(
         nn.PixelUnshuffle(2),
         nn.Conv2d(4, 16, 3, 1, 1, bias=False), nn.BatchNorm2d(16), nn.ReLU(inplace=True),

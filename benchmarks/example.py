@@ -1,4 +1,4 @@
-"""Training time to 99 %: the default run against PyTorch's MNIST example, until that first reaches 99.0 % (minutes).
+"""Training time to 99 %: the default run and PyTorch's MNIST example, until that first reaches 99.0 % (minutes).
 
 The example: two convolutions (32 and 64 of 3×3) with ReLU, max-pooling, dropout 0.25, 9216–128, dropout 0.5, 128–10;
 Adadelta at 1.0, times 0.7 after each epoch; batch 64 from torchvision's data set, shuffled. Tested after every epoch;
@@ -55,7 +55,7 @@ def example(device: str, seed: int, root: str, *, quick: bool) -> tuple[float, l
 
 
 def measure(device: str, quick: bool = False) -> list[Result]:
-    """One run of the example, which takes minutes; before and after it, default runs."""
+    """Runs the example once, which takes minutes, and default runs before and after it."""
     runs = [default_run(device, seed, quick=quick) for seed in range(1 if quick else 3)]
     seconds, epochs = example(device, 0, configure().data.root, quick=quick)
     runs += [default_run(device, seed, quick=quick) for seed in range(3, 3 if quick else 6)]

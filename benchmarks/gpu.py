@@ -1,10 +1,10 @@
-"""All of a GPU in one call: the invariants on it, a run killed and resumed on it, then every ratio.
+"""All checks and benchmarks on a GPU in one call: the invariants, a run that is killed and resumed, every ratio.
 
     MNIST_ROOT=... python benchmarks/gpu.py                          # everything
     MNIST_ROOT=... python benchmarks/gpu.py invariants recorder --until 200
 
-Each part writes `benchmarks/results/<part>_cuda.json` as soon as it is done, so that nothing is lost where time is up.
-`--device cpu --quick` only runs it through.
+Each part writes `benchmarks/results/<part>_cuda.json` as soon as it is done, so that no result is lost when time is
+over. `--device cpu --quick` only tries the script.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from measure import PROJECT, Result, arguments, machine, say, write
 if TYPE_CHECKING:
     from pathlib import Path
 
-# In the order of what is missed most where time is up.
+# The most important first, because the last are left out when time is over.
 BENCHMARKS = (recorder, pipeline, recipe, atlas, loading, tap, sequences, memory, example)
 PYTEST = ("-m", "pytest", "-m", "gpu")
 ABOUT = ("invariants", "sequences", "bias", "recorder", "tap", "randomness", "any_module")
@@ -50,7 +50,7 @@ QUICK = {
 
 
 def check(name: str, device: str, log: Path, *, quick: bool) -> dict[str, Any]:
-    """Runs one check in a process of its own; what it said last, and whether all was well. All it said is in `log`."""
+    """Runs one check in a process of its own; returns its last line and whether it passed. Its output goes to `log`."""
     begun, command = time.perf_counter(), (QUICK if quick else CHECKS)[name]
     with tempfile.TemporaryDirectory() as folder:
         words = [folder if word == "FOLDER" else word for word in command]

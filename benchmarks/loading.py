@@ -1,4 +1,4 @@
-"""What resident images gain: images a second against torchvision's data set, transforms and a DataLoader."""
+"""The gain of resident images: images a second, compared with torchvision's data set, transforms and a DataLoader."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Stopwatch(pl.Callback):
         self.begun = self.seconds = 0.0
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Looks at the clock where it is to be looked at."""
+        """Reads the time at the first and at the last step."""
         if trainer.global_step == self.start:
             self.begun = now()
         elif trainer.global_step == self.stop:
@@ -50,13 +50,13 @@ class Usual(pl.LightningModule):
         return cross_entropy(self.network(images), labels, label_smoothing=0.05)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The default one."""
+        """The pipeline's default optimizer."""
         return torch.optim.AdamW(self.parameters(), lr=1e-2, betas=(0.9, 0.99), weight_decay=1e-2)
 
 
 @apart
 def usual(device: str, workers: int, start: int, stop: int) -> float:
-    """Seconds a step of what tutorials do."""
+    """Seconds a step with a DataLoader, as in tutorials."""
     config = configure("scenario=baseline")
     steps = [transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))]
     images = datasets.MNIST(config.data.root, train=True, transform=transforms.Compose(steps))
@@ -82,7 +82,7 @@ def ours(*overrides: str, start: int, stop: int) -> float:
 
 
 def measure(device: str, quick: bool = False) -> list[Result]:
-    """The default network, batch 128; ours with the recorder on, the other with nothing beside the training."""
+    """The default network, batch 128; the pipeline with its recorder, the other without callbacks."""
     length = {"start": 3, "stop": 6} if quick else {"start": 50, "stop": 250}
     counts = [n for n in (0, 1, 2, 4, 8, 16) if n <= (os.cpu_count() or 1)]
     tried = {} if quick else {n: BATCH / usual(device, n, **length) for n in counts}

@@ -1,8 +1,8 @@
-"""What the benchmarks share: two things side by side, the machine in words, and a file of numbers.
+"""Shared by the benchmarks: measuring two sides, facts about the machine, and a JSON file of results.
 
-A ratio is taken within a round, in which both sides run one after the other, now this one first and now that one: what
-else the machine does then hits both. Each runs in a process of its own. Reported are the median ratio and its range.
-Where a few percent are to be told apart, `alternate.py` measures, which knows how uncertain the median is.
+A ratio is taken within a round, in which both sides run one after the other, in alternating order: other load on the
+machine then affects both. Each side runs in a process of its own. Reported are the median ratio and its range. For
+differences of a few percent, `alternate.py` also gives a confidence interval of the median.
 """
 
 from __future__ import annotations
@@ -46,17 +46,17 @@ P, T = ParamSpec("P"), TypeVar("T")
 
 @dataclass
 class Result:
-    """Two things measured side by side.
+    """Two sides measured in alternation.
 
     Attributes:
-        name: of the benchmark.
-        what: which ratio, in words.
-        over: what is divided, and by what: two keys of `values`.
-        bound: the ratio that is to be reached, as in "≤ 1.05"; None where there is none.
-        unit: of the values.
-        values: what was measured, one number a round.
-        notes: what else was seen: for each, numbers by what they belong to.
-        interval: the 95 % confidence interval of the median ratio, where it is known.
+        name: the benchmark's name.
+        what: the ratio in words.
+        over: numerator and denominator: two keys of `values`.
+        bound: the ratio to be reached, as in "≤ 1.05"; None without one.
+        unit: unit of the values.
+        values: by side, the measured number of each round.
+        notes: further measurements: for each, numbers by side.
+        interval: the 95 % confidence interval of the median ratio, if it is known.
     """
 
     name: str
@@ -70,7 +70,7 @@ class Result:
 
     @property
     def ratios(self) -> list[float]:
-        """One for each round; one of the means where the two sides were not run equally often."""
+        """The ratio of each round; the ratio of the means if the sides did not run equally often."""
         top, bottom = (self.values[key] for key in self.over)
         if len(top) == len(bottom):
             return [a / b for a, b in zip(top, bottom, strict=True)]
@@ -78,7 +78,7 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        """Whether the ratio is within the bound: the whole interval, or the median where there is no interval."""
+        """Whether the whole interval is within the bound; without an interval, whether the median is."""
         if self.bound is None:
             return ""
         sign, limit = self.bound.split()
@@ -146,10 +146,10 @@ def side_by_side(sides: dict[str, Callable[[], float]], rounds: int) -> dict[str
 
 
 def apart(function: Callable[P, T]) -> Callable[P, T]:
-    """Makes a function run in a process of its own, forked off this one.
+    """Makes a function run in a forked process of its own.
 
-    What one side sets or leaves behind (memory, caches, threads) is then not the other's. Forked processes cannot use a
-    GPU: where there is one, the function runs here.
+    Memory, caches and threads of one side then do not affect the other. Forked processes cannot use a GPU: on a machine
+    with a GPU, the function runs in this process.
     """
 
     @functools.wraps(function)
@@ -169,30 +169,30 @@ def apart(function: Callable[P, T]) -> Callable[P, T]:
 
 
 def configure(*overrides: str) -> Any:
-    """The config that `scripts/train.py` would get."""
+    """The config that `scripts/train.py` composes from these overrides."""
     with initialize_config_dir(str(PROJECT / "configs")):
         return compose("train", ["data.fallback=null", "callbacks.progress=null", *overrides])
 
 
 def build(config: Any) -> Any:
-    """Data and model of a config."""
+    """The data and the model of a config."""
     return build_settings(read_settings(config))
 
 
 def train_quietly(config: Any, folder: Path) -> dict[str, Any]:
-    """`train_run` without its words."""
+    """`train_run` without its output."""
     with Path(os.devnull).open("w", encoding="utf-8") as nowhere, redirect_stdout(nowhere):
         return train_run(config, RunFolder(folder))
 
 
 def train_with(callback: pl.Callback, folder: Path, steps: int, *overrides: str) -> None:
-    """Trains as `train_run` does, with one callback more and without validation and test.
+    """Trains as `train_run` does, with one more callback and without validation and test.
 
     Args:
-        callback: that one.
-        folder: the run's, which is there.
+        callback: the additional callback.
+        folder: the run's folder, which exists.
         steps: optimizer steps.
-        overrides: of the config.
+        overrides: overrides of the config.
     """
     length = ["trainer.max_epochs=-1", f"trainer.max_steps={steps}", "+trainer.limit_val_batches=0"]
     config = configure(*overrides, *length, "+trainer.limit_test_batches=0")
@@ -204,7 +204,7 @@ def train_with(callback: pl.Callback, folder: Path, steps: int, *overrides: str)
 
 
 def machine(device: str) -> dict[str, str]:
-    """Processor, device, versions, date, and the commit, with a + where what is measured is not as it was committed."""
+    """Processor, device, versions, date, and the commit, with a + if the measured files have uncommitted changes."""
     processor = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         names = [
@@ -226,10 +226,12 @@ def machine(device: str) -> dict[str, str]:
 
 
 def arguments(words: str | None) -> argparse.ArgumentParser:
-    """What every benchmark understands."""
+    """The parser with the options of every benchmark."""
     parser = argparse.ArgumentParser(description=words, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--quick", action="store_true", help="run through, with too few rounds to mean anything")
+    parser.add_argument(
+        "--quick", action="store_true", help="one short round, to try the benchmark: its numbers mean nothing"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the JSON file")
     return parser
 
@@ -248,9 +250,9 @@ def main(words: str | None, measure: Callable[[str, bool], list[Result]]) -> Non
 
 
 def write(file: Path, content: dict[str, Any]) -> None:
-    """Writes what was measured, with the command that this process was started by."""
+    """Writes the results, with the command that started this process."""
     words = sys.argv[1:]
-    if "--out" in words:  # whose folder is of no interest
+    if "--out" in words:  # the folder is not part of the command that is reported
         del words[words.index("--out") : words.index("--out") + 2]
     command = "python " + shlex.join([str(Path(sys.argv[0]).resolve().relative_to(PROJECT)), *words])
     file.parent.mkdir(parents=True, exist_ok=True)

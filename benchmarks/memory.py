@@ -1,4 +1,4 @@
-"""Peak memory of the default run's process against a bare loop's: resident memory, and on a GPU the device's."""
+"""Peak memory of the default run's process, compared with a bare loop's: resident memory, and on a GPU the device's."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ def use(side: str, device: str, steps: int) -> None:
 
 
 def peak_resident() -> float:
-    """This process's own peak in MiB, where `getrusage` would tell its parent's if that was larger."""
+    """This process's own peak in MiB. `getrusage` may return its parent's."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**10
 
 
 def measure(device: str, quick: bool = False) -> list[Result]:
-    """Each side in a process of its own."""
+    """Measures each side in a process of its own."""
     from measure import Result, side_by_side
 
     steps = 3 if quick else 430

@@ -1,4 +1,4 @@
-"""What Lightning, rows and recorder cost together: the pipeline's step against a bare PyTorch loop's."""
+"""The cost of Lightning, rows and recorder together: the pipeline's step compared with a bare PyTorch loop's."""
 
 from __future__ import annotations
 

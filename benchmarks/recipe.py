@@ -1,4 +1,4 @@
-"""Training time to 99 %: the default run against the fastest published recipe, ten seeds each.
+"""Training time to 99 %: the default run compared with the fastest published recipe, ten seeds each.
 
 The recipe: one epoch over all 60,000 images, unshuffled, batch 256, data on the device; two convolutions (24 of 5×5, 32
 of 3×3), each with ReLU and max-pooling, then 800–256–10; Adam with betas 0.7 and 0.9, one-cycle up to 0.01.
@@ -64,7 +64,7 @@ def default_run(device: str, seed: int, *, quick: bool) -> tuple[float, float]:
 
 
 def measure(device: str, quick: bool = False) -> list[Result]:
-    """Both with the same seeds; their mean test accuracies are notes."""
+    """Runs both sides with the same seeds, and notes their test accuracies."""
     runs: dict[str, list[tuple[float, float]]] = {"default run": [], "recipe": []}
     root = configure().data.root
 

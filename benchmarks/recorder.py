@@ -1,4 +1,4 @@
-"""What recording costs: a step with all rows' norms, every step, to TensorBoard and CSV, against one without."""
+"""The cost of recording: a step with all rows' norms to TensorBoard and CSV, compared with a step without."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from measure import Result, main
 
 
 def measure(device: str, quick: bool = False) -> list[Result]:
-    """MLP, batch 512; recorder and tap on against off; nothing else but progress is switched off in both."""
+    """MLP, batch 512, recorder and tap on and off. Pictures, histograms, checkpoints and progress are off in both."""
     same = ["model=mlp", "data.batch_size=512", f"trainer.accelerator={device}", "callbacks.pictures=null"]
     same += ["callbacks.histograms=null", "callbacks.checkpoints=null"]
     norms = "callbacks.recorder.quantities=[row_grad_norm,input_grad_norm]"

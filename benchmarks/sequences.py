@@ -1,4 +1,4 @@
-"""What a cut between rows costs: a truncated step against the same network's without a cut."""
+"""The cost of a cut between rows: a truncated step compared with the same network's step without a cut."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The row atlas's networks in one process, trained stacked with `torch.func`: the barest form there is. Torch alone.
+"""The row atlas's networks in one process, trained stacked with `torch.func`. It imports torch alone.
 
 Each network has its own weights, its own order of the images and its own row of noise; they share nothing but the
 step. No row parameter, no recorder, no files: what a training that is stacked could gain at the most.

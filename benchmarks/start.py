@@ -1,4 +1,4 @@
-"""From Enter to the first optimizer step, against `import torch, lightning.pytorch` alone."""
+"""Time from the start of the command to the first optimizer step, compared with importing torch and Lightning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How soon the tab *Rows* shows 40 runs × 3 quantities × 1,000 steps, and follows the mouse: in a real Chromium."""
+"""How soon the tab *Rows* shows 40 runs × 3 quantities × 1,000 steps, and follows the mouse, in a real Chromium."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ DRAWN = "() => document.querySelector('.frame[aria-label]') && performance.now()
 
 
 def make_runs(folder: Path, count: int, steps: int) -> None:
-    """Runs whose norms fall by four powers of ten, the upper half of the rows cut."""
+    """Writes runs whose norms fall by four powers of ten, with the upper half of the rows cut."""
     tags = [tag for quantity in QUANTITIES for tag in row_tags(quantity, ROWS)]
     falling = torch.logspace(0, -4, steps)[:, None]
     for run in range(count):
@@ -52,7 +52,7 @@ def make_runs(folder: Path, count: int, steps: int) -> None:
 
 
 def open_page(browser: Browser, address: str, tab: str) -> Page:
-    """A page of TensorBoard, as large as most people's."""
+    """A page of TensorBoard in a window of common size."""
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
     page.goto(f"{address}/?darkMode=false#{tab}")
     return page
@@ -65,7 +65,7 @@ def frame_of(page: Page) -> Frame:
 
 
 def measure(device: str, quick: bool = False) -> list[Result]:
-    """Both of TensorBoard's pages are opened anew in each round."""
+    """Opens both of TensorBoard's pages anew in each round."""
     from browser import chromium, tensorboard  # late: Playwright is there where pages are looked at
 
     runs, steps, rounds = (3, 50, 1) if quick else (40, 1000, 7)

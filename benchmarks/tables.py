@@ -1,4 +1,4 @@
-"""`docs/performance.md`'s tables, made from `benchmarks/results/*.json`."""
+"""Writes the tables of `docs/performance.md` from `benchmarks/results/*.json`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ PAGE = PROJECT / "docs" / "performance.md"
 
 
 def lines_of(content: dict[str, Any]) -> list[str]:
-    """A file's table, or what a check of `gpu.py` said last."""
+    """The table of a file, or the last line of a check of `gpu.py`."""
     if (check := content.get("check")) is None:
         return Result.table([Result(**result) for result in content["results"]])
     outcome = "passed" if check["passed"] else "**failed**"
@@ -20,7 +20,7 @@ def lines_of(content: dict[str, Any]) -> list[str]:
 
 
 def main() -> None:
-    """Writes each file's table between its two marks in the page."""
+    """Writes the table of each file between its two marks in the page."""
     page = PAGE.read_text(encoding="utf-8")
     for file in sorted(RESULTS.glob("*.json")):
         content = json.loads(file.read_text(encoding="utf-8"))

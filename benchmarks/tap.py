@@ -1,4 +1,4 @@
-"""What watching gradients costs in a plain LightningModule: ResNet-18, 3×32×32 images, batch 64.
+"""The cost of recording gradients in a plain LightningModule: ResNet-18, 3×32×32 images, batch 64.
 
 Each way of watching against the same training without: the tap and the recorder, Lightning's `grad_norm` logged at each
 step, and `wandb.watch` with all gradients at each step.
@@ -50,20 +50,20 @@ class Plain(pl.LightningModule):
         return cross_entropy(self(images), labels)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Plain descent: the cheapest one, so that what watching adds is not made small."""
+        """SGD, the cheapest optimizer, so that the relative cost of recording is not understated."""
         return torch.optim.SGD(self.parameters(), lr=1e-3)
 
 
 class GradNorm(Plain):
-    """Logs the norm of each parameter's gradient, with what Lightning has for it."""
+    """Logs the norm of each parameter's gradient by Lightning's `grad_norm`."""
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        """As Lightning's documentation does it."""
+        """Logs the norms, as in Lightning's documentation."""
         self.log_dict(grad_norm(self, norm_type=2))
 
 
 class NeedsInputGradient(Plain):
-    """The same, where somebody needs the gradient of the images, which the first layer has to compute for it."""
+    """The same module, which also computes the gradient of the images."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images (B, 3, H, W) -> logits (B, 10)."""
@@ -71,7 +71,7 @@ class NeedsInputGradient(Plain):
 
 
 class Tapped(Plain):
-    """The same with a tap on the images."""
+    """The same module with a tap on the images."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -83,12 +83,12 @@ class Tapped(Plain):
 
 
 def plain(folder: Path) -> Made:
-    """Nobody watches."""
+    """Records nothing."""
     return Plain(), {"logger": False}
 
 
 def with_input_gradient(folder: Path) -> Made:
-    """Nobody watches, but the gradient of the images is computed."""
+    """Records nothing, but computes the gradient of the images."""
     return NeedsInputGradient(), {"logger": False}
 
 
@@ -98,7 +98,7 @@ def with_tap(folder: Path) -> Made:
 
 
 def with_layers(folder: Path) -> Made:
-    """A tap, from outside, before each of the four groups of layers: no gradient is computed that is not anyway."""
+    """A tap, added by the recorder, before each of the four groups of layers: no further gradient is computed."""
     recorder = RowGradientRecorder(modules=[f"network.layer{number}" for number in range(1, 5)])
     return Plain(), {"logger": TensorBoardLogger(folder), "callbacks": [recorder]}
 
@@ -129,7 +129,7 @@ def train(pace: Pace, variant: Variant, device: str) -> None:
 
 
 def measure(device: str, quick: bool = False) -> list[Result]:
-    """Each variant against a training that computes the same gradients, or against the plain one."""
+    """Compares each variant with a training that computes the same gradients, or with the plain one."""
     ways: dict[str, tuple[Variant, Variant, str | None]] = {
         "taps on four layers and recorder": (with_layers, plain, "≤ 1.02"),
         "tap on the images and recorder": (with_tap, with_input_gradient, "≤ 1.02"),

@@ -1,4 +1,4 @@
-"""The benchmarks run through, and what they say of a ratio is what it is. How fast anything is, is not tested."""
+"""The benchmarks run from end to end, and their arithmetic is right. No test measures a time."""
 
 import itertools
 import json
@@ -19,12 +19,13 @@ from measure import Result
 
 def benchmark(name, out, *arguments):
     script = PROJECT / "benchmarks" / f"{name}.py"
-    return command(script, "--device", "cpu", "--quick", "--out", out, *arguments, cwd=out)
+    return command(script, "--device", "cpu", "--quick", "--out", out, *arguments, cwd=out, timeout=1800)
 
 
+@pytest.mark.slow
 @pytest.mark.mnist
 @pytest.mark.usefixtures("mnist")
-def test_all_of_a_gpu_runs_through_on_a_cpu(tmp_path):
+def test_gpu_runs_all_parts_on_a_cpu(tmp_path):
     done = benchmark("gpu", tmp_path)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
     parts = {file.stem: json.loads(file.read_text()) for file in tmp_path.glob("*_cpu.json")}
@@ -39,19 +40,21 @@ def test_all_of_a_gpu_runs_through_on_a_cpu(tmp_path):
             assert f"| {result['what']} |" in done.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.mnist
 @pytest.mark.usefixtures("mnist")
-def test_a_part_of_a_gpus_can_be_named_and_time_be_up(tmp_path):
+def test_gpu_runs_named_parts_and_none_after_its_time_is_over(tmp_path):
     done = benchmark("gpu", tmp_path, "invariants", "recorder", "--until", "0")
     assert "recorder: left out, since the time is over" in done.stderr
     assert not list(tmp_path.glob("*.json"))
     assert "no part is called nonsense" in benchmark("gpu", tmp_path, "nonsense").stderr
 
 
+@pytest.mark.slow
 @pytest.mark.mnist
 @pytest.mark.usefixtures("mnist")
 @pytest.mark.parametrize("name", ["answers", "start"])
-def test_what_is_timed_from_outside_runs_through(tmp_path, name):
+def test_benchmarks_of_processes_run_from_end_to_end(tmp_path, name):
     done = benchmark(name, tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     content = json.loads((tmp_path / f"{name}_cpu.json").read_text())
@@ -84,7 +87,7 @@ def test_a_ratio_is_taken_within_rounds_and_judged_by_its_median():
         ("≥ 1.04", "**not met**"),
     ],
 )
-def test_a_bound_is_met_where_the_whole_interval_is_inside(bound, verdict):
+def test_a_bound_is_met_if_the_whole_interval_is_within_it(bound, verdict):
     values = {"ours": [1.0, 1.02, 1.1], "theirs": [1.0, 1.0, 1.0]}
     result = Result("name", "what", ("ours", "theirs"), bound, "s", values, interval=(1.01, 1.03))
     assert result.verdict == verdict
@@ -95,11 +98,11 @@ def test_a_bound_is_met_where_the_whole_interval_is_inside(bound, verdict):
 @pytest.mark.parametrize("count", [6, 7, 12, 20, 41])
 def test_the_interval_covers_the_median_with_95_percent_and_no_narrower_one_does(count):
     low, high = alternate.interval([float(i) for i in reversed(range(count))])
-    below = int(low)  # numbers below the interval, and as many above
+    below = int(low)  # the number of values below the interval, which is the number above it
     assert high == count - 1 - below
 
     def coverage(outside):
-        # The median lies outside where at most `outside` of the numbers fall on one side of it.
+        # The median is outside the interval if at most `outside` values are on one side of it.
         return 1 - 2 * sum(math.comb(count, k) for k in range(outside + 1)) / 2**count
 
     assert coverage(below) >= 0.95 > coverage(below + 1)
@@ -110,7 +113,7 @@ def test_five_numbers_are_too_few_for_an_interval():
 
 
 def stepping(log, name, pace):
-    """A loop that only writes down whose step it is."""
+    """A loop that only logs its name and step."""
     for step in pace:
         with log.open("a") as file:
             file.write(f"{name}{step} ")
@@ -121,7 +124,7 @@ def test_loops_take_turns_and_every_other_turn_begins_with_the_last(tmp_path, mo
     log = tmp_path / "log"
     loops = {name: partial(stepping, log, name) for name in "ab"}
     measured = alternate.launch(loops, pairs=2, turn=4, period=8)
-    assert measured == {"a": [1e3 * 2 / 8] * 2, "b": [1e3 * 2 / 8] * 2}  # each turn looks at the clock twice
+    assert measured == {"a": [1e3 * 2 / 8] * 2, "b": [1e3 * 2 / 8] * 2}  # each turn reads the clock twice
     steps = log.read_text().split()
     order = ["".join(group) for group in (steps[12:][i : i + 4] for i in range(0, 32, 4))]
     turns = [4 * turn + 6 for turn in range(4)]  # the first turn comes after one and a half
@@ -129,12 +132,12 @@ def test_loops_take_turns_and_every_other_turn_begins_with_the_last(tmp_path, mo
     assert order == ["".join(f"{name}{first + i}" for i in range(4)) for name, first in expected]
 
 
-def test_a_pair_begins_when_nobody_else_computes_or_patience_ends(monkeypatch):
+def test_a_pair_begins_when_the_machine_is_idle_or_patience_ends(monkeypatch):
     busy, idle = [90, 0, 0, 10, 0, 0, 0, 0], [10, 0, 0, 190, 0, 0, 0, 0]
     looks = iter([[0] * 8, busy, [0] * 8, busy, [0] * 8, idle])
     monkeypatch.setattr(alternate, "_ticks", lambda *_: next(looks))
     alternate.wait_for_quiet(patience=0)
-    assert next(looks) == [0] * 8  # nobody had looked
+    assert next(looks) == [0] * 8  # without patience, the load is not read
     assert next(looks) == busy
     alternate.wait_for_quiet(patience=60)
     assert next(looks, None) is None
@@ -150,7 +153,7 @@ def test_a_loop_that_fails_ends_the_measurement(capfd):
     assert "no such thing" in capfd.readouterr().err
 
 
-def test_the_interval_is_that_of_the_launches_not_of_their_pairs(monkeypatch):
+def test_the_interval_counts_launches_not_pairs(monkeypatch):
     ratios = iter([[9.0, 1.0, 1.0 + launch / 100] for launch in range(12)])  # medians 1.00, 1.01, ... 1.11
     monkeypatch.setattr(alternate, "launch", lambda *_, **__: {"ours": next(ratios), "theirs": [1.0] * 3})
     result = Result("name", "what", ("ours", "theirs"), "≤ 1.05", "ms a step", {})
@@ -159,7 +162,7 @@ def test_the_interval_is_that_of_the_launches_not_of_their_pairs(monkeypatch):
     assert result.interval == (1.02, 1.09)  # the third and the tenth of twelve
 
 
-def test_the_page_gets_the_tables_of_the_files(tmp_path, monkeypatch):
+def test_tables_of_the_files_are_written_into_the_page(tmp_path, monkeypatch):
     page, result = tmp_path / "page.md", Result("a", "a ÷ b", ("x", "y"), "≤ 2", "s", {"x": [3.0], "y": [2.0]})
     page.write_text("before\n<!-- a_cpu -->old<!-- /a_cpu -->\nafter\n")
     content = {"command": "python a.py", "machine": {"device": "2 CPU cores"}, "results": [vars(result)]}

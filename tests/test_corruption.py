@@ -1,8 +1,8 @@
-"""The broken camera: what is added, where, and that nothing else changes."""
+"""The broken camera adds its offsets to its rows, and changes nothing else."""
 
 import pytest
 import torch
-from conftest import build, configure, norms, weights
+from conftest import build, configure, weights
 
 from rowgrad.errors import UserError
 from rowgrad.scenario.corruption import Corruption
@@ -21,12 +21,12 @@ def test_an_offset_is_added_to_each_pixel_of_its_rows():
     assert (damaged - IMAGES).tolist() == [[[[0.5] * 3, [0.0] * 3, [0.5] * 3, [0.0] * 3]]] * 2
 
 
-def test_without_a_damaged_row_not_even_a_zero_is_added():
+def test_without_a_damaged_row_images_are_returned_unchanged():
     for nothing in ({}, {"rows": "all"}, {"rows": "none", "offset": 1.0, "std": 1.0}):
         assert camera(**nothing, height=4)(IMAGES) is IMAGES
 
 
-def test_random_offsets_have_their_standard_deviation_and_only_in_their_rows():
+def test_random_offsets_have_their_standard_deviation_in_their_rows_only():
     offsets = camera(rows="0:4000", std=0.5, offset=2.0, height=5000).offsets
     assert abs(offsets[:4000].std() - 0.5) < 0.02
     assert abs(offsets[:4000].mean() - 2) < 0.03
@@ -71,14 +71,8 @@ def test_training_validation_and_test_see_the_damage_before_the_rows(run, monkey
     monkeypatch.setattr(Scenario, "forward", spy)
     folders = {}
     for name in ("none", "row_shift"):
-        run(
-            f"corruption={name}",
-            "callbacks=economy",
-            "callbacks.pictures=null",
-            "trainer.max_steps=3",
-            "data.shift=0",
-            name=name,
-        )
+        quick = ["callbacks=economy", "callbacks.pictures=null", "trainer.max_steps=3", "data.shift=0"]
+        run(f"corruption={name}", *quick, name=name)
         folders[name], seen["train"], seen["eval"] = dict(seen), [], []
     for phase, count in (("train", 3), ("eval", 2)):  # 200 validation and 300 test images in a batch each
         whole, broken = folders["none"][phase], folders["row_shift"][phase]
@@ -90,13 +84,14 @@ def test_training_validation_and_test_see_the_damage_before_the_rows(run, monkey
 
 
 def test_a_whole_camera_is_bit_identical_to_one_whose_offsets_are_zero(run):
-    none, zero = run(name="none"), run("corruption.rows=all", name="zero")
+    none, zero = (run("trainer.max_steps=3", f"corruption.rows={rows}", name=rows) for rows in ("none", "all"))
     assert (none / "row_gradients.csv").read_bytes() == (zero / "row_gradients.csv").read_bytes()
 
 
-def test_what_is_added_is_in_no_checkpoint(run):
-    assert weights(run("corruption=row_noise", "trainer.max_steps=1")).keys() == weights(run(name="none")).keys()
-    assert norms(run("corruption=row_noise", "trainer.max_steps=2", name="two"), "row_grad_norm").shape == (2, 28)
+def test_offsets_are_in_no_checkpoint(run):
+    kinds = ("row_noise", "none")
+    noise, none = (weights(run(f"corruption={kind}", "trainer.max_steps=1", name=kind)).keys() for kind in kinds)
+    assert noise == none
 
 
 @pytest.mark.parametrize(
@@ -114,11 +109,11 @@ def test_what_is_added_is_in_no_checkpoint(run):
         ),
     ],
 )
-def test_the_damage_says_itself_in_one_sentence(settings, sentence):
+def test_a_sentence_describes_the_damage(settings, sentence):
     assert camera(**settings, height=28).sentence() == sentence
 
 
-def test_the_run_says_the_damage_after_the_scenario():
+def test_the_runs_sentence_has_the_damage_after_the_scenario():
     _, module = build(configure("data=digits", "scenario=baseline", "corruption=row_shift", "model.freeze=true"))
     assert module.sentence() == (
         "No row is selected: the network sees the images as they are. The camera adds +1 to rows 0–13 of every image."

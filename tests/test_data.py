@@ -1,4 +1,4 @@
-"""Data sets and batches: what is in them, in which order, and that nothing is lost or seen twice."""
+"""Data sets and batches: their contents and order, and that every image is used exactly once."""
 
 import gzip
 import hashlib
@@ -14,7 +14,7 @@ from rowgrad.data.batches import Resident, TrainLoader
 from rowgrad.data.sources import SOURCES, Images
 from rowgrad.errors import UserError
 
-# 23 images of 2x3 pixels; every pixel of image i has the value i, so a batch tells who is in it.
+# 23 images of 2x3 pixels; every pixel of image i has the value i, which identifies the images of a batch.
 COUNT = 23
 NUMBERED = Images(torch.arange(COUNT, dtype=torch.uint8)[:, None, None].expand(-1, 2, 3), torch.arange(COUNT))
 PLAIN = 0.0, 1 / 255  # normalising gives the pixel's value again
@@ -48,7 +48,7 @@ def test_the_order_is_a_function_of_seed_and_epoch():
     assert [members(b) for b in other] != epochs[0]
 
 
-def test_an_epoch_that_was_left_is_followed_by_the_next():
+def test_an_unfinished_epoch_is_followed_by_the_next():
     expected = [members(b) for b in loader()]
     left = loader()
     next(iter(left))
@@ -77,7 +77,7 @@ def test_a_loader_goes_on_from_its_saved_position(stop):
 @pytest.mark.parametrize("world", [1, 2, 3])
 @pytest.mark.parametrize("accumulate", [1, 2, 4])
 def test_ranks_and_micro_batches_share_out_the_same_steps(world, accumulate):
-    """Whatever the layout, a step of `world * accumulate * B` images is the same set, each once, weighted alike."""
+    """In any layout, a step of `world * accumulate * B` images has the same images, each once, with equal weights."""
     per_rank = [list(loader(2, accumulate=accumulate, rank=rank, world=world)) for rank in range(world)]
     assert len({len(batches) for batches in per_rank}) == 1
     size = 2 * world * accumulate
@@ -96,7 +96,7 @@ def test_ranks_and_micro_batches_share_out_the_same_steps(world, accumulate):
             assert weight == pytest.approx(1 / len(window))
 
 
-def test_no_rank_is_left_without_an_image():
+def test_every_rank_has_images_in_every_batch():
     for world in range(1, 12):
         for rank in range(world):
             assert all(len(batch.labels) for batch in loader(2, rank=rank, world=world))
@@ -113,7 +113,7 @@ def test_shifts_move_whole_images_by_up_to_the_margin_and_fill_with_black():
     assert counts.sum() == counts[1:4, 1:4].sum()
 
 
-def test_images_are_normalised_by_the_data_sets_greys():
+def test_images_are_normalised_by_mean_and_std():
     images = Images(torch.tensor([[[0, 255]]], dtype=torch.uint8), torch.tensor([1]))
     gathered = Resident(images, (0.5, 0.25), torch.device("cpu")).gather(torch.tensor([0]))
     assert gathered.flatten().tolist() == [-2.0, 2.0]

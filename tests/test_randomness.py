@@ -27,7 +27,7 @@ def test_uniform_numbers_are_splitmix64_of_a_counter():
     assert Draw(7, 3).uniform("word", (2, 3)).flatten().tolist() == expected
 
 
-def test_an_image_gets_the_same_numbers_in_any_cut_of_the_batch(device):
+def test_an_image_gets_the_same_numbers_in_any_micro_batch(device):
     whole = Draw(1, 5).normal("noise", (8, 1, 4, 4), torch.device(device))
     parts = [Draw(1, 5, first).normal("noise", (2, 1, 4, 4), torch.device(device)) for first in range(0, 8, 2)]
     assert torch.cat(parts).equal(whole)
@@ -37,7 +37,7 @@ def test_every_device_draws_the_same_uniform_numbers(device):
     assert Draw(1, 2).uniform("x", (50, 3), torch.device(device)).cpu().equal(Draw(1, 2).uniform("x", (50, 3)))
 
 
-def test_drawing_on_a_cpu_leaves_the_generators_of_gpus_alone(monkeypatch):
+def test_drawing_on_a_cpu_does_not_seed_the_generators_of_gpus(monkeypatch):
     def seeded(*_):
         raise AssertionError("a network on a GPU would drop other units")
 
@@ -65,7 +65,7 @@ def test_seeds_steps_and_images_are_independent(other):
     assert abs(stats.pearsonr(*pair).statistic) < 0.12
 
 
-def test_torchs_own_generators_are_put_back(device):
+def test_torchs_generators_are_restored(device):
     where = torch.device(device)
     torch.manual_seed(0)
     expected = torch.rand(3, device=where)

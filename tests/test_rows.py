@@ -55,12 +55,12 @@ def test_malformed_selections_name_the_grammar(spec):
         read_rows(spec).select(28)
 
 
-def test_an_empty_list_is_not_a_silent_none():
+def test_an_empty_list_is_an_error():
     with pytest.raises(UserError, match="for no row write none"):
         read_rows([]).select(28)
 
 
-def test_a_slice_that_yaml_read_as_a_base_60_number_is_told_so():
+def test_a_slice_that_yaml_reads_as_a_base_60_number_is_an_error_that_says_so():
     with pytest.raises(UserError, match=r'868 is out of range.*write "14:28" in quotes'):
         read_rows(868).select(28)
 

@@ -1,4 +1,4 @@
-"""Operations by hand-computed numbers, and what a scenario lets the network and the observers see."""
+"""Operations against hand-computed numbers, and the images that a scenario gives to the network and the observers."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def seen(scenario, image=IMAGE):
         ("quantise 2", [1, 1, 1]),
     ],
 )
-def test_operations_by_hand(text, first_row):
+def test_operations_give_hand_computed_values(text, first_row):
     assert read_operation(text)(IMAGE, DRAW)[0, 0, 0].tolist() == first_row
 
 
@@ -50,7 +50,7 @@ def test_noise_has_its_standard_deviation():
     assert abs(noise.mean()) < 0.01
 
 
-def test_static_is_noise_and_nothing_of_the_image():
+def test_static_is_noise_that_does_not_depend_on_the_image():
     images = torch.full((50, 1, 28, 28), 100.0)
     static = read_operation("static 0.5")(images, DRAW)
     assert abs(static.std() - 0.5) < 0.01
@@ -59,11 +59,7 @@ def test_static_is_noise_and_nothing_of_the_image():
 
 @pytest.mark.parametrize(
     ("levels", "expected"),
-    [
-        ("2", [-1, -1, -1, 3, 3, 3]),
-        ("3", [-1, -1, 1, 1, 3, 3]),
-        ("5", [-1, 0, 1, 1, 3, 3]),
-    ],
+    [("2", [-1, -1, -1, 3, 3, 3]), ("3", [-1, -1, 1, 1, 3, 3]), ("5", [-1, 0, 1, 1, 3, 3])],
 )
 def test_quantise_takes_the_nearest_of_evenly_spaced_greys_from_black_to_white(levels, expected):
     images = torch.tensor([-9.0, -0.2, 0.9, 1.4, 2.9, 50.0])[None, None, None]
@@ -102,7 +98,7 @@ def test_any_torchvision_transform_works_by_name_or_as_an_object():
         ("functional", "there is no operation 'functional'"),
     ],
 )
-def test_an_unknown_operation_says_what_is_accepted(text, words):
+def test_an_unknown_operation_is_an_error_that_names_the_accepted_ones(text, words):
     with pytest.raises(UserError, match=words):
         read_operation(text)
 
@@ -159,11 +155,11 @@ def mask_of(scenario, draw, count=5):
 
 
 @pytest.mark.parametrize("k", [0, 1, 6, 7])
-def test_so_many_of_the_selected_rows_are_drawn_at_each_step(k):
+def test_k_of_the_selected_rows_are_drawn_at_each_step(k):
     scenario = Scenario(rows=["3:9", -1], random_rows=k, height=28)
     masks = torch.stack([mask_of(scenario, draw) for draw in draws(300)])
     assert (masks.sum(-1) == k).all()
-    assert masks.eq(masks[:, :1]).all()  # the images of a step share their rows
+    assert masks.eq(masks[:, :1]).all()  # all images of a step have the same rows
     assert not masks[..., [0, 1, 2, *range(9, 27)]].any()
     shares = masks[:, 0, [*range(3, 9), 27]].float().mean(0)
     assert (shares - k / 7).abs().max() < 0.1
@@ -174,12 +170,12 @@ def test_random_rows_are_a_function_of_seed_and_step():
         scenario = Scenario(rows="all", random_rows=9, height=28)
         return torch.stack([mask_of(scenario, Draw(seed, step, first)) for step in range(20)])
 
-    assert masks(0, 0).equal(masks(0, 64))  # whichever micro-batch asks
+    assert masks(0, 0).equal(masks(0, 64))  # for every micro-batch
     assert not masks(0, 0).equal(masks(1, 0))
     assert len({tuple(row.tolist()) for row in masks(0, 0)[:, 0]}) == 20
 
 
-def test_in_evaluation_each_image_has_random_rows_of_its_own_in_whatever_batch():
+def test_in_evaluation_each_image_has_random_rows_of_its_own_in_any_batch():
     scenario = Scenario(rows="all", random_rows=9, height=28).eval()
     whole = mask_of(scenario, Draw(0, -1, 0), 50)
     parts = [mask_of(scenario, Draw(0, -1, 0), 20), mask_of(scenario, Draw(0, -1, 20), 30)]
@@ -189,7 +185,7 @@ def test_in_evaluation_each_image_has_random_rows_of_its_own_in_whatever_batch()
 
 
 @pytest.mark.parametrize("route", ["replace", "exclude", "observe"])
-def test_random_rows_are_those_that_are_cut_and_changed(route):
+def test_random_rows_are_the_rows_that_are_cut_and_changed(route):
     scenario = Scenario(rows="all", random_rows=5, operation="erase 7", route=route, black=-3.0, height=28)
     images = torch.zeros(4, 1, 28, 6, requires_grad=True)
     chosen = mask_of(scenario, DRAW, 4)[0]
@@ -204,16 +200,17 @@ def test_random_rows_are_those_that_are_cut_and_changed(route):
     assert images.grad[:, 0, chosen].eq(1 if route == "observe" else 0).all()
 
 
-def test_no_random_row_leaves_the_images_alone():
+def test_with_0_random_rows_images_are_returned_unchanged():
     assert Scenario(rows="all", random_rows=0, operation="shift 1", height=2)(IMAGE, DRAW) is IMAGE
 
 
-def test_a_schedule_has_the_scenario_at_work_in_its_steps_only():
+def test_a_scenario_is_active_in_the_steps_of_its_schedule_only():
     scenario = Scenario(rows=0, operation="shift 1", from_step=2, to_step=4, height=2)
-    at_work = [scenario(IMAGE, draw) is not IMAGE for draw in draws(6)]
-    assert at_work == [False, False, True, True, False, False]
-    evaluation = Scenario(rows=0, operation="shift 1", from_step=2, to_step=4, when="train and eval", height=2).eval()
-    assert [evaluation(IMAGE, Draw(0, -1), step) is not IMAGE for step in range(6)] == at_work
+    active = [scenario(IMAGE, draw) is not IMAGE for draw in draws(6)]
+    assert active == [False, False, True, True, False, False]
+    settings = {"from_step": 2, "to_step": 4, "when": "train and eval"}
+    evaluation = Scenario(rows=0, operation="shift 1", height=2, **settings).eval()
+    assert [evaluation(IMAGE, Draw(0, -1), step) is not IMAGE for step in range(6)] == active
     assert not any(scenario.eval()(IMAGE, Draw(0, -1), step) is not IMAGE for step in range(6))
 
 
@@ -293,5 +290,5 @@ def test_a_value_that_is_not_accepted_is_named(key, value, words):
         ({"rows": "all", "random_rows": 0}, "No row is selected: the network sees the images as they are."),
     ],
 )
-def test_a_scenario_says_itself_in_one_sentence(settings, sentence):
+def test_a_sentence_describes_the_scenario(settings, sentence):
     assert Scenario(**settings, height=28).sentence() == sentence

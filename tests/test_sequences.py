@@ -1,4 +1,4 @@
-"""Networks that read rows, and the cut between rows, against cells written out by their equations."""
+"""Networks that read rows, and cuts between rows, against cells written out by their equations."""
 
 import copy
 import json
@@ -24,7 +24,7 @@ SMALL = ["data=digits", "data.batch_size=8", "model.network.hidden=12"]
 
 
 def own_cuts(scenario, count, draw):
-    """Into which rows the state of each image is cut: found by sending a gradient through each edge."""
+    """For each image, the rows into which the state is cut, found by sending a gradient through each edge."""
     cuts = [set() for _ in range(count)]
     for row, edge in scenario.edges(count, draw).items():
         device = scenario.selected.device
@@ -40,7 +40,7 @@ def own_cuts(scenario, count, draw):
 
 
 class Edges(Tape):
-    """Keeps which image's state is cut where, too."""
+    """Also records the rows into which each image's state is cut."""
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         super().on_train_batch_start(trainer, module, batch, batch_idx)
@@ -48,7 +48,7 @@ class Edges(Tape):
         self.steps[-1].setdefault("cuts", []).extend(own_cuts(module.scenario, len(batch.images), draw))
 
 
-# what is typed, and the rows of which nothing may come back where the loss is at the last row alone
+# overrides, and the number of upper rows that get no gradient if the loss is at the last row
 CASES = {
     "whole": (["scenario=baseline"], 0),
     "control": (["scenario=truncate", "scenario.detach=false"], 0),
@@ -72,8 +72,8 @@ def test_8_to_10_recorded_norms_and_losses_equal_the_oracle(tmp_path, device, ce
     assert row.equal(into)  # the image goes through untouched
     for step, recorded in zip(steps, row, strict=True):
         images, labels = (torch.cat(step["images"]) + step["theta"]).cpu(), torch.cat(step["labels"]).cpu()
-        told = {"readout": readout, "smoothing": module.label_smoothing}
-        pixels, _, loss, _ = gradients_in_sequence(step["network"].cpu(), cell, images, labels, step["cuts"], **told)
+        known = {"readout": readout, "smoothing": module.label_smoothing}
+        pixels, _, loss, _ = gradients_in_sequence(step["network"].cpu(), cell, images, labels, step["cuts"], **known)
         wanted = pixels.sum(0).norm(dim=1)
         torch.testing.assert_close(recorded, wanted, rtol=1e-4, atol=1e-9)
         assert (recorded == 0).equal(wanted == 0)
@@ -102,7 +102,7 @@ def test_10_each_image_has_the_gradient_of_its_own_cuts():
             assert (got[image, 0, : max(own, default=0)] == 0).all()
 
 
-def test_with_probability_0_nothing_is_cut():
+def test_with_probability_0_no_state_is_cut():
     scenario = Scenario(rows="all", route="state", probability=0.0, height=28)
     assert not scenario.edges(4, Draw(0, 0))
 
@@ -123,23 +123,40 @@ def test_half_of_an_lstms_state_lets_gradient_through_the_other_half(part):
     assert not torch.allclose(wanted, both, rtol=1e-2)
 
 
+@pytest.mark.parametrize("precision", ["32-true", "64-true", "bf16-true", "bf16-mixed"])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("cell", CELLS)
-def test_8_values_are_the_same_to_the_last_bit_wherever_the_state_is_cut(cell, threads):
+def test_8_values_are_the_same_to_the_last_bit_wherever_the_state_is_cut(cell, threads, precision):
+    dtype = {"64-true": torch.float64, "bf16-true": torch.bfloat16}.get(precision, torch.float32)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        network = RecurrentNet(cell, 20, layers=2, dropout=0.5, readout="every", **SIZES)
+        network = RecurrentNet(cell, 20, layers=2, dropout=0.5, readout="every", **SIZES).to(dtype)
         for count in (1, 3, 5, 11, 17):
-            images = torch.randn(count, 1, 28, 28)
+            images = torch.randn(count, 1, 28, 28, dtype=dtype)
             for rows in (14, "::7", "all", [1, 27]):
                 scenario = Scenario(rows=rows, route="state", probability=0.5, height=28)
-                torch.manual_seed(1)  # of dropout
-                whole = network(images)
-                torch.manual_seed(1)
-                assert network(images, scenario.edges(count, Draw(0, 0))).equal(whole), (count, rows)
+                with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed"):
+                    torch.manual_seed(1)  # for dropout
+                    whole = network(images)
+                    torch.manual_seed(1)
+                    assert network(images, scenario.edges(count, Draw(0, 0))).equal(whole), (count, rows)
     finally:
         torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_rows_one_by_one_have_the_outputs_and_gradients_of_torchs_layer(cell):
+    torch.manual_seed(0)
+    network = RecurrentNet(cell, 20, readout="every", **SIZES).double()
+    images = torch.randn(5, 1, 28, 28, dtype=torch.float64, requires_grad=True)
+    outputs, _ = network.layers[0](images[:, 0].transpose(0, 1))
+    expected = network.readout(outputs)
+    logits = network(images)
+    torch.testing.assert_close(logits, expected)
+    inputs = [images, *network.parameters()]
+    ours, torchs = (torch.autograd.grad(values.square().sum(), inputs) for values in (logits, expected))
+    torch.testing.assert_close(ours, torchs)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -179,6 +196,7 @@ def test_6_micro_batches_give_the_norms_of_the_whole_batch(tmp_path):
     torch.testing.assert_close(*(norms(tmp_path / n, "row_grad_norm") for n in ("4x32", "128")), rtol=2e-3, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_6_two_ranks_give_the_norms_of_one(tmp_path):
     typed = ["model=gru", "model.network.hidden=16", "scenario=truncate", "scenario.rows=all", "trainer.max_steps=4"]
     typed += ["scenario.probability=0.3", "data=digits", "callbacks.progress=null", "callbacks.bias.every_n_steps=2"]
@@ -221,8 +239,8 @@ def test_7_a_resumed_run_ends_bit_identical_with_dropout(tmp_path):
     assert files[0] == files[1]
     tensors = [weights(tmp_path / name) for name in ("whole", "again")]
     assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
-    told = [json.loads((tmp_path / name / "summary.json").read_text()) for name in ("whole", "again")]
-    assert told[0]["grad_bias/cosine"] == told[1]["grad_bias/cosine"] < 1
+    cosines = [json.loads((tmp_path / n / "summary.json").read_text())["grad_bias/cosine"] for n in ("whole", "again")]
+    assert cosines[0] == cosines[1] < 1
     assert events(tmp_path / "whole") == events(tmp_path / "again")
 
 
@@ -243,14 +261,14 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_what_cannot_be_cut_is_said_in_a_line(mistake):
+def test_a_state_that_cannot_be_cut_is_an_error_that_names_the_key(mistake):
     typed, words = MISTAKES[mistake]
     with pytest.raises(UserError, match=re.escape(words)):
         build(configure("data=digits", "scenario=truncate", *typed))
 
 
 @pytest.mark.parametrize(("rows", "edges"), [("::7", [7, 14, 21]), ("all", list(range(1, 28))), ("0:3", [1, 2])])
-def test_a_slice_that_holds_row_0_names_the_edges_below_it(rows, edges):
+def test_a_slice_that_contains_row_0_selects_the_edges_below_it(rows, edges):
     settings = read_settings(configure("scenario=truncate", "model=gru", f"scenario.rows={rows}"))
     assert [row for row, chosen in enumerate(settings.scenario.select(28)) if chosen] == edges
 
@@ -276,7 +294,7 @@ def test_channels_are_read_with_their_row():
     torch.testing.assert_close(network(images), network.readout(outputs))
 
 
-def test_orthogonal_gates_keep_lengths_and_forget_gates_begin_open():
+def test_orthogonal_gates_are_orthogonal_and_forget_gates_start_open():
     layer = RecurrentNet("lstm", 6, start="orthogonal", **SIZES).layers[0]
     for gate in layer.weight_hh_l0.split(6):
         torch.testing.assert_close(gate @ gate.T, torch.eye(6), atol=1e-5, rtol=0)

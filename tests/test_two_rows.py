@@ -1,4 +1,4 @@
-"""The article on its own tensor: what is shown, and that what is worked out by hand judges what is measured."""
+"""The article on its own tensor: the printed findings, and that a wrong measurement takes the verdict away."""
 
 import runpy
 
@@ -50,13 +50,13 @@ TWICE = (
         ("2 visualize", "(21 − 20)² = 1; measured 1 by hand both rows: 2 · (21 − 20) = 2", "2 2 2", "2 2 2"),
     ],
 )
-def test_loss_and_gradient_are_worked_out_and_measured(sections, part, words, first, second):
+def test_loss_and_gradient_are_computed_by_hand_and_measured(sections, part, words, first, second):
     text, grid = sections[part]
     assert words in text
     assert grid == {"first row": first.split() * 3, "second row": second.split() * 3}  # by hand, measured, control
 
 
-def test_the_augmented_row_is_set_beside_both_controls(sections):
+def test_the_augmented_row_is_compared_with_both_controls(sections):
     text, grid = sections["3 augment, out of place"]
     assert "the sum is 2 + 3 + 4 + 4 + 5 + 6 = 24, the loss (24 − 20)² = 16; measured 16" in text
     assert "second row: 2 · (24 − 20) = 8 for each pixel" in text
@@ -92,7 +92,7 @@ def test_what_the_article_published_does_not_run_and_shared_memory_is_changed(se
 
 
 @pytest.mark.parametrize("name", ["modify", "visualize", "augment"])
-def test_a_measurement_that_is_not_what_is_by_hand_takes_the_verdict_away(name):
+def test_a_measurement_that_differs_from_the_one_by_hand_takes_the_verdict_away(name):
     script = runpy.run_path(str(SCRIPT))
     examine, measure = script[name], script["measure"]
     assert "NONE" not in examine().verdict

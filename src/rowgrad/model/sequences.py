@@ -4,8 +4,9 @@ A recurrent network carries a state from each row into the next. `network(images
 this state before the rows that they are given for; a scenario uses them to detach it.
 
 Outputs do not depend on the edges, to the last bit, if the functions keep the state's values. On a CPU this holds for
-every cell and precision: an LSTM is computed row by row, and batches of the other cells are padded to at least
-`MIN_IMAGES` for each thread. On a GPU, cuDNN chooses its kernels by the number of rows, and the last bit may differ.
+every cell and precision: an LSTM, and any cell in another precision than 32 bits, is computed row by row; batches of
+the others are padded to at least `MIN_IMAGES` for each thread. On a GPU, cuDNN chooses its kernels by the number of
+rows, and the last bit may differ.
 """
 
 from __future__ import annotations
@@ -27,6 +28,11 @@ CELLS: Mapping[str, tuple[Callable[[int, int], nn.RNNBase], tuple[str, ...]]] = 
     "rnn": (nn.RNN, ("hidden",)),
     "gru": (nn.GRU, ("hidden",)),
     "lstm": (nn.LSTM, ("hidden", "cell")),
+}
+STEPS: Mapping[type, Callable[..., Any]] = {
+    nn.RNN: torch.rnn_tanh_cell,
+    nn.GRU: torch.gru_cell,
+    nn.LSTM: torch.lstm_cell,
 }
 READOUTS = ("last", "every")
 STARTS = ("torch", "orthogonal")
@@ -120,31 +126,35 @@ class RecurrentNet(nn.Module):
     def _run(self, layer: nn.Module, rows: Tensor, state: State | None) -> tuple[Tensor, State]:
         """Rows (T, B, features) and the state before them -> outputs (T, B, hidden) and the state after them."""
         on_cpu = rows.device.type == "cpu"
-        if on_cpu and isinstance(layer, nn.LSTM):
-            return _run_lstm(layer, rows, state)
+        if on_cpu and (isinstance(layer, nn.LSTM) or rows.dtype != torch.float32 or torch.is_autocast_enabled("cpu")):
+            return self._run_by_row(layer, rows, state)
         count = rows.shape[1]
         more = max(MIN_IMAGES * torch.get_num_threads() - count, 0) if on_cpu else 0
-        padded = None if state is None else [pad(state[name], (0, 0, 0, more)) for name in self.states]
-        before: Any = None if padded is None else tuple(padded) if len(padded) > 1 else padded[0]
-        part, after = layer(pad(rows, (0, 0, 0, more)), before)
+        padded = None if state is None else {name: pad(part, (0, 0, 0, more)) for name, part in state.items()}
+        outputs, after = layer(pad(rows, (0, 0, 0, more)), self._for_torch(padded))
         carried = after if isinstance(after, tuple) else (after,)
-        return part[:, :count], dict(zip(self.states, [one[:, :count] for one in carried], strict=True))
+        return outputs[:, :count], dict(zip(self.states, [part[:, :count] for part in carried], strict=True))
 
+    def _run_by_row(self, layer: Any, rows: Tensor, state: State | None) -> tuple[Tensor, State]:
+        """The same, with a call of torch's cell for each row.
 
-def _run_lstm(layer: nn.LSTM, rows: Tensor, state: State | None) -> tuple[Tensor, State]:
-    """An LSTM layer on a CPU, row by row: (T, B, features) -> outputs (T, B, hidden) and the state after them.
+        torch's LSTM of several rows is oneDNN's, whose rounding depends on T·B, and which has no 16 bits on processors
+        without AVX-512. (Measured: row by row, forward and backward of an LSTM take 4 % longer.)
+        """
+        weights = (layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0)
+        zeros = rows.new_zeros(rows.shape[1], layer.hidden_size)
+        parts = {name: zeros if state is None else state[name][0] for name in self.states}
+        outputs = []
+        for row in rows:
+            after = STEPS[type(layer)](row, self._for_torch(parts), *weights)
+            parts = dict(zip(self.states, after if isinstance(after, tuple) else (after,), strict=True))
+            outputs.append(parts["hidden"])
+        return torch.stack(outputs), {name: part[None] for name, part in parts.items()}
 
-    torch computes an LSTM of several rows by oneDNN, whose rounding depends on T·B and which has no 16 bits on
-    processors without AVX-512. (Measured: row by row, forward and backward take 4 % longer.)
-    """
-    weights: Any = (layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0)
-    zeros = rows.new_zeros(rows.shape[1], layer.hidden_size)
-    hidden, cell = (zeros, zeros) if state is None else (state["hidden"][0], state["cell"][0])
-    outputs = []
-    for row in rows:
-        hidden, cell = torch.lstm_cell(row, (hidden, cell), *weights)
-        outputs.append(hidden)
-    return torch.stack(outputs), {"hidden": hidden[None], "cell": cell[None]}
+    def _for_torch(self, state: State | None) -> Any:
+        """A state as torch's layers take it: a tensor, or a tuple of hidden and cell state."""
+        parts = None if state is None else tuple(state[name] for name in self.states)
+        return parts[0] if parts is not None and len(parts) == 1 else parts
 
 
 class RowTransformer(nn.Module):
