@@ -22,6 +22,7 @@ pytestmark = pytest.mark.gpu
 UPPER = range(14)
 MIDDLE = (0.5 - 0.3050) / 0.3244  # between black and white, in the digits' normalised units
 MLP = ["model=mlp", "model.network.hidden=[64]"]
+QUANTISED = ["scenario=augment", "scenario.operation=quantise 2", "scenario.detach=false"]
 
 
 def passed_through(row):
@@ -34,10 +35,7 @@ def passed_through(row):
 # name -> (overrides, arguments of the oracle)
 CASES = {
     "baseline": (["scenario=baseline"], {}),
-    "augment": (
-        ["scenario=augment", "scenario.probability=1"],
-        {"rows": UPPER, "operation": lambda row: row + 1},
-    ),
+    "augment": (["scenario=augment", "scenario.probability=1"], {"rows": UPPER, "operation": lambda row: row + 1}),
     "augment-half": (["scenario=augment"], {"rows": UPPER, "operation": lambda row: row + 1}),
     "augment-half-control": (
         ["scenario=augment", "scenario.detach=false", "scenario.operation=scale 3"],
@@ -51,16 +49,11 @@ CASES = {
     "modify": (["scenario=modify"], {"rows": range(14, 28), "route": "exclude"}),
     "modify-control": (["scenario=modify", "scenario.detach=false"], {"rows": range(14, 28), "route": "exclude"}),
     "quantised-control": (
-        ["scenario=augment", "scenario.probability=1", "scenario.operation=quantise 2", "scenario.detach=false"],
+        [*QUANTISED, "scenario.probability=1"],
         {"rows": UPPER, "operation": lambda row: (row > MIDDLE).float() / 0.3244 - 0.3050 / 0.3244, "detach": False},
     ),
     "straight-through": (
-        [
-            "scenario=augment",
-            "scenario.operation=quantise 2",
-            "scenario.detach=false",
-            "scenario.straight_through=true",
-        ],
+        [*QUANTISED, "scenario.straight_through=true"],
         {"rows": UPPER, "operation": passed_through, "detach": False},
     ),
     "all-cut": (["scenario=augment", "scenario.rows=all"], {"rows": range(28), "operation": lambda row: row + 1}),

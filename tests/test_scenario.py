@@ -44,17 +44,11 @@ def test_blur_averages_with_gaussian_weights():
     torch.testing.assert_close(blurred[1:8, 1:8], weight[:, None] * weight)
 
 
-def test_noise_has_its_standard_deviation():
-    noise = read_operation("noise 0.5")(torch.zeros(50, 1, 28, 28), DRAW)
-    assert abs(noise.std() - 0.5) < 0.01
-    assert abs(noise.mean()) < 0.01
-
-
-def test_static_is_noise_that_does_not_depend_on_the_image():
-    images = torch.full((50, 1, 28, 28), 100.0)
-    static = read_operation("static 0.5")(images, DRAW)
-    assert abs(static.std() - 0.5) < 0.01
-    assert abs(static.mean()) < 0.01
+@pytest.mark.parametrize(("operation", "mean"), [("noise 0.5", 100), ("static 0.5", 0)])
+def test_noise_is_added_to_the_image_and_static_replaces_it(operation, mean):
+    result = read_operation(operation)(torch.full((50, 1, 28, 28), 100.0), DRAW)
+    assert abs(result.std() - 0.5) < 0.01
+    assert abs(result.mean() - mean) < 0.01
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,23 @@
 """The article on its own tensor: the printed findings, and that a wrong measurement takes the verdict away."""
 
+import io
 import runpy
+from contextlib import redirect_stdout
 
 import pytest
 import torch
-from conftest import PROJECT, command
+from conftest import PROJECT
 
 SCRIPT = PROJECT / "scripts" / "two_rows.py"
 
 
 @pytest.fixture(scope="module")
-def printed(tmp_path_factory):
-    result = command(SCRIPT, cwd=tmp_path_factory.mktemp("two_rows"), env={"COLUMNS": "20"})
-    assert result.returncode == 0, result.stderr
-    return result.stdout
+def printed():
+    output = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output):
+        patch.setenv("COLUMNS", "20")
+        runpy.run_path(str(SCRIPT))["main"]()
+    return output.getvalue()
 
 
 @pytest.fixture(scope="module")
