@@ -505,7 +505,7 @@ def test_words_are_wrapped_to_a_width_and_the_last_line_says_that_some_are_left_
     text = "augment data.batch_size=128 optimizer.lr=0.001 " + 60 * "x"
     lines = PAGE.lines(text, 1.5).split("\n")
     assert "".join(lines).replace(" ", "") == text.replace(" ", "")
-    assert max(map(len, lines)) <= 1.5 * 72 / 9 / 0.6
+    assert max(map(len, lines)) <= 1.5 * 72 / 9 / 0.64
     assert PAGE.lines(text, 1.5, 2).split("\n")[0] == lines[0]
     assert PAGE.lines(text, 1.5, 2).endswith("…")
     assert PAGE.lines("", 1) == ""
