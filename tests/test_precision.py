@@ -10,6 +10,7 @@ from test_invariants import expected, fit
 
 from rowgrad import open_run
 from rowgrad.results.report import write_report
+from rowgrad.results.runs import RunSet
 from rowgrad.training.settings import PRECISIONS
 from rowgrad.training.train import evaluate, load_run
 from rowgrad.watch.csv_file import NormsFile, read_norms
@@ -63,7 +64,7 @@ def test_every_precision_ends_goes_on_to_the_last_bit_and_is_evaluated_to_the_sa
     reported = json.loads((alone / "summary.json").read_text())
     assert evaluate(*load_run(alone)).items() <= reported.items()
     if model == "mlp":
-        assert write_report([open_run(alone)], tmp_path / "report").is_file()
+        assert write_report(RunSet([open_run(alone)]), tmp_path / "report").is_file()
 
 
 def test_an_optimizer_that_would_divide_by_zero_is_refused_at_once(tmp_path):
