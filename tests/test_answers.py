@@ -12,6 +12,7 @@ from scipy import integrate, stats
 from rowgrad.config import flat, group_key
 from rowgrad.files import write_whole
 from rowgrad.folders import RunFolder, SweepFolder
+from rowgrad.results import analysis
 from rowgrad.results.paired import Paired, compare, spread
 from rowgrad.results.run import Run
 from rowgrad.results.runs import RunSet
@@ -251,3 +252,20 @@ def test_jobs_are_listed_by_the_size_of_their_numbers_and_need_not_have_trained(
     assert {job.status for job in jobs.runs} == {"killed"}
     assert not jobs.trained.runs
     assert "killed         seed-9: before it could say anything" in describe_sweep(SweepFolder(tmp_path), jobs)
+
+
+# ---- analyses beside experiments
+
+
+def test_an_analysis_beside_an_experiment_is_called_and_one_beside_the_command_is_not(tmp_path, monkeypatch):
+    (tmp_path / "configs" / "experiment").mkdir(parents=True)
+    (tmp_path / "here" / "experiment").mkdir(parents=True)
+    answer = "def sentences(runs):\n    return [f'{len(runs.runs)} runs, said the analysis']\n"
+    (tmp_path / "configs" / "experiment" / "mine.py").write_text(answer)
+    (tmp_path / "here" / "experiment" / "foreign.py").write_text("raise SystemExit('a foreign file was loaded')\n")
+    monkeypatch.chdir(tmp_path / "here")
+    monkeypatch.setattr(analysis, "configs_folder", lambda: tmp_path / "configs")
+    monkeypatch.setattr(analysis, "load_analyses", analysis.load_analyses.__wrapped__)
+    assert analysis.sentences_of_experiments(RunSet([run(0, 0.5)])) == ["1 runs, said the analysis"]
+    assert analysis.tables_of_experiments(RunSet([])) == []
+    assert analysis.figures_of_experiments(RunSet([])) == {}

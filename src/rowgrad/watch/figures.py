@@ -202,7 +202,7 @@ def digits(views: Mapping[str, Tensor], bars: Mapping[str, tuple[str, Tensor]], 
         bars: for some of the views, a title and a number for each row, (H,), drawn beside the strip.
         selected: the scenario's rows, marked in the margin.
     """
-    figure = Figure((4.6, 1.05 * len(views) + 0.75), layout="constrained")
+    figure = Figure((4.6, 1.05 * len(views) + 0.9), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1.6, 1])
     _draw_strips(left, views, len(selected))
     right.set_yticks([])
