@@ -63,13 +63,8 @@ def test_a_run_is_resumed_bit_for_bit_and_evaluated_to_the_same_digits(tmp_path,
     assert (norms(alone, "row_grad_norm")[:, 14:] > 0).any(1).all()
     reported = json.loads((alone / "summary.json").read_text())
     assert evaluate(*load_run(alone)).items() <= reported.items()
-<<<<<<< HEAD
     if model == "cnn":
-        assert write_report([open_run(alone)], tmp_path / "report").is_file()
-=======
-    if model == "mlp":
         assert write_report(RunSet([open_run(alone)]), tmp_path / "report").is_file()
->>>>>>> wip_results
 
 
 def test_an_optimizer_that_would_divide_by_zero_is_refused(tmp_path):
