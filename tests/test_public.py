@@ -6,8 +6,7 @@ import json
 
 import pytest
 import torch
-from conftest import LIGHT, PROJECT, command, norms, start
-from test_resume import wait_for
+from conftest import LIGHT, PROJECT, command, norms, start, wait_for
 
 import rowgrad
 from rowgrad.errors import UserError
