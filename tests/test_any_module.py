@@ -146,19 +146,6 @@ def test_a_resumed_run_has_each_step_once(tmp_path):
     assert (part / "row_gradients.csv").read_bytes() == (tmp_path / "whole" / "row_gradients.csv").read_bytes()
 
 
-def test_a_resume_warns_of_missing_lines(tmp_path):
-    class Save(pl.Callback):
-        def on_train_end(self, trainer, module):
-            trainer.save_checkpoint(tmp_path / "some.ckpt")
-
-    fit(Segmenter(), Segmenter.batches(), tmp_path, max_epochs=-1, max_steps=4, callbacks=[Save()])
-    csv = tmp_path / "row_gradients.csv"
-    csv.write_text("".join(csv.read_text().splitlines(keepends=True)[:3]))
-    with pytest.warns(UserWarning, match=r"row_gradients.csv has the norms of 2 of the 4 steps that were recorded\."):
-        fit(Segmenter(), Segmenter.batches(), tmp_path, max_epochs=-1, max_steps=6, ckpt=tmp_path / "some.ckpt")
-    assert list(recorded(csv)) == [0, 1, 4, 5]
-
-
 def test_submodules_are_tapped_from_outside_and_restored(tmp_path):
     class Plain(Segmenter):
         def __init__(self):

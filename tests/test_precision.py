@@ -10,6 +10,7 @@ from test_invariants import expected, fit
 
 from rowgrad import open_run
 from rowgrad.results.report import write_report
+from rowgrad.results.runs import RunSet
 from rowgrad.training.settings import PRECISIONS
 from rowgrad.training.train import evaluate, load_run
 from rowgrad.watch.csv_file import NormsFile, read_norms
@@ -62,8 +63,8 @@ def test_a_run_is_resumed_bit_for_bit_and_evaluated_to_the_same_digits(tmp_path,
     assert (norms(alone, "row_grad_norm")[:, 14:] > 0).any(1).all()
     reported = json.loads((alone / "summary.json").read_text())
     assert evaluate(*load_run(alone)).items() <= reported.items()
-    if model == "cnn":
-        assert write_report([open_run(alone)], tmp_path / "report").is_file()
+    if model == "cnn" and precision in NUMBERS:
+        assert write_report(RunSet([open_run(alone)]), tmp_path / "report").is_file()
 
 
 def test_an_optimizer_that_would_divide_by_zero_is_refused(tmp_path):
