@@ -244,6 +244,7 @@ def ranks(folder, kind, count):
     return command(folder / "script.py", kind, count, cwd=folder)
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_norms_of_one(tmp_path):
     for count in (1, 2):
         done = ranks(tmp_path / f"{count}", "even", count)
@@ -253,6 +254,7 @@ def test_two_ranks_give_the_norms_of_one(tmp_path):
     agree(two, one)
 
 
+@pytest.mark.slow
 def test_ranks_with_different_shapes_end_with_a_message(tmp_path):
     done = ranks(tmp_path / "ragged", "ragged", 2)
     assert done.returncode != 0
