@@ -10,10 +10,8 @@ from foreign import Language, Segmenter, agree, check, expected, fit, recorded
 from lightning.pytorch.plugins.precision import MixedPrecision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
-from torch.utils.data import DataLoader
 
 from rowgrad import RowGradientRecorder
-from rowgrad.tap import RowTap
 
 pytestmark = [
     pytest.mark.gpu,
@@ -184,33 +182,6 @@ def test_taps_are_restored_after_training(tmp_path):
         fit(module, Segmenter.batches(2), tmp_path, recorder=RowGradientRecorder(every_n_steps=5, dirpath=tmp_path))
         assert (module.tap.enabled, module.neck["tap"].enabled) == (True, False)
         assert not module.tap.grad.any()
-
-
-def test_a_pair_of_taps_has_a_cut_fraction(tmp_path):
-    class Cut(pl.LightningModule):
-        def __init__(self):
-            super().__init__()
-            torch.manual_seed(0)
-            self.before, self.after, self.head = RowTap(), RowTap(), nn.Linear(6, 1)
-
-        def training_step(self, batch, batch_idx):
-            x = self.before(batch)
-            x = self.after(torch.cat([x[:, :2].detach(), x[:, 2:]], 1))
-            return self.head(x).square().mean()
-
-        configure_optimizers = Language.configure_optimizers
-
-    torch.manual_seed(3)
-    batches = DataLoader([torch.randn(5, 4, 6) for _ in range(3)], batch_size=None)
-    pairs = [["before", "after"]]
-    fit(Cut(), batches, tmp_path, recorder=RowGradientRecorder(pairs=pairs, dirpath=tmp_path))
-    got = recorded(tmp_path / "row_gradients.csv")
-    fractions = dict(events(tmp_path)["grad_flow/cut_fraction"])
-    for step, norms in got.items():
-        assert norms["before"][:2] == [0.0, 0.0]
-        assert norms["before"][2:] == norms["after"][2:]
-        energy = [norm**2 for norm in norms["after"]]
-        assert fractions[step] == pytest.approx(sum(energy[:2]) / sum(energy), rel=1e-6)
 
 
 RANKS = """

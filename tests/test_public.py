@@ -70,25 +70,6 @@ def test_a_mistake_in_a_notebook_raises_a_user_error(tmp_path, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_scenario_can_be_used_by_itself():
-    scenario = rowgrad.Scenario(rows=0, operation="shift 1", height=2)
-    images = torch.zeros(1, 1, 2, 3, requires_grad=True)
-    from rowgrad.randomness import Draw
-
-    scenario(images, Draw(0, 0)).sum().backward()
-    assert images.grad.tolist() == [[[[0.0] * 3, [1.0] * 3]]]
-
-
-def test_the_module_does_what_the_script_does(tmp_path):
-    for launcher in (TRAIN, PROJECT / "src" / "rowgrad" / "__main__.py"):
-        result = command(
-            launcher, *QUICK, "seed=2", "trainer.max_steps=2", f"hydra.run.dir={launcher.stem}", cwd=tmp_path
-        )
-        assert result.returncode == 0, result.stderr
-    files = [(tmp_path / name / "row_gradients.csv").read_bytes() for name in ("train", "__main__")]
-    assert files[0] == files[1]
-
-
 def test_help_has_the_meaning_and_the_default_of_every_key(tmp_path):
     from rowgrad.training.settings import OFFERED
 

@@ -1,11 +1,5 @@
 """The tap: an identity operation that accumulates the batch-summed gradient of its input. It needs torch alone.
 
-    self.tap = RowTap()   # in __init__
-    x = self.tap(x)       # in forward
-    ...
-    loss.backward()
-    self.tap.grad         # ∂L/∂x, summed over the batch
-
 In the notation of `z = x + τ`, with τ = 0 a leaf tensor without a batch dimension, the tap keeps τ's gradient and omits
 the addition. As for any leaf, `backward()` accumulates, over micro-batches and repeated uses; a gradient that a model
 computes for itself by `torch.autograd.grad` does not count.

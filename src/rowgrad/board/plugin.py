@@ -16,7 +16,7 @@ from tensorboard.plugins.scalar.metadata import PLUGIN_NAME as SCALARS
 from werkzeug.wrappers import Request, Response
 
 from rowgrad.board.reading import Reader
-from rowgrad.watch.quantities import ARRIVES, FACTS, GRAD_NORM, KNOWN, REACHES, STOPPED, find_quantity
+from rowgrad.watch.quantities import ARRIVES, FACTS, GRAD_NORM, KNOWN, REACHES, STOPPED, TapNorm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -115,7 +115,7 @@ def _words(name: str) -> dict[str, str]:
         return {"title": "What detach stops of each row's whole gradient", "unit": "share"}
     if name not in KNOWN and not name.endswith(GRAD_NORM):
         return {"title": name, "unit": ""}
-    quantity = find_quantity(name)
+    quantity = KNOWN.get(name) or TapNorm(name.removesuffix(GRAD_NORM))
     return {"title": quantity.title, "unit": quantity.unit}
 
 

@@ -150,8 +150,3 @@ class RowUpdateNorm(OfTheta):
 
 
 KNOWN: dict[str, Quantity] = {one.name: one for one in (RowGradNorm(), TapNorm("input"), RowUpdateNorm())}
-
-
-def find_quantity(name: str) -> Quantity:
-    """The quantity of this name; any other name is taken for a tap's."""
-    return KNOWN.get(name) or TapNorm(name.removesuffix(GRAD_NORM))
