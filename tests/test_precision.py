@@ -7,6 +7,7 @@ import torch
 from conftest import configure, events, norms, train, weights
 from omegaconf import OmegaConf
 from test_invariants import expected, fit
+from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from rowgrad import open_run
 from rowgrad.results.report import write_report
@@ -31,19 +32,9 @@ EPS = "+optimizer.algorithm.eps=1e-4"  # AdamW's own is 0 in 16 bits
 
 def state_of(folder):
     """Names and values of everything in the last checkpoint but its clocks."""
-    found = {}
-
-    def walk(name, value):
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                walk(f"{name}.{key}", inner)
-        elif isinstance(value, list | tuple):
-            walk(name, dict(enumerate(value)))
-        elif ".Timer." not in name:
-            found[name] = value.tolist() if isinstance(value, torch.Tensor) else value
-
-    walk("", torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True))
-    return found
+    leaves, _ = tree_flatten_with_path(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True))
+    values = {keystr(path): value.tolist() if isinstance(value, torch.Tensor) else value for path, value in leaves}
+    return {name: value for name, value in values.items() if "Timer" not in name}
 
 
 @pytest.mark.filterwarnings("ignore:You passed")  # Lightning: 16-mixed on a CPU is bf16-mixed

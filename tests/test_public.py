@@ -117,7 +117,10 @@ def test_a_start_that_fails_says_one_line_and_leaves_everything_as_it_was(tmp_pa
         ("+nonsense=1", "nonsense is unknown. Accepted: seed, resume, trust, data, "),
         ("+sead=1", "sead is unknown; did you mean seed?"),
         ("+scenario.detatch=false", "scenario.detatch is unknown; did you mean detach? Accepted: name, rows, "),
-        ("+callbacks.recorder.evry=2", "callbacks.recorder.evry is unknown; did you mean every_n_steps?"),
+        (
+            "+callbacks.recorder.evry_n_steps=2",
+            "callbacks.recorder.evry_n_steps is unknown; did you mean every_n_steps?",
+        ),
         ("model.network=null", "model.network=None is not a group of settings."),
         ("callbacks.histograms=none", "callbacks.histograms=none is not a _target_ with its arguments, or null."),
     ],
