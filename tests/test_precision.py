@@ -43,6 +43,7 @@ def state_of(folder):
 def test_a_run_is_resumed_bit_for_bit_and_evaluated_to_the_same_digits(tmp_path, precision, model):
     alone, killed = tmp_path / "alone", tmp_path / "killed-8"
     typed = [f"trainer.precision={precision}", f"model={model}", EPS, "trainer.max_steps=12", "trainer.max_epochs=2"]
+    typed += [] if precision in NUMBERS else ["callbacks.pictures=null"]  # θ is of 32 bits, as everywhere
     train(configure(*QUICK, *typed, SNAPSHOTS, "callbacks.checkpoints.every_n_steps=4"), alone)
     config = OmegaConf.load(killed / "config.yaml")
     train(config, killed, resume=True)
