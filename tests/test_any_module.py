@@ -10,10 +10,8 @@ from foreign import Language, Segmenter, agree, check, expected, fit, recorded
 from lightning.pytorch.plugins.precision import MixedPrecision
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
-from torch.utils.data import DataLoader
 
 from rowgrad import RowGradientRecorder
-from rowgrad.tap import RowTap
 
 pytestmark = [
     pytest.mark.gpu,
@@ -146,19 +144,6 @@ def test_a_resumed_run_has_each_step_once(tmp_path):
     assert (part / "row_gradients.csv").read_bytes() == (tmp_path / "whole" / "row_gradients.csv").read_bytes()
 
 
-def test_a_resume_warns_of_missing_lines(tmp_path):
-    class Save(pl.Callback):
-        def on_train_end(self, trainer, module):
-            trainer.save_checkpoint(tmp_path / "some.ckpt")
-
-    fit(Segmenter(), Segmenter.batches(), tmp_path, max_epochs=-1, max_steps=4, callbacks=[Save()])
-    csv = tmp_path / "row_gradients.csv"
-    csv.write_text("".join(csv.read_text().splitlines(keepends=True)[:3]))
-    with pytest.warns(UserWarning, match=r"row_gradients.csv has the norms of 2 of the 4 steps that were recorded\."):
-        fit(Segmenter(), Segmenter.batches(), tmp_path, max_epochs=-1, max_steps=6, ckpt=tmp_path / "some.ckpt")
-    assert list(recorded(csv)) == [0, 1, 4, 5]
-
-
 def test_submodules_are_tapped_from_outside_and_restored(tmp_path):
     class Plain(Segmenter):
         def __init__(self):
@@ -199,33 +184,6 @@ def test_taps_are_restored_after_training(tmp_path):
         assert not module.tap.grad.any()
 
 
-def test_a_pair_of_taps_has_a_cut_fraction(tmp_path):
-    class Cut(pl.LightningModule):
-        def __init__(self):
-            super().__init__()
-            torch.manual_seed(0)
-            self.before, self.after, self.head = RowTap(), RowTap(), nn.Linear(6, 1)
-
-        def training_step(self, batch, batch_idx):
-            x = self.before(batch)
-            x = self.after(torch.cat([x[:, :2].detach(), x[:, 2:]], 1))
-            return self.head(x).square().mean()
-
-        configure_optimizers = Language.configure_optimizers
-
-    torch.manual_seed(3)
-    batches = DataLoader([torch.randn(5, 4, 6) for _ in range(3)], batch_size=None)
-    pairs = [["before", "after"]]
-    fit(Cut(), batches, tmp_path, recorder=RowGradientRecorder(pairs=pairs, dirpath=tmp_path))
-    got = recorded(tmp_path / "row_gradients.csv")
-    fractions = dict(events(tmp_path)["grad_flow/cut_fraction"])
-    for step, norms in got.items():
-        assert norms["before"][:2] == [0.0, 0.0]
-        assert norms["before"][2:] == norms["after"][2:]
-        energy = [norm**2 for norm in norms["after"]]
-        assert fractions[step] == pytest.approx(sum(energy[:2]) / sum(energy), rel=1e-6)
-
-
 RANKS = """
     import sys
     sys.path.append("TESTS")
@@ -257,6 +215,7 @@ def ranks(folder, kind, count):
     return command(folder / "script.py", kind, count, cwd=folder)
 
 
+@pytest.mark.slow
 def test_two_ranks_give_the_norms_of_one(tmp_path):
     for count in (1, 2):
         done = ranks(tmp_path / f"{count}", "even", count)
@@ -266,6 +225,7 @@ def test_two_ranks_give_the_norms_of_one(tmp_path):
     agree(two, one)
 
 
+@pytest.mark.slow
 def test_ranks_with_different_shapes_end_with_a_message(tmp_path):
     done = ranks(tmp_path / "ragged", "ragged", 2)
     assert done.returncode != 0

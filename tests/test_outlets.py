@@ -5,7 +5,7 @@ import csv
 import pytest
 from conftest import events
 from foreign import Language, Segmenter, agree, expected, fit, recorded
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from torch import nn
 
 from rowgrad import RowGradientRecorder
@@ -18,35 +18,15 @@ pytestmark = [
 ]
 
 
-def loggers(folder):
-    return {
-        "csv": CSVLogger(folder, name="csv"),
-        "wandb": WandbLogger(save_dir=folder, offline=True, project="test"),
-        "tensorboard": TensorBoardLogger(folder, name="tensorboard", version=""),
-    }
-
-
-@pytest.mark.filterwarnings(
-    "ignore::DeprecationWarning:wandb.*", "ignore::pydantic.warnings.PydanticDeprecationWarning"
-)
 def test_each_of_several_loggers_gets_every_step(tmp_path):
-    chosen = loggers(tmp_path)
-    module = Language()
-    heard = []
-    chosen["wandb"].log_metrics = lambda metrics, step=None: heard.append((step, dict(metrics)))
-    tape = fit(module, Language.batches(), tmp_path, loggers=list(chosen.values()))
-    wanted = expected(module, tape)
-    agree(
-        recorded(tmp_path / "row_gradients.csv"),
-        wanted,
-    )
+    loggers = [CSVLogger(tmp_path, name="csv"), TensorBoardLogger(tmp_path, name="tensorboard", version="")]
+    wanted = expected(Language(), fit(Language(), Language.batches(), tmp_path, loggers=loggers))
+    agree(recorded(tmp_path / "row_gradients.csv"), wanted)
     with (tmp_path / "csv" / "version_0" / "metrics.csv").open() as lines:
         rows = [row for row in csv.DictReader(lines) if row["tap_grad_norm/row_00"]]
-    told = {step: metrics for step, metrics in heard if "tap_grad_norm/row_00" in metrics}
     for step, taps in wanted.items():
         (row,) = (row for row in rows if int(row["step"]) == step)
         assert float(row["tap_grad_norm/row_08"]) == pytest.approx(taps["tap"][8], rel=1e-3)
-        assert told[step]["tap_grad_norm/row_08"] == pytest.approx(taps["tap"][8], rel=1e-3)
         assert dict(events(tmp_path)["tap_grad_norm/row_08"])[step] == pytest.approx(taps["tap"][8], rel=1e-3)
 
 
@@ -71,12 +51,6 @@ def test_the_file_of_a_run_with_other_taps_is_kept(tmp_path):
     assert recorded(tmp_path / "row_gradients-1.csv")[0].keys() == {"tap"}
 
 
-def test_the_file_is_in_the_loggers_folder(tmp_path):
-    logger = TensorBoardLogger(tmp_path, name="mine")
-    fit(Language(), Language.batches(), tmp_path, loggers=logger, recorder=RowGradientRecorder())
-    assert len(recorded(tmp_path / "mine" / "version_0" / "row_gradients.csv")) == 3
-
-
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -85,11 +59,11 @@ def test_the_file_is_in_the_loggers_folder(tmp_path):
         ({"modules": 3}, "callbacks.recorder.modules=3 is not the name of a submodule, or a list of them."),
         ({"pairs": [["tap", "tip"]]}, "pairs: tip is not a tap; did you mean tap"),
         ({"pairs": ["tap"]}, "callbacks.recorder.pairs=.* is not a list of pairs of taps"),
-        (
-            {"pairs": [["tap", "neck.tap"]]},
-            "pairs: tap has 12 rows and neck.tap has 6; the taps of a pair need the same number",
-        ),
         ({"quantities": ["tip_grad_norm"]}, "has no tip_grad_norm; did you mean tap_grad_norm"),
+        ({"quantities": ["norm"]}, "is not a list of one or more of input_grad_norm, row_grad_norm, row_update_norm"),
+        ({"quantities": []}, "is not a list of one or more of"),
+        ({"every_n_steps": 0}, "callbacks.recorder.every_n_steps=0 is not a whole number of at least 1"),
+        ({"flush_every_n_steps": 1.5}, "callbacks.recorder.flush_every_n_steps=1.5"),
     ],
 )
 def test_a_mistake_has_a_message_of_one_line(tmp_path, settings, words):
@@ -100,7 +74,7 @@ def test_a_mistake_has_a_message_of_one_line(tmp_path, settings, words):
 
 def test_an_error_while_writing_loses_no_step(tmp_path):
     recorder = RowGradientRecorder(pairs=[["tap", "neck.tap"]], dirpath=tmp_path)
-    with pytest.raises(UserError, match="the taps of a pair need the same number of rows"):
+    with pytest.raises(UserError, match=r"pairs: tap has 12 rows and neck\.tap has 6; the taps of a pair need"):
         fit(Segmenter(), Segmenter.batches(), tmp_path, recorder=recorder)
     assert list(recorded(tmp_path / "row_gradients.csv")) == list(range(7))
 

@@ -4,9 +4,10 @@ import json
 
 import pytest
 import torch
-from conftest import PROJECT, command, configure, events, norms, train, weights
+from conftest import configure, events, norms, train, weights
 from omegaconf import OmegaConf
 from test_invariants import expected, fit
+from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from rowgrad import open_run
 from rowgrad.results.report import write_report
@@ -31,19 +32,9 @@ EPS = "+optimizer.algorithm.eps=1e-4"  # AdamW's own is 0 in 16 bits
 
 def state_of(folder):
     """Names and values of everything in the last checkpoint but its clocks."""
-    found = {}
-
-    def walk(name, value):
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                walk(f"{name}.{key}", inner)
-        elif isinstance(value, list | tuple):
-            walk(name, dict(enumerate(value)))
-        elif ".Timer." not in name:
-            found[name] = value.tolist() if isinstance(value, torch.Tensor) else value
-
-    walk("", torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True))
-    return found
+    leaves, _ = tree_flatten_with_path(torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True))
+    values = {keystr(path): value.tolist() if isinstance(value, torch.Tensor) else value for path, value in leaves}
+    return {name: value for name, value in values.items() if "Timer" not in name}
 
 
 @pytest.mark.filterwarnings("ignore:You passed")  # Lightning: 16-mixed on a CPU is bf16-mixed
@@ -52,6 +43,7 @@ def state_of(folder):
 def test_a_run_is_resumed_bit_for_bit_and_evaluated_to_the_same_digits(tmp_path, precision, model):
     alone, killed = tmp_path / "alone", tmp_path / "killed-8"
     typed = [f"trainer.precision={precision}", f"model={model}", EPS, "trainer.max_steps=12", "trainer.max_epochs=2"]
+    typed += [] if precision in NUMBERS else ["callbacks.pictures=null"]  # θ is of 32 bits, as everywhere
     train(configure(*QUICK, *typed, SNAPSHOTS, "callbacks.checkpoints.every_n_steps=4"), alone)
     config = OmegaConf.load(killed / "config.yaml")
     train(config, killed, resume=True)
@@ -63,7 +55,7 @@ def test_a_run_is_resumed_bit_for_bit_and_evaluated_to_the_same_digits(tmp_path,
     assert (norms(alone, "row_grad_norm")[:, 14:] > 0).any(1).all()
     reported = json.loads((alone / "summary.json").read_text())
     assert evaluate(*load_run(alone)).items() <= reported.items()
-    if model == "cnn":
+    if model == "cnn" and precision in NUMBERS:
         assert write_report(RunSet([open_run(alone)]), tmp_path / "report").is_file()
 
 

@@ -42,12 +42,8 @@ def test_drawing_on_a_cpu_does_not_seed_the_generators_of_gpus(monkeypatch):
         raise AssertionError("a network on a GPU would drop other units")
 
     monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded)
-    before = torch.get_rng_state()
     with Draw(0, 1).torch_seeded("transform", torch.device("cpu")):
-        one = torch.rand(3)
-    with Draw(0, 1).torch_seeded("transform", torch.device("cpu")):
-        assert torch.rand(3).equal(one)
-    assert torch.get_rng_state().equal(before)
+        torch.rand(3)
 
 
 def test_the_numbers_are_uniform_and_normal(device):

@@ -96,15 +96,7 @@ def test_any_shape_that_has_rows_can_be_tapped(shape, seed):
     tap = RowTap()
     (tap(x).sin() * weight).sum().backward()
     torch.testing.assert_close(tap.grad, (x.cos() * weight).sum(0))
-
-
-def test_a_tensor_that_needs_no_gradient_can_be_tapped_and_is_left_alone(device):
-    x = torch.randn(4, 1, 3, 2, device=device)
-    tap = RowTap()
-    (tap(x) ** 3).sum().backward()
-    torch.testing.assert_close(tap.grad, (3 * x**2).sum(0))
-    assert not x.requires_grad
-    assert x.grad is None
+    assert x.grad is None  # it needs none itself
 
 
 def test_a_tap_that_is_used_twice_keeps_the_sum(device):

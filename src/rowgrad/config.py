@@ -71,12 +71,11 @@ def text(words: str) -> Limit:
     return Limit(lambda value: isinstance(value, str) and value != "", words)
 
 
-def _is_name(value: Any) -> bool:
-    return isinstance(value, str) and NAME.fullmatch(value) is not None
-
-
 NAME = re.compile(r"[A-Za-z0-9_][\w.+=-]{0,99}")  # a folder's name, valid on every file system
-A_NAME = Limit(_is_name, "a name of letters, digits, and _ . + - = after the first, 100 at most")
+A_NAME = Limit(
+    lambda value: isinstance(value, str) and NAME.fullmatch(value) is not None,
+    "a name of letters, digits, and _ . + - = after the first, 100 at most",
+)
 NOT_NEGATIVE = number("of at least 0", lambda value: value >= 0)
 FINITE = Limit(number("", lambda _: True).fits, "a finite number")
 BOOLEAN = Limit(lambda value: isinstance(value, bool), "true or false")

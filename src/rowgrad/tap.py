@@ -1,11 +1,5 @@
 """The tap: an identity operation that accumulates the batch-summed gradient of its input. It needs torch alone.
 
-    self.tap = RowTap()   # in __init__
-    x = self.tap(x)       # in forward
-    ...
-    loss.backward()
-    self.tap.grad         # ∂L/∂x, summed over the batch
-
 In the notation of `z = x + τ`, with τ = 0 a leaf tensor without a batch dimension, the tap keeps τ's gradient and omits
 the addition. As for any leaf, `backward()` accumulates, over micro-batches and repeated uses; a gradient that a model
 computes for itself by `torch.autograd.grad` does not count.
@@ -98,14 +92,13 @@ class RowTap(nn.Module):
         batch.
         """
         parts = [tau.grad for tau in self._sums if tau.grad is not None]
-        if self._images is not None and self._images.grad is not None:
-            parts.append(self._images.grad.sum(0))
-        if not parts:
-            known = self._sums[-1:] if self._images is None else [self._images[0]]
-            parts = [torch.zeros_like(tau) for tau in known]
-        if not parts:
+        if self._images is not None:
+            images = self._images.grad
+            parts.append(torch.zeros_like(self._images[0]) if images is None else images.sum(0))
+        if not parts and not self._sums:
             return None
-        if len(parts) == 1 and (self.rows is None or parts[0].shape[-2] >= self.rows):
+        parts = parts or [torch.zeros_like(self._sums[-1])]
+        if len(parts) == 1 and parts[0].shape[-2] >= (self.rows or 0):
             return parts[0]
         return stacked(parts, self.rows).sum(0)
 
@@ -127,13 +120,13 @@ class RowTap(nn.Module):
 
     def _tau(self, x: Tensor) -> Tensor:
         if self.per_image:
-            if self._images is None or not _fits(self._images, x, batch=True):
-                self._images = _new_leaf(x, batch=True)
+            if self._images is None or not _fits(self._images, x, x.shape):
+                self._images = _new_leaf(x, x.shape)
             return self._images
         for tau in self._sums:
-            if _fits(tau, x):
+            if _fits(tau, x, x.shape[1:]):
                 return tau
-        self._sums.append(_new_leaf(x))
+        self._sums.append(_new_leaf(x, x.shape[1:]))
         return self._sums[-1]
 
 
@@ -143,11 +136,7 @@ def find_taps(module: nn.Module) -> dict[str, RowTap]:
 
 
 def attach(module: nn.Module, name: str) -> tuple[RowTap, RemovableHandle]:
-    """Puts a tap before a submodule, by a hook. The module's own parts, names and state stay as they are.
-
-    Args:
-        module: the module.
-        name: of the submodule, as in `backbone.conv1`.
+    """Puts a tap before the submodule `name`, by a hook. The module's own parts, names and state stay as they are.
 
     Returns:
         The tap, and the handle that removes it.
@@ -174,12 +163,11 @@ def attach(module: nn.Module, name: str) -> tuple[RowTap, RemovableHandle]:
 
 def _named_parts(module: nn.Module) -> dict[str, nn.Module]:
     """All submodules by their names, without torch's wrappers: `net._orig_mod.conv1` is `net.conv1`."""
-    parts = {}
-    for name, part in module.named_modules():
-        plain = ".".join(word for word in name.split(".") if word not in WRAPPERS)
-        if plain:
-            parts[plain] = part  # a wrapper comes before what it wraps
-    return parts
+    parts = {
+        ".".join(word for word in name.split(".") if word not in WRAPPERS): part  # a wrapper is before its content
+        for name, part in module.named_modules()
+    }
+    return {name: part for name, part in parts.items() if name}
 
 
 class Watched(NamedTuple):
@@ -210,41 +198,34 @@ def watched_of(module: nn.Module) -> Watched:
 
 
 def stacked(parts: Sequence[Tensor], rows: int | None = None) -> Tensor:
-    """Stacks tensors (..., rows, columns), each padded with zeros to the largest size.
-
-    Args:
-        parts: tensors with the same number of dimensions.
-        rows: the least number of rows.
-    """
-    shapes = [part.shape for part in parts]
-    if len(set(shapes)) == 1 and (rows is None or rows <= shapes[0][-2]):
-        return torch.stack(list(parts))
-    sizes = [max(size) for size in zip(*shapes, strict=True)]
+    """Stacks tensors (..., rows, columns), each padded with zeros to the largest size, and to `rows` rows at least."""
+    sizes = [max(size) for size in zip(*(part.shape for part in parts), strict=True)]
     sizes[-2] = max(sizes[-2], rows or 0)
+    if all(part.shape == torch.Size(sizes) for part in parts):
+        return torch.stack(list(parts))
     whole = parts[0].new_zeros(len(parts), *sizes)
     for place, part in zip(whole, parts, strict=True):
         place[tuple(map(slice, part.shape))] = part
     return whole
 
 
-def _fits(tau: Tensor, x: Tensor, *, batch: bool = False) -> bool:
-    return tau.shape == (x.shape if batch else x.shape[1:]) and tau.device == x.device and tau.dtype == _dtype(x)
-
-
-def _has_rows(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.is_floating_point() and value.ndim >= LEAST
+def _fits(tau: Tensor, x: Tensor, shape: Sequence[int]) -> bool:
+    return (tau.shape, tau.device, tau.dtype) == (shape, x.device, _dtype(x))
 
 
 def _dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)  # sums of half precision are kept in single
 
 
+def _has_rows(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and value.ndim >= LEAST
+
+
 @torch.compiler.disable(reason="a tap takes its size from its first batch: with fullgraph, send one before compiling")
-def _new_leaf(x: Tensor, *, batch: bool = False) -> Tensor:
+def _new_leaf(x: Tensor, shape: Sequence[int]) -> Tensor:
     if not _has_rows(x):
         raise UserError(
             f"a RowTap got {str(x.dtype).removeprefix('torch.')} of shape {tuple(x.shape)}. It takes tensors of"
             f" floating point of shape (batch, ..., rows, columns), as images (B, C, H, W) or sequences (B, T, D)."
         )
-    shape = x.shape if batch else x.shape[1:]
     return torch.zeros(shape, dtype=_dtype(x), device=x.device, requires_grad=True)

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from tensorboard import plugin_util
 from tensorboard.backend import http_util
 from tensorboard.context import RequestContext
-from tensorboard.errors import InvalidArgumentError, NotFoundError
+from tensorboard.errors import NotFoundError
 from tensorboard.plugins.base_plugin import FrontendMetadata, TBContext, TBPlugin
 from tensorboard.plugins.scalar.metadata import PLUGIN_NAME as SCALARS
 from werkzeug.wrappers import Request, Response
 
 from rowgrad.board.reading import Reader
-from rowgrad.watch.quantities import ARRIVES, FACTS, GRAD_NORM, KNOWN, REACHES, STOPPED, find_quantity
+from rowgrad.watch.quantities import ARRIVES, FACTS, GRAD_NORM, KNOWN, REACHES, STOPPED, TapNorm
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,7 +32,7 @@ class RowsPlugin(TBPlugin):
     Routes, below `data/plugin/rowgrad/`:
         * `runs`: JSON: each run with its quantities, and the titles and units of all quantities
         * `norms?run=&quantity=[&after=]`: the values of steps later than `after`, in the format of `Numbers.packed`;
-          404 if there is no such run or quantity, 400 for bad arguments
+          404 if there is no such run or quantity
         * the files of the page
 
     Args:
@@ -42,9 +42,8 @@ class RowsPlugin(TBPlugin):
     plugin_name = FACTS
 
     def __init__(self, context: TBContext) -> None:
-        self._provider = context.data_provider
-        kept = (context.sampling_hints or {}).get(SCALARS)
-        self._kept = KEPT if kept is None else kept
+        self._provider: Any = context.data_provider
+        self._kept = (context.sampling_hints or {}).get(SCALARS, KEPT)
 
     def get_plugin_apps(self) -> dict[str, Callable[..., Any]]:
         """The routes."""
@@ -53,7 +52,7 @@ class RowsPlugin(TBPlugin):
 
     def is_active(self) -> bool:
         """Whether any run has rows. TensorBoard asks only if no run has records of this plugin."""
-        return self._provider is not None and bool(Reader(self._provider, RequestContext(), "").quantities())
+        return bool(Reader(self._provider, RequestContext(), "").quantities())
 
     def frontend_metadata(self) -> FrontendMetadata:
         """The tab's name and page."""
@@ -74,23 +73,14 @@ class RowsPlugin(TBPlugin):
 
     def norms(self, request: Request) -> Response:
         """The values of one run's quantity."""
-        run, quantity = (request.args.get(name) for name in ("run", "quantity"))
-        if run is None or quantity is None:
-            raise InvalidArgumentError("norms needs a run and a quantity")
-        try:
-            after = float(request.args.get("after", "-inf"))
-        except ValueError as error:
-            raise InvalidArgumentError("after is not a step") from error
-        if math.isnan(after):
-            raise InvalidArgumentError("after is not a step")
-        numbers = self._reader(request).numbers(run, quantity)
+        asked = request.args
+        numbers = self._reader(request).numbers(asked.get("run", ""), asked.get("quantity", ""))
         if numbers is None:
             raise NotFoundError("there is no such run, or it has no such quantity")
+        after = asked.get("after", -math.inf, type=float)
         return http_util.Respond(request, numbers.after(after).packed(), "application/octet-stream")
 
     def _reader(self, request: Request) -> Reader:
-        if self._provider is None:
-            raise NotFoundError("TensorBoard runs without its data provider (--generic_data=false)")
         environment = request.environ
         return Reader(self._provider, plugin_util.context(environment), plugin_util.experiment_id(environment))
 
@@ -115,7 +105,7 @@ def _words(name: str) -> dict[str, str]:
         return {"title": "What detach stops of each row's whole gradient", "unit": "share"}
     if name not in KNOWN and not name.endswith(GRAD_NORM):
         return {"title": name, "unit": ""}
-    quantity = find_quantity(name)
+    quantity = KNOWN.get(name) or TapNorm(name.removesuffix(GRAD_NORM))
     return {"title": quantity.title, "unit": quantity.unit}
 
 

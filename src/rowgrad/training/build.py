@@ -211,7 +211,7 @@ def build(settings: RunSettings, *, trained: bool = False) -> tuple[ImageData, R
         shape=shape, settings=settings.model, metrics=metrics, seed=settings.seed,
     )  # fmt: skip
     module = module.to(_dtype(settings))
-    _check_parts(module, shape)
+    _check_parts(module, shape, settings.trainer.precision)
     return data, module
 
 
@@ -256,7 +256,7 @@ def take_weights(network: nn.Module, file: Path, source: str) -> None:
         raise UserError(f"model.checkpoint={source}: {file} does not fit the network: {words}") from error
 
 
-def _check_parts(module: RowClassifier, shape: Shape) -> None:
+def _check_parts(module: RowClassifier, shape: Shape, precision: str) -> None:
     """Runs the network on two black images and makes the optimizer, so that a part that does not fit is named.
 
     Raises:
@@ -278,3 +278,9 @@ def _check_parts(module: RowClassifier, shape: Shape) -> None:
     made = _named("optimizer.algorithm", lambda: module.make_optimizer(module.network, module.theta, lambda: 1)[0])
     if not isinstance(made, Optimizer):
         raise UserError(f"optimizer.algorithm makes a {type(made).__name__}. Accepted: a torch.optim.Optimizer.")
+    eps = made.defaults.get("eps")
+    if isinstance(eps, float) and not torch.tensor(eps, dtype=module.theta.dtype):
+        raise UserError(
+            f"trainer.precision={precision}: optimizer.algorithm.eps={eps:g} is 0 in so few bits, and would be divided"
+            " by. +optimizer.algorithm.eps=1e-4 is accepted."
+        )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 from itertools import count
@@ -18,7 +19,7 @@ from rowgrad.folders import RunFolder
 from rowgrad.watch.quantities import row_tags
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     import lightning.pytorch as pl
 
@@ -86,11 +87,8 @@ class NormsFile:
 def open_norms_file(trainer: pl.Trainer, folder: Path | None, name: str, quantities: Sequence[Quantity]) -> NormsFile:
     """The file that a run writes to: its own on resume, else one that no other run has. All ranks must call this.
 
-    Args:
-        trainer: the trainer.
-        folder: the run's own; without it, the logger's, else the trainer's `default_root_dir`.
-        name: of the optimizer, if there are several.
-        quantities: what is recorded.
+    It is in the run's own folder; without one, in the logger's, else in the trainer's `default_root_dir`. `name` is
+    the optimizer's, if there are several.
     """
     own = Path(folder or trainer.log_dir or trainer.default_root_dir)
     file = RunFolder(own).norms_file
@@ -153,29 +151,28 @@ def read_norms(path: Path) -> tuple[Tensor, Norms]:
 
 def count_lines(path: Path, step: int) -> int:
     """The number of good lines of steps below `step`: up to the first that is cut off, out of order, or garbage."""
-    return max(sum(1 for _ in _good_lines(path, step)) - 1, 0)
+    return max(len(_good_lines(path, step)) - 1, 0)
 
 
 def cut_back(path: Path, step: int) -> int:
     """Removes the lines of step `step` and later, and all from the first bad one on; returns how many are left."""
-    sizes = list(_good_lines(path, step))
+    sizes = _good_lines(path, step)
     if path.is_file():
         os.truncate(path, sum(sizes))
     return max(len(sizes) - 1, 0)
 
 
-def _good_lines(path: Path, step: int) -> Iterator[int]:
+def _good_lines(path: Path, step: int) -> list[int]:
     """The sizes in bytes of a file's good lines: of the header, then of those of steps below `step`."""
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
+    sizes: list[int] = []
+    with path.open("rb") if path.is_file() else io.BytesIO() as file:
         first, before = next(file, b""), -1
-        if not first.startswith(b"step,") or not first.endswith(b"\n"):
-            return
-        yield len(first)
-        for line in file:
+        if first.startswith(b"step,") and first.endswith(b"\n"):
+            sizes.append(len(first))
+        for line in file if sizes else ():
             match = _LINE.fullmatch(line)
             if match is None or match[2].count(b",") != first.count(b",") or not before < int(match[1]) < step:
-                return
+                break
             before = int(match[1])
-            yield len(line)
+            sizes.append(len(line))
+    return sizes

@@ -61,7 +61,7 @@ def announce(
         writer: the run's event file.
         trainer: with the run's callbacks.
         config: the run's config, as in `config.yaml`.
-        module: what is trained.
+        module: the run's model.
         images: the training images, (N, H, W) or (N, C, H, W) of uint8.
         sentences: a description of scenario and data.
         zeros: what makes the zeros, in a sentence.
@@ -102,11 +102,6 @@ def custom_scalars(recorded: Sequence[str], *, selects: bool, compares: bool) ->
     """The charts of *Custom Scalars*: regular expressions of tags by their titles.
 
     TensorBoard gives all lines of a run one colour, so lines that must be told apart have a chart each.
-
-    Args:
-        recorded: names of the recorded quantities.
-        selects: whether the scenario selects rows.
-        compares: whether the gradient is compared with the one without detach.
     """
     charts = {"Accuracy: validation images": "val/acc.*", "Accuracy: training batches": "train/acc.*"}
     if {REACHES, ARRIVES} <= {*recorded}:

@@ -90,15 +90,7 @@ def close_loggers(trainer: pl.Trainer) -> None:
 
 
 def log_steps(trainer: pl.Trainer, steps: Sequence[int], scalars: Scalars, norms: Norms, prefix: str = "") -> None:
-    """Logs T steps: one event a step to TensorBoard, one `log_metrics` a step to any other logger.
-
-    Args:
-        trainer: whose loggers are used.
-        steps: the optimizer steps.
-        scalars: (T,) by their tags.
-        norms: (T, H) by the names of their quantities.
-        prefix: of all tags.
-    """
+    """Logs T steps: one event a step to TensorBoard, one `log_metrics` a step to any other logger."""
     names = [*scalars, *(tag for name, values in norms.items() for tag in row_tags(name, values.shape[1]))]
     tags = [prefix + name for name in names]
     table = torch.cat([*(column[:, None] for column in scalars.values()), *norms.values()], 1)

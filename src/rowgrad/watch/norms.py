@@ -36,15 +36,7 @@ def _size(numbers: Tensor, dim: list[int]) -> Tensor:
 
 
 def cut_rows(row_grad_norm: Tensor, input_grad_norm: Tensor) -> Tensor:
-    """Which rows were cut: gradient arrived at the network's input there, and none of it reached the row.
-
-    Args:
-        row_grad_norm: (..., H), of ∂L/∂θ.
-        input_grad_norm: (..., H), of ∂L/∂τ.
-
-    Returns:
-        (..., H) booleans.
-    """
+    """Which rows were cut (..., H): gradient arrived at the network's input there, and none of it reached the row."""
     return (row_grad_norm == 0) & (input_grad_norm > 0)
 
 
@@ -52,8 +44,8 @@ def cut_fraction(row_grad_norm: Tensor, input_grad_norm: Tensor) -> Tensor:
     """Share of the squared input gradient that the cut stopped: Σ over cut rows ÷ Σ over all rows.
 
     Args:
-        row_grad_norm: (..., H), of ∂L/∂θ.
-        input_grad_norm: (..., H), of ∂L/∂τ.
+        row_grad_norm: ‖∂L/∂θ_r‖, (..., H).
+        input_grad_norm: ‖∂L/∂τ_r‖, (..., H).
 
     Returns:
         (...), from 0 to 1; 0 if no gradient arrived at all.
@@ -79,13 +71,7 @@ TENTH = 0.1
 
 
 class Contrast(NamedTuple):
-    """The row with the smallest mean norm above 0, and the row with the largest.
-
-    Attributes:
-        weakest: index of the former.
-        strongest: index of the latter.
-        ratio: norm of the former ÷ norm of the latter, from 0 to 1.
-    """
+    """The row with the smallest mean norm above 0, the row with the largest, and the ratio of these norms."""
 
     weakest: int
     strongest: int
@@ -123,15 +109,7 @@ def arriving(norms: Mapping[str, Tensor]) -> Tensor | None:
 
 
 def reached_a_tenth(steps: Tensor, norms: Tensor) -> int | None:
-    """The first of T steps from which row 0 gets a tenth of what the last row gets, by means over `FIRST` steps.
-
-    Args:
-        steps: optimizer steps (T,).
-        norms: (T, H).
-
-    Returns:
-        The first step of the first such window of steps, or None.
-    """
+    """The first of T steps from which row 0 gets a tenth of what the last row gets, by means over `FIRST` steps."""
     if len(norms) < FIRST:
         return None
     top, bottom = (norms[:, row].double().unfold(0, FIRST, 1).mean(1) for row in (0, -1))

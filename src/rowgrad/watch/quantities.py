@@ -108,7 +108,16 @@ class TapNorm(Quantity):
         return True  # a tap is in no optimizer, so the scaler never unscales it
 
 
-class RowGradNorm(Quantity):
+class OfTheta(Quantity):
+    """Of modules that have trainable rows θ. In other modules an attribute `theta` may be anything."""
+
+    def fits(self, module: LightningModule) -> bool:
+        from rowgrad.tap import watched_of  # imported late: torch
+
+        return watched_of(module).pair is not None and hasattr(module, "theta")
+
+
+class RowGradNorm(OfTheta):
     """‖∂L/∂θ_r‖₂: what reaches row r, before the cut. Exactly 0.0 in a row that is cut.
 
     θ's own gradient is what the tap `row` would keep, because θ is the leaf that is added there.
@@ -118,9 +127,6 @@ class RowGradNorm(Quantity):
     title = "What reaches the rows, ‖∂L/∂θᵣ‖"
     in_csv = True
 
-    def fits(self, module: LightningModule) -> bool:
-        return has_rows(module)
-
     def before_step(self, module: RowClassifier) -> Tensor | None:
         return module.theta.grad
 
@@ -129,15 +135,12 @@ class RowGradNorm(Quantity):
         return getattr(optimizer, "_step_supports_amp_scaling", False)
 
 
-class RowUpdateNorm(Quantity):
+class RowUpdateNorm(OfTheta):
     """‖θ_r(t+1) − θ_r(t)‖₂: how far row r moves in step t. Not zero in a cut row that momentum or decay moves."""
 
     name = "row_update_norm"
     title = "How far the rows move, ‖θᵣ(t+1) − θᵣ(t)‖"
     unit = "normalised pixels"
-
-    def fits(self, module: LightningModule) -> bool:
-        return has_rows(module)
 
     def before_step(self, module: RowClassifier) -> Tensor:
         return module.theta
@@ -147,15 +150,3 @@ class RowUpdateNorm(Quantity):
 
 
 KNOWN: dict[str, Quantity] = {one.name: one for one in (RowGradNorm(), TapNorm("input"), RowUpdateNorm())}
-
-
-def has_rows(module: LightningModule) -> bool:
-    """Whether a module has trainable rows θ; in other modules an attribute `theta` may be anything."""
-    from rowgrad.tap import watched_of  # imported late: torch
-
-    return watched_of(module).pair is not None and hasattr(module, "theta")
-
-
-def find_quantity(name: str) -> Quantity:
-    """The quantity of this name; any other name is taken for a tap's."""
-    return KNOWN.get(name) or TapNorm(name.removesuffix(GRAD_NORM))

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from rowgrad.errors import UserError, nearest
@@ -15,7 +14,7 @@ from rowgrad.watch.csv_file import open_norms_file
 from rowgrad.watch.loggers import add_facts, save_loggers, writers
 from rowgrad.watch.quantities import GRAD_NORM, KNOWN, SELECTED, Quantity, TapNorm
 from rowgrad.watch.settings import RecorderSettings
-from rowgrad.watch.stream import RankMean, Stream
+from rowgrad.watch.stream import BYTES, RankMean, Stream
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -91,7 +90,6 @@ class RowGradientRecorder(pl.Callback):
         self._counts: list[int] = []
         self._pending: tuple[Stream, int, list[Tensor | None]] | None = None
         self._outputs: list[Sequence[Tensor]] = []
-        self._in_files: dict[str, Any] = {}
         self._scale = 1.0
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -112,7 +110,6 @@ class RowGradientRecorder(pl.Callback):
         self._rank_mean, self._step = RankMean(trainer), trainer.global_step
         self._scaler: torch.amp.GradScaler | None = getattr(trainer.precision_plugin, "scaler", None)
         self._counts, self._pending, self._outputs = [], None, []
-        self._warn_of_lost_steps()
         selected = [row for row, is_selected in enumerate(self.watched.selected) if is_selected]
         for writer in writers(trainer) if trainer.global_step == 0 else ():
             # Written even if empty: with such a record, TensorBoard shows the tab Rows from the start.
@@ -162,12 +159,6 @@ class RowGradientRecorder(pl.Callback):
         self.flush(trainer)
         checkpoint[RECORDED] = {stream.file.path.name: stream.in_file() for stream in self._streams}
         save_loggers(trainer)
-
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Reads what the files contained at the checkpoint."""
-        self._in_files = checkpoint.get(RECORDED, {})
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the remaining steps and closes the files."""
@@ -246,14 +237,6 @@ class RowGradientRecorder(pl.Callback):
             handle.remove()
         self.taps, self._handles = {}, []
 
-    def _warn_of_lost_steps(self) -> None:
-        """Warns of files that have fewer steps than the checkpoint knows. A new file is not one of them."""
-        known, self._in_files = self._in_files, {}
-        for file in (stream.file for stream in self._streams if stream.file.path.exists()):
-            steps = known.get(file.path.name, {}).get("steps", 0)
-            if file.count < steps:
-                rank_zero_warn(f"{file.path} has the norms of {file.count} of the {steps} steps that were recorded.")
-
     def _take(self, quantity: Quantity, module: pl.LightningModule, optimizer: Optimizer) -> Tensor | None:
         """What a quantity keeps of the coming step: unscaled, averaged over ranks, and shared with nothing else."""
         kept = quantity.before_step(module)
@@ -276,7 +259,9 @@ class RowGradientRecorder(pl.Callback):
             if one is not None:
                 quantity.after_step(one, module)
         stream.add(step, kept, self._summed_outputs(trainer))
-        if len(stream.steps) >= min(self.settings.flush_every_n_steps, max(FIRST, stream.written)):
+        if len(stream.steps) >= min(self.settings.flush_every_n_steps, max(FIRST, stream.written)) or (
+            stream.nbytes > BYTES
+        ):
             self.flush(trainer)
 
     def _summed_outputs(self, trainer: pl.Trainer) -> Sequence[Tensor]:
@@ -298,11 +283,6 @@ def choose_quantities(
     module: pl.LightningModule, taps: Mapping[str, RowTap], chosen: Sequence[str | Quantity] | None
 ) -> list[Quantity]:
     """What is recorded of a module: all that it has, or the chosen part of that, and quantities of one's own.
-
-    Args:
-        module: the module.
-        taps: its taps by their names.
-        chosen: names and quantities; None for all.
 
     Raises:
         UserError: there is nothing to record, or no quantity of a name.

@@ -20,18 +20,13 @@ def _is_name(value: Any) -> bool:
 
 
 def _is_quantity(value: Any) -> bool:
-    if isinstance(value, Mapping):
-        return "_target_" in value
-    known = isinstance(value, str) and (value in KNOWN or value.endswith(GRAD_NORM))
-    return known or isinstance(value, Quantity)
+    if isinstance(value, str):
+        return value in KNOWN or value.endswith(GRAD_NORM)
+    return isinstance(value, Quantity) or (isinstance(value, Mapping) and "_target_" in value)
 
 
 def read_names(value: Any, key: str) -> tuple[str, ...]:
-    """Reads the names of submodules: one name, or a list of them.
-
-    Raises:
-        UserError: anything else.
-    """
+    """The names of submodules: one name, or a list of them."""
     names = [value] if isinstance(value, str) else value
     if not _is_list_of(_is_name)(names):
         raise UserError(f"{key}={value} is not the name of a submodule, or a list of them.")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rowgrad.tap import Watched
     from rowgrad.watch.quantities import Quantity
 
-BYTES = 32 * 2**20  # of gradients on the device; beyond that they are reduced to norms before they are written
+BYTES = 32 * 2**20  # of gradients on the device; beyond that they are written at once
 
 
 class Stream:
@@ -40,6 +40,7 @@ class Stream:
 
     Attributes:
         steps: recorded steps that are not written yet.
+        nbytes: what the gradients of these steps take on the device.
         written: how many steps were written since the stream was made.
     """
 
@@ -67,8 +68,7 @@ class Stream:
         self.steps: list[int] = []
         self._outputs: list[Sequence[Tensor]] = []
         self._kept: list[Sequence[Tensor | None]] = []  # for each step, of each quantity (..., H, W)
-        self._norms: list[list[Tensor]] = []  # for each reduction of some T steps, of each quantity (T, H)
-        self._bytes = 0
+        self.nbytes = 0
 
     def begin(self, step: int) -> bool:
         """Counts a step. False for a further gradient of the same step: line-search optimizers (LBFGS) take several."""
@@ -78,22 +78,14 @@ class Stream:
         return is_new
 
     def add(self, step: int, kept: Sequence[Tensor | None], outputs: Sequence[Tensor]) -> None:
-        """Adds a step.
-
-        Args:
-            step: the optimizer step.
-            kept: for each quantity (..., H, W), not changed by anyone later; None if it does not exist yet.
-            outputs: of the training step, one number for each of `watched.outputs`.
-        """
+        """Adds a step: what each quantity keeps of it, (..., H, W) or None, and the training step's outputs."""
         self.steps.append(step)
         self._kept.append(kept)
         self._outputs.append(outputs)
         for quantity, one in zip(self.quantities, kept, strict=True):
             if one is not None:
-                self._bytes += one.nbytes
+                self.nbytes += one.nbytes
                 self._digits = DOUBLE if quantity.in_csv and one.dtype == torch.float64 else self._digits
-        if self._bytes > BYTES:
-            self._reduce()
 
     def flush(self, trainer: pl.Trainer, *, alone: bool) -> None:
         """Writes the recorded steps. `alone`: other ranks may be gone, so outputs are not averaged over them."""
@@ -119,10 +111,8 @@ class Stream:
 
     def recorded(self) -> tuple[Tensor, Norms]:
         """Steps (T,) and norms (T, H) by the names of their quantities: from the history, else from the file."""
-        if self._history is None:
-            return read_norms(self.file.path)
         if not self._history:
-            return torch.zeros(0, dtype=torch.long), {}
+            return read_norms(self.file.path)
         return torch.cat([steps for steps, _ in self._history]), {
             q.name: self._of_history(q.name) for q in self.quantities
         }
@@ -132,27 +122,19 @@ class Stream:
         assert self._history is not None
         height = max(norms[name].shape[1] for _, norms in self._history if name in norms)
         parts = [norms.get(name, torch.full((len(steps), height), torch.nan)) for steps, norms in self._history]
-        # As the file has them: norms of 32-bit gradients are written with the digits of 32 bits.
-        return _joined(parts) if self._digits == DOUBLE else _joined(parts).float()
+        joined = torch.cat([pad(part, (0, height - part.shape[1])) for part in parts])
+        return joined if self._digits == DOUBLE else joined.float()  # as the file has them
 
     def _take(self) -> tuple[list[int], Norms, Tensor]:
         """Removes all T steps: their norms (T, H) in float64 on the CPU, and their outputs (T, outputs)."""
-        self._reduce()
-        columns = zip(*self._norms, strict=True)
-        norms = {q.name: _joined(parts).double().cpu() for q, parts in zip(self.quantities, columns, strict=True)}
+        columns = zip(*self._kept, strict=True)
+        norms = {q.name: _norms(q, kept).double().cpu() for q, kept in zip(self.quantities, columns, strict=True)}
         outputs = torch.zeros(len(self.steps), 0)
         if self._outputs[0]:
             outputs = torch.stack([value for step in self._outputs for value in step]).view(len(self.steps), -1)
         steps = self.steps
         self._clear()
         return steps, norms, outputs
-
-    def _reduce(self) -> None:
-        """Reduces the kept tensors to norms."""
-        if self._kept:
-            columns = zip(*self._kept, strict=True)
-            self._norms.append([_norms(q, kept) for q, kept in zip(self.quantities, columns, strict=True)])
-            self._kept, self._bytes = [], 0
 
 
 def _norms(quantity: Quantity, kept: Sequence[Tensor | None]) -> Tensor:
@@ -163,21 +145,14 @@ def _norms(quantity: Quantity, kept: Sequence[Tensor | None]) -> Tensor:
     return quantity.reduce(stacked([torch.zeros_like(known) if one is None else one for one in kept]))
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """Norms of different steps, (T, H) each, as one table; missing rows are zero."""
-    height = max(part.shape[1] for part in parts)
-    return torch.cat([pad(part, (0, height - part.shape[1])).to(parts[-1].device) for part in parts])
-
-
 def step_scalars(norms: Norms, outputs: Tensor, pairs: Sequence[tuple[str, str]], watched: Watched) -> Scalars:
     """The scalars of each recorded step, (T,) by their tags. A new one is added here.
 
     Args:
         norms: of T steps, (T, H) by the names of their quantities.
-        outputs: of the training step, (T, outputs): `train/loss`, `train/acc`.
-        pairs: names of two taps each, before and after a cut: `grad_flow/cut_fraction`, with the taps' names behind it
-            if there are several pairs.
-        watched: what the module says of itself. If its scenario selects rows: `grad_means/...`.
+        outputs: (T, outputs): `train/loss`, `train/acc`.
+        pairs: names of two taps each: `grad_flow/cut_fraction`, with the taps' names behind it if there are several.
+        watched: if its scenario selects rows: `grad_means/...`.
 
     Raises:
         UserError: a pair of taps with different numbers of rows.
@@ -211,14 +186,11 @@ class RankMean:
         self._kinds: dict[str, tuple[torch.Size, torch.dtype]] = {}
 
     def __call__(self, name: str, kept: Tensor | None) -> Tensor | None:
-        """The mean over all ranks, which must all call this at once.
+        """The mean over all ranks, which must all call this at once; None if no rank has a gradient yet.
 
         Args:
             name: what it is the mean of, for messages.
             kept: this rank's tensor, which is changed; None if this rank has no gradient yet.
-
-        Returns:
-            The mean; None if no rank has a gradient yet.
 
         Raises:
             UserError: the ranks' tensors have different shapes.
@@ -232,16 +204,16 @@ class RankMean:
             known = [kind for kind in kinds if kind is not None]
             if not known:
                 return None
-            _same_shape(name, *(shape for shape, _ in known))
+            _check_shapes(name, *(shape for shape, _ in known))
             self._kinds[name] = known[0]
         shape, dtype = self._kinds[name]
         if kept is None:
             kept = torch.zeros(shape, dtype=dtype, device=self.strategy.root_device)
-        _same_shape(name, shape, kept.shape)
+        _check_shapes(name, shape, kept.shape)
         return self.strategy.reduce(kept, reduce_op="mean")
 
 
-def _same_shape(name: str, *shapes: torch.Size) -> None:
+def _check_shapes(name: str, *shapes: torch.Size) -> None:
     if len(set(shapes)) > 1:
         words = " and ".join(map(str, sorted(map(tuple, set(shapes)))))
         raise UserError(
