@@ -5,10 +5,8 @@ matplotlib's constrained layout places everything. What is measured comes in, no
 
 from __future__ import annotations
 
-import math
 import textwrap
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import matplotlib as mpl
@@ -296,29 +294,23 @@ def compared_heatmaps(
     figure = Figure((size.width, down * tall + bar), layout=ConstrainedLayoutEngine(h_pad=0.02))
     (above,), (below,) = figure.subfigures(2, 1, height_ratios=[down * tall, bar], squeeze=False)
     parts = above.subfigures(down, across, squeeze=False).flat
-    for number, (part, name, text, one) in enumerate(zip(parts, names, texts, wall.values(), strict=False)):
+    for number, (part, name, text, drawn) in enumerate(zip(parts, names, texts, wall.values(), strict=False)):
+        steps, norms, rows = drawn
         part.suptitle(name, weight="bold", x=0.02, ha="left")
         panels = part.subplots(1, 2, sharey=True)
         panels[0].set_title(f"{text}\n{titles[0]}", loc="left")
         panels[1].set_title(titles[1], loc="left")
         panels[0].set_ylabel("image row")
         for panel, quantity in zip(panels, (REACHES, ARRIVES), strict=True):
-            _draw_or_say(panel, quantity, *one, scale)
+            if quantity in norms:
+                draw_heatmap(panel, steps, norms[quantity], rows, scale)
+            else:
+                panel.text(0.5, 0.5, "not recorded", ha="center", transform=panel.transAxes)
             label_steps(panel, 3 if size.narrow else 5, "optimizer step" if number + across >= len(wall) else "")
     draw_scale(below.subplots(), ScalarMappable(scale, "viridis"), Quantity.unit, 0.9 * size.text, below=True)
     selected = [any(rows) for *_, rows in wall.values()]
     add_legend(figure, legend_of(selected, rows="selected rows"), size)
     return figure
-
-
-def _draw_or_say(
-    panel: Axes, quantity: str, steps: Tensor, norms: Mapping[str, Tensor], selected: Sequence[bool], scale: LogNorm
-) -> None:
-    """A heatmap, or the words that its quantity was not recorded."""
-    if quantity in norms:
-        draw_heatmap(panel, steps, norms[quantity], selected, scale)
-    else:
-        panel.text(0.5, 0.5, "not recorded", ha="center", transform=panel.transAxes)
 
 
 def compared_theta(thetas: Mapping[str, tuple[Tensor, Sequence[bool]]], size: Size) -> Figure:
@@ -357,8 +349,6 @@ def named_grid(names: Sequence[str], tall: float, size: Size) -> tuple[Figure, l
     return figure, panels[: len(names)]
 
 
-def shared_out(items: Sequence[Item], most: int) -> list[Sequence[Item]]:
-    """The items split evenly into parts of at most `most`."""
-    parts = math.ceil(len(items) / most)
-    edges = [round(len(items) * part / parts) for part in range(parts + 1)] if parts else [0]
-    return [items[a:b] for a, b in pairwise(edges)]
+def in_parts(items: Sequence[Item], most: int) -> list[Sequence[Item]]:
+    """The items in parts of `most`; the last may be smaller."""
+    return [items[at : at + most] for at in range(0, len(items), most)]
