@@ -35,21 +35,25 @@ def text(accumulator, tag):
     return event.tensor_proto.string_val[0].decode()
 
 
-@pytest.mark.parametrize("scenario", ["baseline", "augment", "visualize", "modify"])
-def test_a_run_ends_with_its_pictures(run, scenario):
-    accumulator = watched(run(f"scenario={scenario}"))
-    assert accumulator.Tags()["images"] == PICTURES
-    for tag in PICTURES:
-        (event,) = accumulator.Images(tag)
-        assert event.step == 10
-        picture = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)).convert("RGB"))
-        assert min(picture.shape[:2]) > 300
-        assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """A run of each scenario."""
+    root, scenarios = tmp_path_factory.mktemp("ended"), ("baseline", "augment", "visualize", "modify")
+    for scenario in scenarios:
+        train(configure(*QUICK, f"scenario={scenario}", "seed=3"), root / scenario)
+    return {scenario: root / scenario for scenario in scenarios}
 
 
-def test_pictures_come_every_so_many_steps_and_at_the_end(run):
-    accumulator = watched(run("callbacks.pictures.every_n_steps=4"))
-    assert [event.step for event in accumulator.Images(PICTURES[0])] == [3, 7, 10]
+def test_a_run_ends_with_its_pictures(ended):
+    for folder in ended.values():
+        accumulator = watched(folder)
+        assert accumulator.Tags()["images"] == PICTURES
+        for tag in PICTURES:
+            (event,) = accumulator.Images(tag)
+            assert event.step == 10
+            picture = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)).convert("RGB"))
+            assert min(picture.shape[:2]) > 300
+            assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
 
 
 def test_a_picture_shows_what_the_recorder_wrote_from_before_a_resume_too(tmp_path, monkeypatch):
@@ -203,13 +207,16 @@ def test_histograms_are_of_an_images_own_loss_in_whatever_micro_batches(run):
         assert means[1] == pytest.approx(means[0], rel=0.15)  # of other images; half or twice would be the wrong share
 
 
-def test_histograms_come_every_so_many_steps_and_count_images_times_rows(run):
-    accumulator = watched(run("scenario=augment", "data.batch_size=64", "callbacks.histograms.every_n_steps=10"))
+def test_pictures_and_histograms_come_every_so_many_steps_and_pictures_at_the_end(run):
+    every = ["callbacks.histograms.every_n_steps=10", "callbacks.pictures.every_n_steps=10"]
+    accumulator = watched(run("scenario=augment", "data.batch_size=64", *every))
+    assert [event.step for event in accumulator.Images(PICTURES[0])] == [9, 19, 21]
     tags = accumulator.Tags()["histograms"]
     parts = ("selected_rows", "other_rows")
     assert sorted(tags) == sorted(f"{q}_per_image/{p}" for q in ("row_grad_norm", "input_grad_norm") for p in parts)
     for tag in tags:
         assert [event.step for event in accumulator.Histograms(tag)] == [0, 10, 20]
+        # Images times rows: each histogram of selected and of other rows has 14 rows, and the last batch has 17 images.
         assert [event.histogram_value.num for event in accumulator.Histograms(tag)] == [64 * 14, 64 * 14, 17 * 14], tag
     cut = accumulator.Histograms("row_grad_norm_per_image/selected_rows")
     assert all(event.histogram_value.min == event.histogram_value.max == 0 for event in cut)
@@ -222,8 +229,8 @@ def test_histograms_change_nothing_that_is_learnt(run):
     assert all(often[key].equal(never[key]) for key in often)
 
 
-def test_texts_say_what_the_run_is(run):
-    folder = run("scenario=modify")
+def test_texts_say_what_the_run_is(ended):
+    folder = ended["modify"]
     accumulator = watched(folder)
     about = text(accumulator, "about")
     assert "Rows 14–27 are detached, scaled by 2 for observers only; the network sees black in their place." in about
@@ -258,8 +265,8 @@ def hparams_of(accumulator_folder):
     return found
 
 
-def test_hyperparameters_are_logged_with_the_final_metrics(run):
-    folder = run("scenario=augment", "seed=3")
+def test_hyperparameters_are_logged_with_the_final_metrics(ended):
+    folder = ended["augment"]
     found = hparams_of(folder)
     chosen = {
         name: value.string_value or value.number_value
