@@ -18,7 +18,6 @@ from rowgrad.results.analysis import call_analyses
 from rowgrad.results.plots import SIZES, Plot, in_parts
 from rowgrad.results.sentences import answer_runs
 from rowgrad.results.tables import compare_groups, compare_runs
-from rowgrad.scenario.rows import name_rows
 from rowgrad.scenario.settings import STATE
 from rowgrad.watch import figures
 from rowgrad.watch.quantities import ARRIVES, REACHES
@@ -147,12 +146,11 @@ def _heatmaps(groups: Sequence[RunGroup]) -> list[Plot]:
 
     def plot(some: Sequence[RunGroup]) -> Plot:
         wall = {g.title: (g.steps, g.norms, g.first.selected) for g in some if g.steps is not None}
-        below = {group.title: describe_cut_of(group) for group in some}
         how = f" {words}" if some[0] is shown[0] else ""
         return Plot(
             heatmap_verdict(some),
             f"{causes_of_zeros(some)}{how}".strip(),
-            lambda size: plots.compared_heatmaps(wall, scale, below, size),
+            lambda size: plots.compared_heatmaps(wall, scale, size),
         )
 
     return [plot(some) for some in in_parts(shown, WALL)]
@@ -226,7 +224,7 @@ def heatmap_verdict(groups: Sequence[RunGroup]) -> str:
             parts.append(f"{subject} stops {_shares(others)}")
         if state:
             parts.append(f"{subject} cuts the state between rows in {listed([group.name for group in state])}")
-    if whole := [group.name for group in groups if group.cut is not None and not group.is_cut]:
+    if whole := [group.name for group in groups if group.is_cut is False]:
         parts.append(f"nothing is cut in {listed(whole)}")
     return sentence("; ".join(parts))
 
@@ -240,21 +238,6 @@ def _shares(groups: Sequence[RunGroup]) -> str:
     (first, names), *rest = by_share.items()
     words = [f"{first} of the squared gradient in {listed(names)}"]
     return ", ".join([*words, *(f"{share} in {listed(names)}" for share, names in rest)])
-
-
-def describe_cut_of(group: RunGroup) -> str:
-    """Which rows of one setting are cut, how much that stops, and by what."""
-    if group.cut is None:
-        return "what is cut was not recorded"
-    always, some = group.cut
-    if not group.is_cut:
-        return "nothing is cut"
-    words = f"{name_rows(always)} cut" if any(always) else f"{name_rows(some)} cut at some steps"
-    if any(always) and any(some):
-        words += f", {name_rows(some)} at some steps"
-    both = group.first.scenario.route == STATE
-    words += ", in both norms" if both else f": {percent(group.stopped)} of the squared gradient stopped"
-    return f"{words}, by {BY[group.zeros_by]}" if group.zeros_by in BY else words
 
 
 def causes_of_zeros(groups: Sequence[RunGroup]) -> str:

@@ -193,7 +193,7 @@ def on_observers(runs: Sequence[Run]) -> str:
 
 def on_range(runs: RunSet) -> str:
     """Between which settings the test accuracy lies; empty for a single setting."""
-    found = {group.name: values for group in runs.done.groups() if (values := group.values("test/acc"))}
+    found = {group.name: values for group in runs.done.groups() if (values := finite(group.runs, "test/acc"))}
     if len(found) < 2:  # noqa: PLR2004
         return ""
     worst, *_, best = sorted(found, key=lambda name: statistics.mean(found[name]))

@@ -52,7 +52,7 @@ def seeds_table(jobs: RunSet) -> Table:
         if set(finite(jobs.runs, metric)) - PLAIN.get(metric, set())
     ]
     for group in groups:
-        found = {metric: group.values(metric) for metric in metrics}
+        found = {metric: finite(group.runs, metric) for metric in metrics}
         count = max(map(len, found.values()), default=0)
         cells = (
             spread(numbers, METRICS.get(metric, decimals)) + f" (n = {len(numbers)})" * (0 < len(numbers) < count)
