@@ -284,10 +284,8 @@ def compared_heatmaps(
     down, wide = -(-len(wall) // across), size.width / across
     names = [size.lines(name, 0.9 * wide, 2) for name in wall]
     titles = [size.lines(title_of(quantity), 0.42 * wide, TITLE_LINES) for quantity in (REACHES, ARRIVES)]
-    lines = max(title.count("\n") for title in titles)
-    titles = ["\n" * (lines - title.count("\n")) + title for title in titles]
-    heads = [size.height(f"{name}\n{titles[0]}") for name in names]
-    tall, bar = (1.15 if size.narrow else 1.6) + max(heads), 0.6
+    heads = max(map(size.height, names)) + max(map(size.height, titles))
+    tall, bar = (1.15 if size.narrow else 1.6) + heads, 0.6
     figure = Figure((size.width, down * tall + bar), layout=ConstrainedLayoutEngine(h_pad=0.02))
     (above,), (below,) = figure.subfigures(2, 1, height_ratios=[down * tall, bar], squeeze=False)
     parts = above.subfigures(down, across, squeeze=False).flat
