@@ -24,7 +24,7 @@ def main() -> None:
     arguments = parser.parse_args()
     scenario = read_scenario(arguments.scenario) if arguments.scenario else None
 
-    from rowgrad.results.evaluation import Evaluation
+    from rowgrad.results.evaluation import describe_evaluation
     from rowgrad.training.train import evaluate, load_run  # late, so that --help and typing mistakes answer at once
 
     settings, data, module = load_run(arguments.run, scenario, arguments.trust)
@@ -32,8 +32,7 @@ def main() -> None:
     if arguments.format == "json":
         print(json.dumps(metrics, indent=2))
     else:
-        swapped = scenario is not None
-        print(Evaluation.of(arguments.run, module, settings.data.name, metrics, swapped=swapped).text())
+        print(describe_evaluation(arguments.run, module, settings.data.name, metrics))
 
 
 def read_scenario(name: str) -> "DictConfig":

@@ -25,14 +25,14 @@ def main() -> None:
     from rowgrad.results.runs import RunSet
     from rowgrad.results.tables import compare_runs
 
-    with Console(stderr=True).status("reading") as status:
+    with Console(stderr=True).status("reading and drawing"):
         runs = RunSet([open_run(folder) for folder in folders])
         if arguments.format == "md":
             print(compare_runs(runs).markdown(), end="")
             return
         common = Path(os.path.commonpath([path.absolute() for path in arguments.runs]))
         out = arguments.out or RunFolder(common).report
-        page = write_report(runs, out, lambda what: status.update(f"drawing {what}"))
+        page = write_report(runs, out)
     for run in runs.runs:
         if run.theta is None and run.folder.checkpoints:
             print(f"{run.folder}: no checkpoint can be read, so its θ is not shown.", file=sys.stderr)

@@ -33,7 +33,9 @@ def run(seed, accuracy, *, scenario="mine", detach=True, status="done", override
 
 
 def test_a_group_ignores_the_seed_and_what_does_not_change_training():
-    values = flat({"seed": 3, "model": {"name": "cnn", "checkpoint": "x"}, "callbacks": {"recorder": {"every": 2}}})
+    values = flat(
+        {"seed": 3, "model": {"name": "cnn", "checkpoint": "x"}, "callbacks": {"recorder": {"every_n_steps": 2}}}
+    )
     assert values == {"seed": 3, "model.name": "cnn", "model.checkpoint": "x", "callbacks.recorder.every_n_steps": 2}
     assert group_key(values | {"seeded": 1}) == {"model.name": "cnn", "seeded": 1}
 
@@ -53,7 +55,7 @@ def test_a_key_that_only_one_run_has_tells_it_from_the_others():
     assert runs.group_names() == ["mine model.depth=3", "mine model.depth=null", "mine"]
 
 
-def test_networks_of_other_names_are_not_compared_in_their_parts():
+def test_networks_and_cameras_of_other_names_are_not_compared_in_their_parts():
     model = lambda name, lr: {"model": {"name": name}, "optimizer": {"lr": lr}}  # noqa: E731
     typed = [("cnn", 0.1), ("gru", 0.2), ("gru", 0.3)]
     runs = RunSet([run(0, 0.5, config=model(*words)) for words in typed])
@@ -62,6 +64,9 @@ def test_networks_of_other_names_are_not_compared_in_their_parts():
         "mine model=gru optimizer.lr=0.2",
         "mine model=gru optimizer.lr=0.3",
     ]
+    cameras = [{"name": "none"}, {"name": "row_shift", "rows": "0:14"}, {"name": "row_noise", "scale": 0.5}]
+    runs = RunSet([run(0, 0.5, config={"corruption": camera}) for camera in cameras])
+    assert runs.group_names() == [f"mine corruption={name}" for name in ("none", "row_shift", "row_noise")]
 
 
 def test_pairs_agree_in_everything_but_detach():
@@ -266,6 +271,5 @@ def test_an_analysis_beside_an_experiment_is_called_and_one_beside_the_command_i
     monkeypatch.chdir(tmp_path / "here")
     monkeypatch.setattr(analysis, "configs_folder", lambda: tmp_path / "configs")
     monkeypatch.setattr(analysis, "load_analyses", analysis.load_analyses.__wrapped__)
-    assert analysis.sentences_of_experiments(RunSet([run(0, 0.5)])) == ["1 runs, said the analysis"]
-    assert analysis.tables_of_experiments(RunSet([])) == []
-    assert analysis.figures_of_experiments(RunSet([])) == {}
+    assert analysis.call_analyses("sentences", RunSet([run(0, 0.5)])) == [["1 runs, said the analysis"]]
+    assert analysis.call_analyses("tables", RunSet([])) == []

@@ -53,10 +53,6 @@ def sweep(tmp_path, *arguments):
     return summaries(tmp_path / "sweep")
 
 
-def test_every_experiment_is_known_here():
-    assert sorted(SWEEPS) == NAMES
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_every_job_of_an_experiment_is_accepted_and_no_two_are_the_same(name):
     batch = jobs(name)
@@ -69,6 +65,7 @@ def test_every_job_of_an_experiment_is_accepted_and_no_two_are_the_same(name):
         read_settings(configure(f"experiment={name}", *case))
 
 
+@pytest.mark.slow
 def test_the_smoke_experiment_runs(tmp_path):
     found = sweep(tmp_path, "experiment=smoke", "callbacks.pictures=null")
     assert len(found) == 24
@@ -87,6 +84,7 @@ def test_the_smoke_experiment_runs(tmp_path):
         assert len(rows) == 1
 
 
+@pytest.mark.slow
 def test_the_repair_needs_its_network_and_then_only_rows_that_learn_repair(tmp_path):
     few = ["experiment=repair", "corruption=row_shift", "seed=0"]
     missing = command(TRAIN, "-m", *few, "data=digits", cwd=tmp_path)
@@ -128,6 +126,7 @@ def test_a_cut_row_moves_on_by_momentum_and_weight_decay_and_by_nothing_else(tmp
         assert (norms(facts["folder"], "row_grad_norm")[11:, :14] == 0).all()
 
 
+@pytest.mark.slow
 def test_straight_through_is_what_teaches_rows_before_a_quantisation(tmp_path):
     source = tmp_path / "network"
     made = command(

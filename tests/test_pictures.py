@@ -10,6 +10,8 @@ from conftest import build, configure, norms, recorded_steps, train, weights
 from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
+from tensorboard.compat.proto import event_pb2
 from tensorboard.plugins.custom_scalar import layout_pb2
 from tensorboard.plugins.hparams import plugin_data_pb2
 from torch.nn.functional import cross_entropy
@@ -18,6 +20,7 @@ from torchvision import datasets
 from rowgrad.data.batches import Resident, TrainLoader
 from rowgrad.randomness import Draw
 from rowgrad.watch import figures
+from rowgrad.watch.hparams import custom_scalars
 from rowgrad.watch.pictures import Pictures
 
 QUICK = ["data=digits", "callbacks.progress=null", "trainer.accelerator=cpu"]
@@ -35,21 +38,25 @@ def text(accumulator, tag):
     return event.tensor_proto.string_val[0].decode()
 
 
-@pytest.mark.parametrize("scenario", ["baseline", "augment", "visualize", "modify"])
-def test_a_run_ends_with_its_pictures(run, scenario):
-    accumulator = watched(run(f"scenario={scenario}"))
-    assert accumulator.Tags()["images"] == PICTURES
-    for tag in PICTURES:
-        (event,) = accumulator.Images(tag)
-        assert event.step == 10
-        picture = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)).convert("RGB"))
-        assert min(picture.shape[:2]) > 300
-        assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory):
+    """A run of each scenario."""
+    root, scenarios = tmp_path_factory.mktemp("ended"), ("baseline", "augment", "visualize", "modify")
+    for scenario in scenarios:
+        train(configure(*QUICK, f"scenario={scenario}", "seed=3"), root / scenario)
+    return {scenario: root / scenario for scenario in scenarios}
 
 
-def test_pictures_come_every_so_many_steps_and_at_the_end(run):
-    accumulator = watched(run("callbacks.pictures.every_n_steps=4"))
-    assert [event.step for event in accumulator.Images(PICTURES[0])] == [3, 7, 10]
+def test_a_run_ends_with_its_pictures(ended):
+    for folder in ended.values():
+        accumulator = watched(folder)
+        assert accumulator.Tags()["images"] == PICTURES
+        for tag in PICTURES:
+            (event,) = accumulator.Images(tag)
+            assert event.step == 10
+            picture = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)).convert("RGB"))
+            assert min(picture.shape[:2]) > 300
+            assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
 
 
 def test_a_picture_shows_what_the_recorder_wrote_from_before_a_resume_too(tmp_path, monkeypatch):
@@ -153,9 +160,8 @@ def test_a_long_run_is_averaged_into_columns():
 
 
 def batch_of(data, module):
-    return next(
-        iter(TrainLoader(Resident(data.dataset.train, data.dataset.normalization(), module.device, 1), 24, seed=0))
-    )
+    resident = Resident(data.dataset.train, data.dataset.normalization(), module.device, 1)
+    return next(iter(TrainLoader(resident, 24, seed=0)))
 
 
 def image_by_image(module, batch):
@@ -194,6 +200,7 @@ def test_per_image_gradients_average_to_the_rows_gradient(model):
 
 def test_histograms_are_of_an_images_own_loss_in_whatever_micro_batches(run):
     basics = ["scenario=augment", "model=mlp", "callbacks.histograms.every_n_steps=1", "trainer.max_steps=1"]
+    basics.append("callbacks.pictures=null")
     whole = watched(run(*basics, "data.batch_size=128", name="whole"))
     part = watched(run(*basics, "data.batch_size=64", "trainer.accumulate_grad_batches=2", name="part"))
     for tag in whole.Tags()["histograms"]:
@@ -203,13 +210,16 @@ def test_histograms_are_of_an_images_own_loss_in_whatever_micro_batches(run):
         assert means[1] == pytest.approx(means[0], rel=0.15)  # of other images; half or twice would be the wrong share
 
 
-def test_histograms_come_every_so_many_steps_and_count_images_times_rows(run):
-    accumulator = watched(run("scenario=augment", "data.batch_size=64", "callbacks.histograms.every_n_steps=10"))
+def test_pictures_and_histograms_come_every_so_many_steps_and_pictures_at_the_end(run):
+    every = ["callbacks.histograms.every_n_steps=10", "callbacks.pictures.every_n_steps=10"]
+    accumulator = watched(run("scenario=augment", "data.batch_size=64", *every))
+    assert [event.step for event in accumulator.Images(PICTURES[0])] == [9, 19, 20]
     tags = accumulator.Tags()["histograms"]
     parts = ("selected_rows", "other_rows")
     assert sorted(tags) == sorted(f"{q}_per_image/{p}" for q in ("row_grad_norm", "input_grad_norm") for p in parts)
     for tag in tags:
         assert [event.step for event in accumulator.Histograms(tag)] == [0, 10, 20]
+        # Images times rows: each histogram of selected and of other rows has 14 rows, and the last batch has 17 images.
         assert [event.histogram_value.num for event in accumulator.Histograms(tag)] == [64 * 14, 64 * 14, 17 * 14], tag
     cut = accumulator.Histograms("row_grad_norm_per_image/selected_rows")
     assert all(event.histogram_value.min == event.histogram_value.max == 0 for event in cut)
@@ -217,13 +227,14 @@ def test_histograms_come_every_so_many_steps_and_count_images_times_rows(run):
 
 def test_histograms_change_nothing_that_is_learnt(run):
     model = ["model=mlp", "model.network.dropout=0.3", "scenario=augment", "trainer.accumulate_grad_batches=2"]
+    model.append("callbacks.pictures=null")
     often = weights(run(*model, "callbacks.histograms.every_n_steps=1", name="often"))
     never = weights(run(*model, "callbacks.histograms=null", name="never"))
     assert all(often[key].equal(never[key]) for key in often)
 
 
-def test_texts_say_what_the_run_is(run):
-    folder = run("scenario=modify")
+def test_texts_say_what_the_run_is(ended):
+    folder = ended["modify"]
     accumulator = watched(folder)
     about = text(accumulator, "about")
     assert "Rows 14–27 are detached, scaled by 2 for observers only; the network sees black in their place." in about
@@ -236,20 +247,15 @@ def test_texts_say_what_the_run_is(run):
 
 def test_a_fallback_is_said_in_tensorboard(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.MNIST, "mirrors", ["http://127.0.0.1:9/"])
-    config = configure(
-        f"data.root={tmp_path}", "trainer.accelerator=cpu", "callbacks.progress=null", "trainer.max_steps=1"
-    )
+    config = configure(f"data.root={tmp_path}", *QUICK[1:], "callbacks.pictures=null", "trainer.max_steps=1")
     train(config, tmp_path / "run")
     assert "MNIST" in text(watched(tmp_path / "run"), "about")
     assert "Data set: digits." in text(watched(tmp_path / "run"), "about")
 
 
-def hparams_of(accumulator_folder):
-    from tensorboard.backend.event_processing.event_file_loader import RawEventFileLoader
-    from tensorboard.compat.proto import event_pb2
-
+def hparams_of(folder):
     found = {}
-    for file in sorted((accumulator_folder / "tensorboard").iterdir()):
+    for file in sorted((folder / "tensorboard").iterdir()):
         for raw in RawEventFileLoader(str(file)).Load():
             for value in event_pb2.Event.FromString(raw).summary.value:
                 if value.metadata.plugin_data.plugin_name == "hparams":
@@ -258,8 +264,8 @@ def hparams_of(accumulator_folder):
     return found
 
 
-def test_hyperparameters_are_logged_with_the_final_metrics(run):
-    folder = run("scenario=augment", "seed=3")
+def test_hyperparameters_are_logged_with_the_final_metrics(ended):
+    folder = ended["augment"]
     found = hparams_of(folder)
     chosen = {
         name: value.string_value or value.number_value
@@ -283,24 +289,19 @@ def test_hyperparameters_are_logged_with_the_final_metrics(run):
     assert not {"hp_metric", "epoch"} & set(scalars.Tags()["scalars"])
 
 
-def test_custom_charts_are_those_that_the_recorder_feeds(run):
-    def titles(callbacks):
-        folder = run(f"callbacks={callbacks}", "callbacks.progress=null", "trainer.max_steps=2", name=callbacks)
-        (event,) = watched(folder).Tensors("custom_scalars__config__")
-        (category,) = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0]).category
-        return [chart.title for chart in category.chart]
-
+def test_custom_charts_are_those_that_the_recorder_feeds(ended):
+    (event,) = watched(ended["augment"]).Tensors("custom_scalars__config__")
+    (category,) = layout_pb2.Layout.FromString(event.tensor_proto.string_val[0]).category
     accuracy = ["Accuracy: validation images", "Accuracy: training batches"]
     loss = ["Loss: validation images", "Loss: training batches"]
     means = ["Mean row gradient of the selected rows", "Mean row gradient of the other rows"]
-    weights = [f"Weights' gradient with and without detach: {what}" for what in ("cosine", "ratio of norms")]
-    assert titles("default") == [
+    assert [chart.title for chart in category.chart] == [
         *accuracy,
         "Cut fraction: share of ‖∂L/∂τ‖² that the cut stops",
         *means,
         *(title.replace("row", "input", 1) for title in means),
         *loss,
-        *weights,
+        *(f"Weights' gradient with and without detach: {what}" for what in ("cosine", "ratio of norms")),
     ]
-    assert titles("economy") == [*accuracy, *means, *loss]
-    assert titles("silent") == accuracy + loss
+    assert [*custom_scalars(["row_grad_norm"], selects=True, compares=False)] == [*accuracy, *means, *loss]
+    assert [*custom_scalars([], selects=True, compares=False)] == accuracy + loss

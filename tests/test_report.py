@@ -1,5 +1,6 @@
 """`report.py`: runs -> table, figures, page."""
 
+import copy
 import json
 import math
 import re
@@ -16,22 +17,24 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from rowgrad import open_run
-from rowgrad.folders import find_run_folders
-from rowgrad.results import plots
+from rowgrad.config import flat
+from rowgrad.folders import RunFolder, find_run_folders
+from rowgrad.results import plots, report
 from rowgrad.results.analysis import load_analyses
-from rowgrad.results.plots import PAGE, SIZES, add_legend, shared_out
-from rowgrad.results.report import draw, write_report
+from rowgrad.results.plots import PAGE, SIZES, add_legend
+from rowgrad.results.report import draw, svg
 from rowgrad.results.run import Run
 from rowgrad.results.runs import RunSet
 from rowgrad.results.sentences import answer_runs
-from rowgrad.results.tables import COLUMNS, Table, compare_groups, compare_runs
-from rowgrad.watch.figures import round_logarithms
+from rowgrad.results.tables import NUMBERS, TEXTS, Table, compare_groups, compare_runs
+from rowgrad.watch.figures import INK, round_logarithms
 
 _, row_atlas, *_ = load_analyses()  # repair, row_atlas, truncation, vanishing
 describe_atlas = row_atlas.describe_atlas
 REPORT = PROJECT / "scripts" / "report.py"
 QUANTITIES = ("row_grad_norm", "input_grad_norm")
 QUICK = ["data=digits", "callbacks.progress=null", "trainer.accelerator=cpu", "trainer.max_steps=4", "model=mlp"]
+QUICK += ["callbacks.pictures=null", "callbacks.histograms=null"]
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +45,7 @@ def folder(tmp_path_factory):
         "a": ["scenario=augment", "seed=0"],
         "b": ["scenario=augment", "seed=1"],
         "c": ["scenario=augment", "seed=0", "scenario.detach=false"],
-        "d": ["scenario=modify", "callbacks=economy", "callbacks.progress=null"],
+        "d": ["scenario=modify", "callbacks=economy"],
     }.items():
         train(configure(*QUICK, *overrides), root / "sweep" / name)
     return root
@@ -82,7 +85,7 @@ def test_the_table_says_what_the_summaries_say(folder, runs):
     for run, row in zip(runs, rows, strict=True):
         told = dict(zip(head, row, strict=True))
         facts = json.loads(run.folder.summary_file.read_text())
-        assert told["test accuracy"] == f"{100 * facts['test/acc']:.2f}%"
+        assert told["test accuracy"] == f"{100 * facts['test/acc']:.2f} %"
         assert told["test loss"] == f"{facts['test/loss']:.4f}"
         assert told["steps"] == "4"
         assert told["status"] == "done"
@@ -91,7 +94,7 @@ def test_the_table_says_what_the_summaries_say(folder, runs):
     assert [told["selected"] for told in shown] == ["0–13", "0–13", "0–13", "14–27"]
     energy = norms(folder / "sweep" / "a", "input_grad_norm") ** 2
     share = (energy[:, :14].sum(1) / energy.sum(1)).mean()
-    assert shown[0]["cut fraction"] == f"{100 * share:.1f}%"
+    assert shown[0]["cut fraction"] == f"{100 * share:.2f} %"
     assert shown[3]["cut fraction"] == ""
 
 
@@ -99,7 +102,7 @@ def test_the_markdown_table_goes_to_a_readme(folder):
     result = command(REPORT, folder / "sweep", "--format", "md", cwd=folder)
     head, rule, *rows = result.stdout.splitlines()
     assert len(rows) == 4
-    assert {line.count("|") for line in (head, rule, *rows)} == {len(COLUMNS) + 2}
+    assert {line.count("|") for line in (head, rule, *rows)} == {len(TEXTS) + len(NUMBERS) + 2}
     assert rows[0].startswith("| augment, seed 0 | augment | 0–13 | mlp | true | 0 | digits | done |")
 
 
@@ -146,24 +149,27 @@ def test_the_page_stands_alone_and_its_figures_are_well_formed(page):
 def test_text_and_axes_take_the_pages_colour(page):
     pictures = "".join(re.findall(r"<svg.*?</svg>", page.read_text(), re.DOTALL))
     assert "currentColor" in pictures
-    assert "#1f2328" not in pictures
+    assert INK not in pictures
     assert not re.findall(r"(?:fill|stroke): ?#0{6}", pictures)
 
 
-def test_the_same_runs_give_the_same_page(page, folder, tmp_path):
-    assert command(REPORT, folder / "sweep", "--out", tmp_path, cwd=folder).returncode == 0
-    assert (tmp_path / "report.html").read_text() == page.read_text()
+def test_the_same_runs_give_the_same_figures_in_another_process(page, runs):
+    for name, plot in draw(RunSet(runs)).items():
+        picture = svg(plot.on(), name).replace(INK, "currentColor")
+        assert picture.partition("<svg ")[2] in page.read_text()
 
 
-def test_a_killed_run_is_shown_with_what_it_left(folder, tmp_path):
+def test_a_killed_run_is_shown_with_what_it_left(folder, tmp_path, monkeypatch):
     shutil.copytree(folder / "sweep" / "a", tmp_path / "a")
     for lost in ("summary.json", "checkpoints/last.ckpt"):
         (tmp_path / "a" / lost).unlink()
     run = open_run(tmp_path / "a")
     told = dict(zip(compare_runs(RunSet([run])).header, compare_runs(RunSet([run])).body[0], strict=True))
     assert (told["status"], told["test accuracy"], told["rows cut at every step"]) == ("killed", "", "0–13")
-    page = write_report(RunSet([run]), tmp_path / "out")
-    assert "Learnt rows" not in page.read_text()
+    monkeypatch.setattr(report, "SIZES", [PAGE])
+    page = report.write_report(RunSet([run]), tmp_path / "out", sentences=["said by a sweep"]).read_text()
+    assert "Learnt rows" not in page
+    assert page.index("said by a sweep") < page.index("<table>")
 
 
 @pytest.mark.parametrize(
@@ -186,32 +192,48 @@ def test_what_is_not_a_run_is_named(folder, tmp_path, spoil, words):
     assert not (tmp_path / "a" / "report").exists()
 
 
-def altered(source, folder, summary, **config):
-    """A copy of a run that says something else of itself."""
-    shutil.copytree(source, folder, ignore=shutil.ignore_patterns("tensorboard", "*.ckpt"))
-    saved = OmegaConf.load(folder / "config.yaml")
+def altered(run, summary=None, **config):
+    """A run that says something else of itself, and has neither curves nor θ."""
+    other = Run(run.folder)
+    other.config = copy.deepcopy(run.config)
     for key, value in config.items():
-        OmegaConf.update(saved, key.replace("__", "."), value)
-    OmegaConf.save(saved, folder / "config.yaml")
-    facts = json.loads((folder / "summary.json").read_text()) | summary
-    (folder / "summary.json").write_text(json.dumps(facts))
-    return open_run(folder)
+        OmegaConf.update(other.config, key.replace("__", "."), value)
+    other.values = flat(OmegaConf.to_container(other.config))
+    other.summary = run.summary | (summary or {})
+    other.steps, other.norms, other.theta = run.steps, run.norms, None
+    other.curves = lambda _: {}
+    return other
 
 
-def test_a_row_atlas_shows_what_each_row_alone_costs(folder, tmp_path):
-    source, runs = folder / "sweep" / "a", []
-    for seed in (0, 1):
-        whole = altered(source, tmp_path / f"whole{seed}", {"test/acc": 0.9}, scenario__rows="none", seed=seed)
-        runs.append(whole)
-        for row in range(28):
-            accuracy = {"test/acc": 0.9 - 0.01 * row * (1 + seed)}
-            runs.append(altered(source, tmp_path / f"{row}_{seed}", accuracy, scenario__rows=row, seed=seed))
-    figure = draw(RunSet(runs))["row_atlas"].on()
-    digit, lost, shares = figure.axes
+def atlas(run, base=0.9, rows=("none", *range(28)), step=0.01, **config):
+    """The runs of an atlas with one seed: without row r, `step` · r is lost."""
+    lost = {row: 0 if row == "none" else step * row for row in rows}
+    return [altered(run, {"test/acc": base - lost[row]}, scenario__rows=row, **config) for row in rows]
+
+
+def lost_points(plot):
+    return pytest.approx([bar.get_width() for bar in plot.on().axes[1].patches], abs=1e-5)
+
+
+def test_a_row_atlas_shows_what_each_row_alone_costs(runs):
+    both = [*atlas(runs[0], seed=0), *atlas(runs[0], seed=1, step=0.02)]
+    digit, lost, shares = draw(RunSet(both))["row_atlas"].on().axes
     assert [bar.get_width() for bar in lost.patches] == pytest.approx([1.5 * row for row in range(28)])
     assert {round(bar.get_width() / 100, 6) for bar in shares.patches} == {round(runs[0].cut_fraction, 6)}
     assert digit.images[0].get_array().shape == (28, 28)
-    assert "row_atlas" not in draw(RunSet(runs[:-1]))
+    assert "row_atlas" not in draw(RunSet(both[:-1]))
+
+
+def test_of_several_row_atlases_the_first_complete_one_is_drawn_and_the_words_name_the_others(runs):
+    first = atlas(runs[0], base=0.27)  # without row 27, no image is read well: an accuracy of zero is an accuracy
+    part = atlas(runs[0], base=0.5, rows=("none", 3, 5), data__batch_size=64)
+    other = atlas(runs[0], step=0.001, data__batch_size=64)
+    again = atlas(runs[0], base=0.5, rows=("none", 4))
+    found = [draw(RunSet(some))["row_atlas"] for some in (part + first, first + other, first + again)]
+    assert all(list(range(28)) == lost_points(plot) for plot in found)
+    assert found[0].words.endswith("whiskers are a standard deviation.")
+    assert found[1].words.endswith(" Shown: augment data.batch_size=128. Not shown: augment data.batch_size=64.")
+    assert found[2].words.endswith(" Left aside, because a run with the same row and seed came before: 2.")
 
 
 def test_a_row_atlas_in_numbers():
@@ -254,123 +276,45 @@ def test_a_row_atlas_says_in_words_where_there_is_no_order():
     assert words.endswith("(Spearman; no interval, because too few rows differ).")
 
 
-def test_a_row_atlas_of_two_networks_shows_one_and_names_the_other(folder, tmp_path):
-    source, runs = folder / "sweep" / "a", []
-    for batch, step in ((128, 0.01), (64, 0.001)):
-        for row in ("none", *range(28)):
-            accuracy = {"test/acc": 0.9 - (0 if row == "none" else step * row)}
-            runs.append(
-                altered(source, tmp_path / f"{batch}_{row}", accuracy, scenario__rows=row, data__batch_size=batch)
-            )
-    plot = draw(RunSet(runs))["row_atlas"]
-    figure, words = plot.on(), plot.words
-    assert [bar.get_width() for bar in figure.axes[1].patches] == pytest.approx([1.0 * row for row in range(28)])
-    assert words.endswith(" Shown: augment data.batch_size=128. Not shown: augment data.batch_size=64.")
-
-
-@pytest.fixture
-def atlas(folder, tmp_path):
-    """The runs of an atlas with one seed: without row r, 0.01 · r is lost."""
-
-    def atlas_(base=0.9, name="atlas", rows=("none", *range(28)), **config):
-        source = folder / "sweep" / "a"
-        lost = {row: 0 if row == "none" else 0.01 * row for row in rows}
-        return [
-            altered(source, tmp_path / f"{name}_{row}", {"test/acc": base - lost[row]}, scenario__rows=row, **config)
-            for row in rows
-        ]
-
-    return atlas_
-
-
-def lost_points(figure):
-    return [bar.get_width() for bar in figure.axes[1].patches]
-
-
-def test_an_accuracy_of_zero_is_an_accuracy(atlas):
-    figure = draw(RunSet(atlas(base=0.27)))["row_atlas"].on()  # without row 27, no image is read well
-    assert lost_points(figure) == pytest.approx(list(range(28)), abs=1e-5)
-
-
-def test_an_atlas_is_not_hidden_by_a_second_one_that_is_not_complete(atlas):
-    other = atlas(base=0.5, name="other", rows=("none", 3, 5), data__batch_size=64)
-    plot = draw(RunSet([*other, *atlas()]))["row_atlas"]
-    figure, words = plot.on(), plot.words
-    assert lost_points(figure) == pytest.approx(list(range(28)))
-    assert "Not shown" not in words
-    assert "Left aside" not in words
-
-
-def test_an_atlas_says_that_runs_are_there_twice_and_shows_the_first(atlas):
-    plot = draw(RunSet([*atlas(), *atlas(base=0.5, name="again", rows=("none", 4))]))["row_atlas"]
-    figure, words = plot.on(), plot.words
-    assert lost_points(figure) == pytest.approx(list(range(28)))
-    assert words.endswith(" Left aside, because a run with the same row and seed came before: 2.")
-
-
 @pytest.mark.parametrize(("value", "words"), [(math.nan, "not a number"), (math.inf, "not a number"), (None, "")])
-def test_what_is_no_number_is_no_number_in_the_table(folder, tmp_path, value, words):
+def test_what_is_no_number_is_no_number_in_the_table_and_in_the_captions(runs, tmp_path, value, words):
     measured = ("test/acc", "test/acc_operated", "test/loss", "train/seconds")
-    run = altered(folder / "sweep" / "a", tmp_path / "run", dict.fromkeys(measured, value))
-    table = compare_runs(RunSet([run]))
+    RunFolder(tmp_path).write_summary(runs[0].summary | dict.fromkeys(measured, value))
+    some = RunSet([altered(runs[0])])
+    some.runs[0].summary = RunFolder(tmp_path).read_summary()
+    table = compare_runs(some)
     cells = dict(zip(table.header, table.body[0], strict=True))
     columns = ("test accuracy", "rows changed in every image", "test loss", "seconds")
     assert [cells[column] for column in columns] == [words] * 4
-    page = write_report(RunSet([run]), tmp_path / "report").read_text()
-    assert "nan%" not in page
-    assert "None" not in page
+    assert not re.search(r"\b(nan|inf|None)\b", " ".join(plot.caption for plot in draw(some).values()))
 
 
-def test_a_repair_shows_damage_and_what_is_left_of_it(tmp_path):
-    train(configure(*QUICK, "corruption=row_shift", "scenario=augment"), tmp_path / "run")
-    run = open_run(tmp_path / "run")
-    figure = draw(RunSet([run]))["repair"].on()
-    (panel,) = figure.axes
-    learnt, left = (line.get_xdata() for line in panel.lines[:2])
+def test_a_repair_shows_damage_and_what_is_left_of_it(runs):
+    run = altered(runs[0], corruption=configure("corruption=row_shift").corruption)
+    assert "repair" not in draw(RunSet([run]))  # without θ
+    run.theta = runs[0].theta
+    (panel,) = draw(RunSet([run]))["repair"].on().axes
+    learnt, left = (torch.tensor(line.get_xdata()) for line in panel.lines[:2])
     assert [bar.get_width() for bar in panel.patches] == [1.0] * 14 + [0.0] * 14
-    torch.testing.assert_close(torch.tensor(learnt), run.theta[0].mean(1))
-    torch.testing.assert_close(torch.tensor(left), run.theta[0].mean(1) + torch.tensor([1.0] * 14 + [0.0] * 14))
-    untested = altered(run.folder, tmp_path / "untested", {"test/acc": None})
-    untested.theta = run.theta
-    (panel,) = draw(RunSet([untested]))["repair"].on().axes
+    torch.testing.assert_close(learnt, run.theta[0].mean(1))
+    torch.testing.assert_close(left, run.theta[0].mean(1) + torch.tensor([1.0] * 14 + [0.0] * 14))
+    run.summary["test/acc"] = math.nan
+    (panel,) = draw(RunSet([run]))["repair"].on().axes
     assert panel.get_title(loc="left").endswith(": no test accuracy")
-    assert "repair" not in draw(
-        RunSet([altered(run.folder, tmp_path / "whole", {}, corruption={"name": "none", "rows": "none"})])
-    )
-
-
-def test_cameras_are_named_not_described(tmp_path):
-    (tmp_path / "x").mkdir()
-    runs = []
-    for name in ("none", "row_shift", "row_noise"):
-        OmegaConf.save(
-            configure("scenario=baseline", f"corruption={name}"), tmp_path / "x" / "config.yaml", resolve=True
-        )
-        runs.append(open_run(tmp_path / "x"))
-    assert RunSet(runs).group_names() == [f"baseline corruption={name}" for name in ("none", "row_shift", "row_noise")]
+    assert "repair" not in draw(RunSet([runs[0]]))
 
 
 # ---- names: what is the scenario's own goes without saying
 
 
-def test_what_stands_in_the_scenarios_own_file_goes_without_saying(folder, tmp_path):
-    source = folder / "sweep" / "a"
-    other = altered(source, tmp_path / "x", {}, scenario__rows="7:21", scenario__probability=0.25)
-    smaller = altered(source, tmp_path / "y", {}, data__batch_size=64)
-    assert RunSet([open_run(source), other]).group_names() == ["augment", "augment rows=7:21 probability=0.25"]
-    assert RunSet([open_run(source), smaller]).group_names() == [
-        "augment data.batch_size=128",
-        "augment data.batch_size=64",
-    ]
-
-
-@pytest.mark.parametrize("name", ["mine", "../../configs/scenario/augment"])
-def test_a_scenario_without_a_file_of_the_projects_tells_both_values(folder, tmp_path, name):
-    runs = [
-        altered(folder / "sweep" / "a", tmp_path / str(rows[0]), {}, scenario__name=name, scenario__rows=rows)
-        for rows in ("0:14", "7:21")
-    ]
-    assert RunSet(runs).group_names() == [f"{name} rows=0:14", f"{name} rows=7:21"]
+def test_the_values_of_the_scenarios_own_file_are_not_in_the_name(runs):
+    other = altered(runs[0], scenario__rows="7:21", scenario__probability=0.25)
+    smaller = altered(runs[0], data__batch_size=64)
+    assert RunSet([runs[0], other]).group_names() == ["augment", "augment rows=7:21 probability=0.25"]
+    assert RunSet([runs[0], smaller]).group_names() == ["augment data.batch_size=128", "augment data.batch_size=64"]
+    for name in ("mine", "../../configs/scenario/augment"):  # the project has no file of this name
+        two = [altered(runs[0], scenario__name=name, scenario__rows=rows) for rows in ("0:14", "7:21")]
+        assert RunSet(two).group_names() == [f"{name} rows=0:14", f"{name} rows=7:21"]
 
 
 # ---- seeds of one setting are averaged
@@ -385,7 +329,7 @@ def test_a_line_for_each_setting_says_mean_and_sample_deviation(runs):
     accuracies = [100 * run.summary["test/acc"] for run in runs[:2]]
     expected = f"{statistics.mean(accuracies):.2f} ± {statistics.stdev(accuracies):.2f} %"
     assert told[0]["test accuracy"] == expected
-    assert told[1]["test accuracy"] == f"{100 * runs[2].summary['test/acc']:.2f}%"
+    assert told[1]["test accuracy"] == f"{100 * runs[2].summary['test/acc']:.2f} %"
     assert told[0]["rows cut at every step"] == "0–13"
 
 
@@ -448,7 +392,7 @@ def test_curves_that_are_equal_in_every_number_are_named_together(observed, runs
 # ---- what is seen
 
 
-def test_the_heatmaps_say_which_rows_are_cut_how_much_that_stops_and_by_what(folder, runs):
+def test_the_heatmaps_say_how_much_gradient_is_stopped_by_what_and_why(folder, runs):
     excluded = open_run(folder / "sweep" / "d")
     excluded.norms["input_grad_norm"] = torch.ones_like(excluded.norms["row_grad_norm"])
     plot = draw(RunSet([*runs[:3], excluded]))["heatmaps"]
@@ -458,14 +402,11 @@ def test_the_heatmaps_say_which_rows_are_cut_how_much_that_stops_and_by_what(fol
         f"Detach stops {share:.1f} % of the squared gradient in augment; the loss, not detach, stops 50.0 % of the"
         " squared gradient in modify; nothing is cut in augment detach=false."
     )
-    shown = " ".join(axes.get_title(loc="left") for axes in plot.on().axes).replace("\n", " ")
-    assert f"rows 0–13 cut: {share:.1f} % of the squared gradient stopped, by detach" in shown
-    assert "rows 14–27 cut: 50.0 % of the squared gradient stopped, by the loss, not detach" in shown
     assert "augment: Zeros are made by detach: the loss uses these rows" in plot.words
     assert "modify: Zeros are made by the loss, not detach: the network never sees" in plot.words
 
 
-def test_the_page_begins_with_what_detach_did_and_what_observers_left_alone(page, folder, runs, observed):
+def test_the_page_begins_with_what_detach_did_and_what_observers_left_alone(page, runs, observed):
     said = answer_runs(RunSet([*runs, *observed]))
     change = 100 * (runs[0].summary["test/acc"] - runs[2].summary["test/acc"])
     assert said[0].startswith("augment: detach makes the zeros of rows 0–13 and stops ")
@@ -476,9 +417,6 @@ def test_the_page_begins_with_what_detach_did_and_what_observers_left_alone(page
     )
     text = page.read_text()
     assert text.index("augment: detach makes the zeros") < text.index("<table>")
-    assert (
-        "said by a sweep" in write_report(RunSet(runs[3:]), folder / "given", sentences=["said by a sweep"]).read_text()
-    )
 
 
 def test_a_caption_is_in_the_page_and_a_title_in_the_files(page):
@@ -522,18 +460,15 @@ def test_a_legend_has_every_name_and_the_figure_grows_by_it(size, count):
     assert 3 < figure.get_figheight() < 3 + count * 3 * 1.7 * size.text / 72
 
 
-def test_things_are_shared_out_evenly_and_an_axis_has_a_few_round_numbers():
-    assert [len(part) for part in shared_out(range(9), 4)] == [3, 3, 3]
-    assert shared_out([], 4) == []
+def test_an_axis_has_a_few_round_numbers():
     assert round_logarithms(0.13, 2.6) == pytest.approx([0.2, 0.5, 1, 2])
     assert round_logarithms(1e-9, 1) == pytest.approx([1e-9, 1e-7, 1e-5, 1e-3, 1e-1])
     assert 2 < len(round_logarithms(1.03, 1.4)) <= 7
     assert round_logarithms(3.3, 3.3) == [3.3]
 
 
-def test_many_settings_stand_in_several_figures_and_what_is_left_out_is_said(folder, tmp_path):
-    runs = [altered(folder / "sweep" / "a", tmp_path / str(n), {}, data__batch_size=n + 1) for n in range(26)]
-    drawn = draw(RunSet(runs))
+def test_many_settings_are_in_several_figures_and_the_words_count_those_that_are_left_out(runs):
+    drawn = draw(RunSet([altered(runs[0], data__batch_size=n + 1) for n in range(26)]))
     walls = [name for name in drawn if name.startswith("heatmaps")]
     assert walls == ["heatmaps", *(f"heatmaps_{n}" for n in range(2, 7))]
     assert drawn["heatmaps"].words.endswith("24 of 26 settings are shown.")

@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 
 from rowgrad.errors import UserError
 from rowgrad.folders import RunFolder
+from rowgrad.results.analysis import load_analyses
 from rowgrad.results.run import Run
 from rowgrad.training.build import CLASSES, MODULES, WRITERS, folder_whitelist, make_target
 from rowgrad.training.jobs import command_to_repeat
@@ -21,6 +22,7 @@ from rowgrad.training.naming import what_is_trained
 from rowgrad.training.settings import read_saved_settings
 from rowgrad.training.train import load_run
 
+_, row_atlas, *_ = load_analyses()  # repair, row_atlas, truncation, vanishing
 TRAIN, EVALUATE, REPORT = (PROJECT / "scripts" / f"{name}.py" for name in ("train", "evaluate", "report"))
 TINY = ["data=digits", "trainer.accelerator=cpu", "model=mlp", "callbacks.pictures=null", "callbacks.progress=null"]
 TINY += ["trainer.max_steps=2", "callbacks.histograms=null"]
@@ -412,7 +414,7 @@ def test_nothing_is_downloaded_to_where_somebodys_config_says(hostile, tmp_path)
     for opened in (load_run, resumed):
         with pytest.raises(UserError, match="does not hold MNIST, and nothing is downloaded there"):
             opened(folder)
-    assert Run(RunFolder(folder)).mean_image() is None
+    assert row_atlas.mean_image(Run(RunFolder(folder))) is None
     assert not list((tmp_path / "mine").iterdir())
 
 

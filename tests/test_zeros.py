@@ -68,11 +68,10 @@ def test_the_cause_of_zeros_is_the_one_that_autograd_shows(found, settings):
     assert control == (found is not ZeroCause.DETACH)  # only what detach makes goes away without it
 
 
-@pytest.mark.parametrize("detach", [True, False])
-def test_the_words_say_that_detach_is_off_where_it_is(detach):
-    words = {route: describe_zeros(ZeroCause.LOSS, detach=detach, route=route) for route in ("exclude",)}["exclude"]
-    assert words.startswith("the loss, not detach: ")
-    assert words.endswith("(detach is off here)") != detach
+def test_the_words_say_that_detach_is_off_where_it_is():
+    on, off = (describe_zeros(ZeroCause.LOSS, detach=detach, route="exclude") for detach in (True, False))
+    assert on.startswith("the loss, not detach: ")
+    assert off == f"{on} (detach is off here)"
 
 
 @pytest.fixture(scope="module")
@@ -104,9 +103,8 @@ def test_a_run_finds_its_control_and_says_what_detach_changed(runs):
     assert find_control(runs["alone"]) is None
     with_, without = (runs[name].summary for name in ("augment", "augment_off"))
     difference = 100 * (with_["test/acc"] - without["test/acc"])
-    change = (
-        f"with detach minus without is {difference:+.2f} points in one pair" if difference else "the same in one pair"
-    )
+    minus = f"with detach minus without is {difference:+.2f} points in one pair"
+    change = minus if difference else "the same in one pair"
     stopped = f"stops {with_['cut_fraction']:.1%} of the squared gradient"
     for name, beside in (("augment", "without detach"), ("augment_off", "with detach")):
         words = said(runs[name])["control"]
@@ -192,12 +190,15 @@ def test_the_control_is_found_among_many_neighbours_by_its_config_alone(runs, tm
     assert find_control(open_run(tmp_path / "run")).folder.path == tmp_path / "control"
 
 
-def test_cut_rows_are_told_by_whether_they_are_cut_at_each_step():
-    counts = lambda *at: torch.tensor(at)  # noqa: E731
-    assert describe_cut(counts(3, 3, 0), 3) == "rows 0–1: row gradient exactly 0.0 at each of 3 steps"
-    assert (
-        describe_cut(counts(3, 1, 0), 3) == "row 0: row gradient exactly 0.0 at each of 3 steps; row 1 at some of them"
-    )
-    assert describe_cut(counts(0, 1, 0), 3, "0") == "row 1: 0 at some of 3 steps"
-    assert describe_cut(counts(0, 0, 0), 3) == "no row: gradient reached every row"
+@pytest.mark.parametrize(
+    ("counts", "words"),
+    [
+        ([3, 3, 0], "rows 0–1: exactly 0.0 at each of 3 steps"),
+        ([3, 1, 0], "row 0: exactly 0.0 at each of 3 steps; row 1 at some of them"),
+        ([0, 1, 0], "row 1: exactly 0.0 at some of 3 steps"),
+        ([0, 0, 0], "no row: gradient reached every row"),
+    ],
+)
+def test_the_words_say_which_rows_are_cut_at_each_step_and_which_at_some(counts, words):
+    assert describe_cut(torch.tensor(counts), 3, "exactly 0.0") == words
     assert describe_cut(None, 3) == "not recorded"

@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from rowgrad.results.plots import Plot, add_legend, named_grid, shared_out
+from rowgrad.results.plots import Plot, add_legend, in_parts, named_grid
 from rowgrad.scenario.corruption import Corruption
 from rowgrad.scenario.settings import CorruptionSettings
 from rowgrad.watch.figures import INK, OTHER, SELECTED, ZERO, mark_selected
@@ -45,7 +45,7 @@ def figures(runs: RunSet) -> dict[str, Plot]:
     )
     if any(len(group.runs) > 1 for group in groups):
         words += " Of several seeds, the first run's."
-    parts = [{name: cameras[name] for name in names} for names in shared_out(list(cameras), GRID)]
+    parts = [{name: cameras[name] for name in names} for names in in_parts(list(cameras), GRID)]
     return {f"repair_{n}" if n > 1 else "repair": _plot(part, words) for n, part in enumerate(parts, 1)}
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import statistics
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from rowgrad.data.settings import DATA_SETS
+from rowgrad.data.sources import SOURCES
+from rowgrad.errors import UserError
 from rowgrad.results.paired import compare, corrected
 from rowgrad.results.plots import Plot
 from rowgrad.results.runs import RunSet
@@ -51,8 +55,19 @@ def figures(runs: RunSet) -> dict[str, Plot]:
         words += f" Left aside, because a run with the same row and seed came before: {more}."
     if others := [other for other in atlases if other != name]:
         words += f" Shown: {name}. Not shown: {'; '.join(others)}."
-    numbers = (torch.tensor(lost), torch.tensor(shares), next(iter(whole.values())).mean_image())
+    numbers = (torch.tensor(lost), torch.tensor(shares), mean_image(next(iter(whole.values()))))
     return {"row_atlas": Plot(describe_atlas(lost, shares, losses), words, lambda size: _draw(*numbers, size))}
+
+
+def mean_image(run: Run) -> Tensor | None:
+    """The mean image (H, W) of a run's data set, from 0 to 1; None if its files are not on this machine."""
+    name, root = run.config.data.name, Path(run.config.data.root)
+    if name not in DATA_SETS or (name != "digits" and not root.is_dir()):
+        return None
+    try:
+        return SOURCES[name](root, download=False).test.pixels.double().mean(0) / 255
+    except UserError:
+        return None
 
 
 def sentences(runs: RunSet) -> list[str]:

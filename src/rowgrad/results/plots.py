@@ -5,10 +5,8 @@ matplotlib's constrained layout places everything. What is measured comes in, no
 
 from __future__ import annotations
 
-import math
 import textwrap
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import matplotlib as mpl
@@ -273,7 +271,6 @@ def row_profiles(profiles: Mapping[str, Mapping[str, Tensor]], size: Size) -> Fi
 def compared_heatmaps(
     wall: Mapping[str, tuple[Tensor, Mapping[str, Tensor], Sequence[bool]]],
     scale: LogNorm,
-    words: Mapping[str, str],
     size: Size,
 ) -> Figure:
     """Row and input gradient norms of several settings, all on one colour scale.
@@ -281,44 +278,33 @@ def compared_heatmaps(
     Args:
         wall: steps (T,), norms (T, H) by their names, and the selected rows, by the setting's name.
         scale: of the colours.
-        words: a line below each name.
         size: to draw for.
     """
     across = 1 if size.narrow or len(wall) <= 2 else 2  # noqa: PLR2004
     down, wide = -(-len(wall) // across), size.width / across
     names = [size.lines(name, 0.9 * wide, 2) for name in wall]
-    texts = [size.lines(words[name], 0.85 * wide, 3) for name in wall]
     titles = [size.lines(title_of(quantity), 0.42 * wide, TITLE_LINES) for quantity in (REACHES, ARRIVES)]
-    lines = max(title.count("\n") for title in titles)
-    titles = ["\n" * (lines - title.count("\n")) + title for title in titles]
-    heads = map(size.height, (f"{name}\n{text}\n{titles[0]}" for name, text in zip(names, texts, strict=True)))
-    tall, bar = (1.15 if size.narrow else 1.6) + max(heads), 0.6
+    heads = max(map(size.height, names)) + max(map(size.height, titles))
+    tall, bar = (1.15 if size.narrow else 1.6) + heads, 0.6
     figure = Figure((size.width, down * tall + bar), layout=ConstrainedLayoutEngine(h_pad=0.02))
     (above,), (below,) = figure.subfigures(2, 1, height_ratios=[down * tall, bar], squeeze=False)
     parts = above.subfigures(down, across, squeeze=False).flat
-    for number, (part, name, text, one) in enumerate(zip(parts, names, texts, wall.values(), strict=False)):
+    for number, (part, name, drawn) in enumerate(zip(parts, names, wall.values(), strict=False)):
+        steps, norms, rows = drawn
         part.suptitle(name, weight="bold", x=0.02, ha="left")
         panels = part.subplots(1, 2, sharey=True)
-        panels[0].set_title(f"{text}\n{titles[0]}", loc="left")
-        panels[1].set_title(titles[1], loc="left")
         panels[0].set_ylabel("image row")
-        for panel, quantity in zip(panels, (REACHES, ARRIVES), strict=True):
-            _draw_or_say(panel, quantity, *one, scale)
+        for panel, quantity, title in zip(panels, (REACHES, ARRIVES), titles, strict=True):
+            panel.set_title(title, loc="left")
+            if quantity in norms:
+                draw_heatmap(panel, steps, norms[quantity], rows, scale)
+            else:
+                panel.text(0.5, 0.5, "not recorded", ha="center", transform=panel.transAxes)
             label_steps(panel, 3 if size.narrow else 5, "optimizer step" if number + across >= len(wall) else "")
     draw_scale(below.subplots(), ScalarMappable(scale, "viridis"), Quantity.unit, 0.9 * size.text, below=True)
     selected = [any(rows) for *_, rows in wall.values()]
     add_legend(figure, legend_of(selected, rows="selected rows"), size)
     return figure
-
-
-def _draw_or_say(
-    panel: Axes, quantity: str, steps: Tensor, norms: Mapping[str, Tensor], selected: Sequence[bool], scale: LogNorm
-) -> None:
-    """A heatmap, or the words that its quantity was not recorded."""
-    if quantity in norms:
-        draw_heatmap(panel, steps, norms[quantity], selected, scale)
-    else:
-        panel.text(0.5, 0.5, "not recorded", ha="center", transform=panel.transAxes)
 
 
 def compared_theta(thetas: Mapping[str, tuple[Tensor, Sequence[bool]]], size: Size) -> Figure:
@@ -337,13 +323,7 @@ def compared_theta(thetas: Mapping[str, tuple[Tensor, Sequence[bool]]], size: Si
 
 
 def named_grid(names: Sequence[str], tall: float, size: Size) -> tuple[Figure, list[Axes]]:
-    """Panels below their names, four side by side, or two on a narrow size.
-
-    Args:
-        names: of the panels.
-        tall: height of a panel, inches.
-        size: to draw for.
-    """
+    """Panels of `tall` inches below their names, four side by side, or two on a narrow size."""
     across = min(len(names), 2 if size.narrow else 4)
     down = -(-len(names) // across)
     titles = [size.lines(name, 0.85 * size.width / across, TITLE_LINES) for name in names]
@@ -357,8 +337,6 @@ def named_grid(names: Sequence[str], tall: float, size: Size) -> tuple[Figure, l
     return figure, panels[: len(names)]
 
 
-def shared_out(items: Sequence[Item], most: int) -> list[Sequence[Item]]:
-    """The items split evenly into parts of at most `most`."""
-    parts = math.ceil(len(items) / most)
-    edges = [round(len(items) * part / parts) for part in range(parts + 1)] if parts else [0]
-    return [items[a:b] for a, b in pairwise(edges)]
+def in_parts(items: Sequence[Item], most: int) -> list[Sequence[Item]]:
+    """The items in parts of `most`; the last may be smaller."""
+    return [items[at : at + most] for at in range(0, len(items), most)]

@@ -14,8 +14,8 @@ from markupsafe import escape
 
 from rowgrad.files import write_whole
 from rowgrad.results import plots
-from rowgrad.results.analysis import figures_of_experiments
-from rowgrad.results.plots import SIZES, Plot, shared_out
+from rowgrad.results.analysis import call_analyses
+from rowgrad.results.plots import SIZES, Plot, in_parts
 from rowgrad.results.sentences import answer_runs
 from rowgrad.results.tables import compare_groups, compare_runs
 from rowgrad.scenario.settings import STATE
@@ -44,7 +44,6 @@ WALL, GRID = 4, 8  # settings in one figure of heatmaps, and in one of θ; more 
 def write_report(
     runs: RunSet,
     folder: Path,
-    progress: Callable[[str], None] = lambda _: None,
     answers: Sequence[Table] = (),
     sentences: Sequence[str] | None = None,
 ) -> Path:
@@ -53,7 +52,6 @@ def write_report(
     Args:
         runs: at least one.
         folder: it is made.
-        progress: called with the name of each figure.
         answers: tables before the figures.
         sentences: at the beginning; `answer_runs(runs)` if None.
 
@@ -61,7 +59,7 @@ def write_report(
         The page.
     """
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    sections = [_section(folder, name, plot) for name, plot in draw(runs, progress).items()]
+    sections = [_section(folder, name, plot) for name, plot in draw(runs).items()]
     templates = jinja2.Environment(loader=jinja2.PackageLoader("rowgrad.results", "."), autoescape=True)
     facts, groups = runs.runs[0].summary, runs.groups()
     text = templates.get_template("report.html.jinja").render(
@@ -111,26 +109,19 @@ def svg(figure: Figure, salt: str) -> str:
 # ---- which figures some runs have, what each shows, and how to read it
 
 
-def draw(runs: RunSet, progress: Callable[[str], None] = lambda _: None) -> dict[str, Plot]:
-    """The figures of some runs by their names.
-
-    Args:
-        runs: at least one.
-        progress: called with the name of each figure.
-    """
+def draw(runs: RunSet) -> dict[str, Plot]:
+    """The figures of some runs (at least one) by their names."""
     groups = runs.groups()
-    kinds: dict[str, Callable[[], Iterable[Plot]]] = {
-        "heatmaps": lambda: _heatmaps(groups),
-        "row_profiles": lambda: _row_profiles(groups),
-        "learning_curves": lambda: _learning_curves(groups),
-        "learnt_rows": lambda: _learnt_rows(groups),
+    kinds = {
+        "heatmaps": _heatmaps(groups),
+        "row_profiles": _row_profiles(groups),
+        "learning_curves": _learning_curves(groups),
+        "learnt_rows": _learnt_rows(groups),
     }
-    found: dict[str, Plot] = {}
-    for name, make in kinds.items():
-        progress(name.replace("_", " "))
-        found |= {f"{name}_{number}" if number > 1 else name: plot for number, plot in enumerate(make(), 1)}
-    progress("experiments")
-    return found | figures_of_experiments(runs)
+    found = {f"{name}_{n}" if n > 1 else name: plot for name, some in kinds.items() for n, plot in enumerate(some, 1)}
+    for more in call_analyses("figures", runs):
+        found |= more
+    return found
 
 
 def _left_out(groups: Sequence[RunGroup]) -> str:
@@ -155,15 +146,14 @@ def _heatmaps(groups: Sequence[RunGroup]) -> list[Plot]:
 
     def plot(some: Sequence[RunGroup]) -> Plot:
         wall = {g.title: (g.steps, g.norms, g.first.selected) for g in some if g.steps is not None}
-        below = {group.title: describe_cut_of(group) for group in some}
         how = f" {words}" if some[0] is shown[0] else ""
         return Plot(
             heatmap_verdict(some),
             f"{causes_of_zeros(some)}{how}".strip(),
-            lambda size: plots.compared_heatmaps(wall, scale, below, size),
+            lambda size: plots.compared_heatmaps(wall, scale, size),
         )
 
-    return [plot(some) for some in shared_out(shown, WALL)]
+    return [plot(some) for some in in_parts(shown, WALL)]
 
 
 def _row_profiles(groups: Sequence[RunGroup]) -> list[Plot]:
@@ -213,7 +203,7 @@ def _learnt_rows(groups: Sequence[RunGroup]) -> list[Plot]:
         verdict = rows_in_settings("Rows whose θ is exactly 0", still)
         return Plot(verdict, words, lambda size: plots.compared_theta(thetas, size))
 
-    return [plot(some) for some in shared_out(known[:MOST], GRID)]
+    return [plot(some) for some in in_parts(known[:MOST], GRID)]
 
 
 # ---- verdicts
@@ -234,7 +224,7 @@ def heatmap_verdict(groups: Sequence[RunGroup]) -> str:
             parts.append(f"{subject} stops {_shares(others)}")
         if state:
             parts.append(f"{subject} cuts the state between rows in {listed([group.name for group in state])}")
-    if whole := [group.name for group in groups if group.cut is not None and not group.is_cut]:
+    if whole := [group.name for group in groups if group.is_cut is False]:
         parts.append(f"nothing is cut in {listed(whole)}")
     return sentence("; ".join(parts))
 
@@ -242,32 +232,12 @@ def heatmap_verdict(groups: Sequence[RunGroup]) -> str:
 def _shares(groups: Sequence[RunGroup]) -> str:
     """Shares of the squared gradient, each with the settings in which it is stopped."""
     shares = {group.name: group.stopped for group in groups}
-    if len({percent(share) for share in shares.values()}) > 3:  # noqa: PLR2004
-        ends = f"{percent(min(shares.values()))} to {percent(max(shares.values()))}"
-        return f"{ends} of the squared gradient in {len(groups)} settings"
     by_share: dict[str, list[str]] = {}
     for name, share in shares.items():
         by_share.setdefault(percent(share), []).append(name)
     (first, names), *rest = by_share.items()
     words = [f"{first} of the squared gradient in {listed(names)}"]
     return ", ".join([*words, *(f"{share} in {listed(names)}" for share, names in rest)])
-
-
-def describe_cut_of(group: RunGroup) -> str:
-    """Which rows of one setting are cut, how much that stops, and by what."""
-    from rowgrad.scenario.rows import name_rows
-
-    if group.cut is None:
-        return "what is cut was not recorded"
-    always, some = group.cut
-    if not group.is_cut:
-        return "nothing is cut"
-    words = f"{name_rows(always)} cut" if any(always) else f"{name_rows(some)} cut at some steps"
-    if any(always) and any(some):
-        words += f", {name_rows(some)} at some steps"
-    both = group.first.scenario.route == STATE
-    words += ", in both norms" if both else f": {percent(group.stopped)} of the squared gradient stopped"
-    return f"{words}, by {BY[group.zeros_by]}" if group.zeros_by in BY else words
 
 
 def causes_of_zeros(groups: Sequence[RunGroup]) -> str:

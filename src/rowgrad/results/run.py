@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rowgrad.config import flat, group_key
-from rowgrad.data.settings import DATA_SETS, DataSettings
+from rowgrad.data.settings import DataSettings
 from rowgrad.errors import UserError
 from rowgrad.files import read_json
 from rowgrad.folders import MOST_BYTES, RunFolder
@@ -197,18 +197,6 @@ class Run:
             except (UserError, KeyError):
                 continue
         return None
-
-    def mean_image(self) -> Tensor | None:
-        """The mean image (H, W) of the run's data set, from 0 to 1; None if its files are not on this machine."""
-        from rowgrad.data.sources import SOURCES
-
-        name, root = self.config.data.name, Path(self.config.data.root)
-        if name not in DATA_SETS or (name != "digits" and not root.is_dir()):
-            return None
-        try:
-            return SOURCES[name](root, download=False).test.pixels.double().mean(0) / 255
-        except UserError:
-            return None
 
     def curves(self, tags: Sequence[str]) -> dict[str, Curve]:
         """Steps and values of scalars in the event files, by their tags; tags that are missing are left out."""

@@ -7,7 +7,7 @@ import re
 import statistics
 from collections import Counter
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,20 +64,16 @@ class RunGroup:
         """Any of the runs, for what they have in common."""
         return self.runs[0]
 
-    def values(self, metric: str) -> list[float]:
-        """A metric of the runs' summaries; missing and non-finite values are left out."""
-        return finite(self.runs, metric)
-
     @cached_property
     def recorded(self) -> tuple[Run, ...]:
         """The runs with recorded steps; only the first of them if they have no steps in common."""
         some = tuple(run for run in self.runs if len(run.steps))
-        return some if some and len(_common([run.steps for run in some])) else some[:1]
+        return some if some and len(_common(some)) else some[:1]
 
     @cached_property
     def steps(self) -> Tensor | None:
         """The steps that all of them have recorded, (T,)."""
-        return _common([run.steps for run in self.recorded]) if self.recorded else None
+        return _common(self.recorded) if self.recorded else None
 
     @cached_property
     def norms(self) -> dict[str, Tensor]:
@@ -97,22 +93,11 @@ class RunGroup:
         return [run.theta.float() for run in self.runs if run.theta is not None]
 
     @cached_property
-    def cut(self) -> tuple[list[bool], list[bool]] | None:
-        """Which rows were cut at every step of every seed, and which at some; None if that was not recorded."""
-        import torch
-
-        counts = [(run.cut_counts, len(run.steps)) for run in self.recorded]
-        known = [(count, steps) for count, steps in counts if count is not None]
-        if not known or len(known) < len(counts):
-            return None
-        always = torch.stack([count == steps for count, steps in known]).all(0)
-        some = torch.stack([count > 0 for count, _ in known]).any(0) & ~always
-        return always.tolist(), some.tolist()
-
-    @property
-    def is_cut(self) -> bool:
-        """Whether any row was cut at any step."""
-        return self.cut is not None and any(map(any, self.cut))
+    def is_cut(self) -> bool | None:
+        """Whether any row was cut at any step; None if that was not recorded."""
+        counts = [run.cut_counts for run in self.recorded]
+        known = [bool(count.any()) for count in counts if count is not None]
+        return any(known) if known and len(known) == len(counts) else None
 
     @property
     def stopped(self) -> float:
@@ -140,11 +125,7 @@ class RunGroup:
 
 
 class RunSet:
-    """Runs that are shown together.
-
-    Args:
-        runs: at least one.
-    """
+    """Runs, at least one, that are shown together."""
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.runs = tuple(runs)
@@ -298,7 +279,7 @@ def _twins_beside(run: Run) -> Iterator[Run]:
         try:
             if twin_key(other) == twin_key(run) and other.summary:
                 yield other
-        except Exception:  # noqa: BLE001, S112 - whatever YAML makes of a spoilt neighbour
+        except UserError:  # a neighbour whose files cannot be read
             continue
 
 
@@ -331,11 +312,8 @@ def _own_values(name: str) -> dict[str, Any]:
     return flat({"scenario": ScenarioSettings.defaults() | read_values(file)})
 
 
-def _common(steps: Sequence[Tensor]) -> Tensor:
-    """The steps that are in all lists, in order."""
+def _common(runs: Sequence[Run]) -> Tensor:
+    """The steps that all runs have recorded, in order."""
     import torch
 
-    shared = steps[0]
-    for others in steps[1:]:
-        shared = shared[torch.isin(shared, others)]
-    return shared
+    return reduce(lambda shared, steps: shared[torch.isin(shared, steps)], (run.steps for run in runs))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import statistics
 import sys
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from rich.panel import Panel
 
 from rowgrad.files import command_typed, shown
 from rowgrad.folders import DRY
-from rowgrad.results.analysis import sentences_of_experiments
+from rowgrad.results.analysis import call_analyses
 from rowgrad.results.paired import compare, percent, spread
 from rowgrad.results.runs import find_baseline, find_control, finite, identical
 from rowgrad.scenario.rows import name_rows
@@ -135,7 +136,7 @@ def fallback_notice(data: ImageData) -> list[Panel]:
 def answer_runs(runs: RunSet) -> list[str]:
     """What detach did in each setting, whether observers changed anything, and what the experiments' analyses say."""
     found = [on_detach(name, pairs) for name, pairs in runs.pairs().items() if pairs]
-    found += [on_observers(runs.runs), *sentences_of_experiments(runs)]
+    found += [on_observers(runs.runs), *chain.from_iterable(call_analyses("sentences", runs))]
     return [words for words in found if words]
 
 
@@ -192,7 +193,7 @@ def on_observers(runs: Sequence[Run]) -> str:
 
 def on_range(runs: RunSet) -> str:
     """Between which settings the test accuracy lies; empty for a single setting."""
-    found = {group.name: values for group in runs.done.groups() if (values := group.values("test/acc"))}
+    found = {group.name: values for group in runs.done.groups() if (values := finite(group.runs, "test/acc"))}
     if len(found) < 2:  # noqa: PLR2004
         return ""
     worst, *_, best = sorted(found, key=lambda name: statistics.mean(found[name]))

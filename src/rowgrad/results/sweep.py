@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import io
 import shlex
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.padding import Padding
 
 from rowgrad.files import command_typed, shown, write_whole
 from rowgrad.folders import DRY
@@ -52,7 +52,7 @@ def seeds_table(jobs: RunSet) -> Table:
         if set(finite(jobs.runs, metric)) - PLAIN.get(metric, set())
     ]
     for group in groups:
-        found = {metric: group.values(metric) for metric in metrics}
+        found = {metric: finite(group.runs, metric) for metric in metrics}
         count = max(map(len, found.values()), default=0)
         cells = (
             spread(numbers, METRICS.get(metric, decimals)) + f" (n = {len(numbers)})" * (0 < len(numbers) < count)
@@ -148,15 +148,19 @@ def answer_sweep(folder: SweepFolder) -> bool:
     jobs = RunSet.of_sweep(folder)
     trained, sentences, found = jobs.trained, [], []
     if trained.runs:  # late: a sweep of typing mistakes need not import torch
-        from rowgrad.results.analysis import tables_of_experiments
+        from rowgrad.results.analysis import call_analyses
         from rowgrad.results.sentences import answer_jobs
 
-        sentences, found = answer_jobs(trained), tables_of_experiments(trained)
+        sentences, found = answer_jobs(trained), chain.from_iterable(call_analyses("tables", trained))
     tables = [table for table in (seeds_table(jobs), detach_table(jobs), *found) if table and table.body]
     lines = describe_sweep(folder, jobs)
     write_whole(folder.table_file, as_csv(jobs))
     write_whole(folder.answers_file, _page(folder, lines, sentences, tables))
-    _print(sentences, tables)
+    console = Console(markup=False, highlight=False, emoji=False)
+    for sentence in sentences:
+        console.print(sentence, end="\n\n")
+    for table in tables:
+        table.print()
     print(lines)
     if trained.runs:
         from rowgrad.results.report import write_report
@@ -174,11 +178,3 @@ def _page(folder: SweepFolder, lines: str, sentences: Sequence[str], tables: Seq
     answers = "".join(f"- {sentence}\n" for sentence in sentences)
     head = f"# {folder.path.name}\n\n    {command}\n\n{answers}\n```text\n{lines}\n```\n"
     return "\n".join([head, *(table.section() for table in tables)])
-
-
-def _print(sentences: Sequence[str], tables: Sequence[Table]) -> None:
-    console = Console(markup=False, highlight=False, emoji=False)
-    for sentence in sentences:
-        console.print(Padding(sentence, (0, 0, 1, 0)))
-    for table in tables:
-        table.print()

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rowgrad.results.paired import decimals, percent, spread
 from rowgrad.watch.quantities import COSINE
+from rowgrad.watch.wording import short_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -77,16 +78,7 @@ class Table:
         Console(markup=False, width=None if sys.stdout.isatty() else 160).print(table)
 
 
-def _shown(value: float | None, form: str) -> str:
-    """A number as it is printed; empty if it was not measured."""
-    if value is None:
-        return ""
-    return format(value, form) if math.isfinite(value) else "not a number"
-
-
 def _cut(run: Run) -> str:
-    from rowgrad.watch.wording import short_rows
-
     counts = run.cut_counts
     if counts is None:
         return "not recorded"
@@ -95,50 +87,38 @@ def _cut(run: Run) -> str:
     return always + (f" ({sometimes} more at some)" if sometimes else "")
 
 
-def _selected(run: Run) -> str:
-    from rowgrad.watch.wording import short_rows
-
-    return short_rows(run.selected)
-
-
-COLUMNS: dict[str, Callable[[Run], str]] = {
+TEXTS: dict[str, Callable[[Run], str]] = {
     "scenario": lambda run: str(run.scenario.name),
-    "selected": _selected,
+    "selected": lambda run: short_rows(run.selected),
     "model": lambda run: str(run.config.model.get("name", "")),
     "detach": lambda run: str(run.scenario.detach).lower() if any(run.selected) else "–",
     "seed": lambda run: str(run.seed),
     "data": lambda run: str(run.summary.get("data", run.config.data.name)),
     "status": lambda run: run.status,
-    "test accuracy": lambda run: _shown(run.summary.get("test/acc"), ".2%"),
-    "rows changed in every image": lambda run: _shown(run.summary.get("test/acc_operated"), ".2%"),
-    "test loss": lambda run: _shown(run.summary.get("test/loss"), ".4f"),
-    "rows cut at every step": _cut,
-    "cut fraction": lambda run: _shown(run.cut_fraction, ".1%"),
-    "gradient's cosine": lambda run: _shown(run.summary.get(COSINE), ".4f"),
     "steps": lambda run: str(run.summary.get("train/steps", "")),
-    "seconds": lambda run: _shown(run.summary.get("train/seconds"), ".1f"),
+    "rows cut at every step": _cut,
 }
 # What is averaged over seeds, and how it is printed.
-AVERAGED: dict[str, tuple[Callable[[Run], Any], Callable[..., str]]] = {
+NUMBERS: dict[str, tuple[Callable[[Run], Any], Callable[..., str]]] = {
     "test accuracy": (lambda run: run.summary.get("test/acc"), percent),
     "rows changed in every image": (lambda run: run.summary.get("test/acc_operated"), percent),
     "test loss": (lambda run: run.summary.get("test/loss"), decimals),
     "cut fraction": (lambda run: run.cut_fraction, percent),
     "gradient's cosine": (lambda run: run.summary.get(COSINE), decimals),
-    "seconds": (lambda run: run.summary.get("train/seconds"), lambda value, sign="": f"{value:{sign}.1f}"),
+    "seconds": (lambda run: run.summary.get("train/seconds"), "{:.1f}".format),
 }
 
 
 def compare_runs(runs: RunSet) -> Table:
     """The runs, a line each."""
+    columns = [*TEXTS, *NUMBERS]
     names = zip(runs.run_names(), runs.runs, strict=True)
-    body = [[name, *(column(run) for column in COLUMNS.values())] for name, run in names]
-    return Table("Runs", ["run", *COLUMNS], body)
+    return Table("Runs", ["run", *columns], [[name, *(_cell(one, [run]) for one in columns)] for name, run in names])
 
 
 def compare_groups(groups: Sequence[RunGroup]) -> Table:
     """The settings, a line each: n, and means ± sample standard deviations over seeds."""
-    columns = [name for name in COLUMNS if name not in {"scenario", "seed"}]
+    columns = [name for name in (*TEXTS, *NUMBERS) if name not in {"scenario", "seed"}]
     body = [[one.name, str(len(one.runs)), *(_cell(name, one.runs) for name in columns)] for one in groups]
     several = any(len(one.runs) > 1 for one in groups)
     caption = "Mean ± sample standard deviation over the n runs of a setting, one a seed." if several else ""
@@ -146,10 +126,10 @@ def compare_groups(groups: Sequence[RunGroup]) -> Table:
 
 
 def _cell(name: str, runs: Sequence[Run]) -> str:
-    """A column of a setting's line."""
-    if name not in AVERAGED or len(runs) == 1:
-        return ", ".join(dict.fromkeys(COLUMNS[name](run) for run in runs))
-    value, show = AVERAGED[name]
+    """A column of a setting's line; empty if it was not measured."""
+    if name in TEXTS:
+        return ", ".join(dict.fromkeys(TEXTS[name](run) for run in runs))
+    value, show = NUMBERS[name]
     found = [number for run in runs if (number := value(run)) is not None]
     finite = [number for number in found if math.isfinite(number)]
     if not finite:

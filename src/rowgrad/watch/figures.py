@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.cm import ScalarMappable
-from matplotlib.collections import PolyCollection
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -237,10 +236,7 @@ def _draw_strips(axes: Axes, views: Mapping[str, Tensor], height: int) -> None:
 def _draw_bars(axes: Axes, top: int, title: str, values: Tensor, selected: Sequence[bool]) -> None:
     """A bar for each row, beside the strip that begins at `top`."""
     colors = [SELECTED if is_selected else OTHER for is_selected in selected]
-    lengths, edges = values.numpy(), top + np.arange(len(selected))[:, None] + [-0.4, -0.4, 0.4, 0.4]
-    # A single artist is drawn faster than one for each row, as barh makes.
-    corners = np.stack([lengths[:, None] * [0, 1, 1, 0], edges], 2)
-    axes.add_collection(PolyCollection(list(corners), facecolors=colors))
+    axes.barh(top + np.arange(len(selected)), values.numpy(), color=colors)
     _write(axes, top - GAP / 2 - 0.5, title)
     if any(selected) and not values[list(selected)].any():
         _write(axes, top + np.flatnonzero(selected).mean(), "exactly 0", color=SELECTED)
