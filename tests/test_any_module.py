@@ -81,6 +81,7 @@ def test_a_step_that_the_scaler_skips_is_not_recorded(tmp_path):
     assert list(recorded(tmp_path / "row_gradients.csv")) == moved
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 def test_a_compiled_module_is_recorded(tmp_path):
     torch.compiler.reset()

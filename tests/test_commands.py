@@ -123,6 +123,7 @@ def test_nothing_heavy_is_imported_to_answer_at_once(tmp_path, arguments):
     assert command("-c", code, cwd=tmp_path, imports=LIGHT).stdout.endswith("heavy: []\n")
 
 
+@pytest.mark.slow
 @pytest.mark.mnist
 def test_the_first_command_of_the_readme_does_what_it_promises_on_mnist(tmp_path, mnist):
     from conftest import norms

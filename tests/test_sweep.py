@@ -121,6 +121,7 @@ def test_a_sweep_begins_with_sentences_and_ends_with_how_to_watch_it(answered):
     assert result.stdout.endswith("tensorboard --logdir sweep, then http://localhost:6006/#rowgrad\n")
 
 
+@pytest.mark.slow
 def test_a_job_of_a_sweep_is_bit_identical_to_the_run_alone(answered, tmp_path):
     _, folder = answered
     job = folder / "augment_detach-False_seed-1"  # the last of eight in one process
@@ -217,6 +218,7 @@ def test_a_sweep_with_a_job_that_raises_and_one_that_is_killed_ends_complete_whe
     assert all(weights(jobs[2])[key].equal(value) for key, value in weights(alone).items())
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_sweep_and_says_how_to_go_on(tmp_path):
     endless = [*QUICK, "trainer.max_steps=-1", "trainer.max_epochs=1000", "callbacks.recorder.flush_every_n_steps=5"]
     process = start("-c", DEFAULTS, TRAIN, "-m", *endless, "seed=0,1", "hydra.sweep.dir=sweep", cwd=tmp_path)

@@ -184,6 +184,7 @@ def test_recomputed_activations_count_once(net, reentrant):
     assert net.tap.grad.equal(oracle(net, images).sum(0))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # the compiler's own
 @pytest.mark.skipif(shutil.which("c++") is None, reason="torch.compile needs a C++ compiler")
 def test_a_compiled_module_is_tapped_without_a_break_in_its_graph(net):
@@ -200,6 +201,7 @@ def test_a_compiled_module_is_tapped_without_a_break_in_its_graph(net):
     assert not net.tap.grad.any()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_module_is_compiled_without_a_batch_before(net):
     torch.compiler.reset()
