@@ -54,15 +54,20 @@ def sweep(tmp_path, *arguments):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_job_of_an_experiment_is_accepted_and_no_two_are_the_same(name):
+def test_every_job_of_an_experiment_is_accepted_and_no_two_are_the_same(name, tmp_path, monkeypatch):
     batch = jobs(name)
     count, keys = SWEEPS[name]
     assert len(batch) == len(set(map(tuple, batch))) == count
     cases = {tuple(part for part in job if not part.startswith("seed=")) for job in batch}
     varied = {part.partition("=")[0] for case in cases for part in case if not all(part in other for other in cases)}
     assert varied == keys
+    monkeypatch.chdir(tmp_path)
     for case in cases:
-        read_settings(configure(f"experiment={name}", *case))
+        config = configure(f"experiment={name}", *case)
+        if config.model.checkpoint:
+            (tmp_path / config.model.checkpoint / "checkpoints").mkdir(parents=True, exist_ok=True)
+            (tmp_path / config.model.checkpoint / "checkpoints" / "last.ckpt").touch()
+        read_settings(config)
 
 
 @pytest.mark.slow
