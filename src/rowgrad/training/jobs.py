@@ -124,15 +124,16 @@ class Sweep(Callback):
         if not self.folder.jobs():
             self.folder.remove()
             return
+        killed = type(error).__name__ == "TerminatedWorkerError"  # joblib's
+        if killed:  # as when memory runs out
+            print("Cannot train: a worker process was killed, and joblib ended the sweep.", file=sys.stderr)
         from rowgrad.results.sweep import answer_sweep
 
         with _leaving_on_errors():
             complete = answer_sweep(self.folder)
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise SystemExit(INTERRUPTED)
-        if type(error).__name__ == "TerminatedWorkerError":  # joblib's: a worker was killed, as when memory runs out
-            raise SystemExit("Cannot train: a worker process was killed, and joblib ended the sweep.") from error
-        if error is None and not complete:
+        if killed or (error is None and not complete):
             raise SystemExit(1)
 
 
