@@ -19,7 +19,7 @@ from rowgrad.model.sequences import RecurrentNet
 from rowgrad.results.analysis import load_analyses
 from rowgrad.results.run import Run
 from rowgrad.results.runs import RunSet
-from rowgrad.watch.norms import contrast, reached_a_tenth, share_of_rows
+from rowgrad.watch.norms import contrast
 from rowgrad.watch.wording import describe_vanishing
 
 PAGE = (PROJECT / "docs" / "reading.md").read_text()
@@ -105,9 +105,9 @@ def test_row_0_waits_for_its_tenth_until_a_window_of_twenty_steps_has_it():
     steps = torch.arange(0, 400, 2)
     means = [(norms[t : t + 20, 0].mean(), norms[t : t + 20, 4].mean()) for t in range(181)]
     wanted = next(t for t, (top, bottom) in enumerate(means) if top >= bottom / 10)
-    assert reached_a_tenth(steps, norms) == 2 * wanted
-    assert reached_a_tenth(steps, norms * torch.tensor([0.0, 1, 1, 1, 1])) is None
-    assert reached_a_tenth(steps[:19], norms[:19]) is None
+    assert vanishing.reached_a_tenth(steps, norms) == 2 * wanted
+    assert vanishing.reached_a_tenth(steps, norms * torch.tensor([0.0, 1, 1, 1, 1])) is None
+    assert vanishing.reached_a_tenth(steps[:19], norms[:19]) is None
 
 
 def test_the_weakest_row_is_set_beside_the_strongest_and_rows_that_get_nothing_are_left_out():
@@ -116,7 +116,9 @@ def test_the_weakest_row_is_set_beside_the_strongest_and_rows_that_get_nothing_a
     assert (found.weakest, found.strongest) == (1, 2)
     assert found.ratio == pytest.approx(2e-6)
     assert contrast(torch.zeros(3, 4)) is None
-    torch.testing.assert_close(share_of_rows(norms), torch.tensor([0.0, 2e-6, 1.0]).double(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        vanishing.share_of_rows(norms), torch.tensor([0.0, 2e-6, 1.0]).double(), rtol=1e-5, atol=0
+    )
     assert describe_vanishing(norms) == (
         "first 2 steps: row 1 gets 1/500,000 of row 2; last 2: row 1 gets 1/500,000 of row 2"
     )

@@ -11,7 +11,7 @@ from rowgrad.results.plots import PALETTE, Plot, label_logarithms, label_rows, s
 from rowgrad.results.report import equal_settings, merge_equal
 from rowgrad.results.runs import RunSet
 from rowgrad.results.tables import Table
-from rowgrad.watch.norms import FIRST, LAST, arriving, first_and_last, reached_a_tenth, share_of_rows
+from rowgrad.watch.norms import FIRST, LAST, arriving, first_and_last
 from rowgrad.watch.wording import describe_vanishing
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 ENDS = (f"first {FIRST} steps", f"last {LAST} steps")
 LEAST = 1e-12  # smaller shares are drawn at the edge
+TENTH = 0.1
 
 
 def tables(runs: RunSet) -> list[Table]:
@@ -131,3 +132,18 @@ def _range(numbers: Sequence[float]) -> str:
     positive = np.maximum(numbers, LEAST)
     mean = float(np.exp(np.log(positive).mean()))
     return f"{mean:.2g} ({min(positive):.2g} … {max(positive):.2g})" if len(positive) > 1 else f"{mean:.2g}"
+
+
+def share_of_rows(norms: Tensor) -> Tensor:
+    """Each row's share of the gradient, (H,): its mean norm over T steps (T, H) ÷ the sum of all rows' means."""
+    means = norms.double().nanmean(0)
+    return means / means.sum()
+
+
+def reached_a_tenth(steps: Tensor, norms: Tensor) -> int | None:
+    """The first of T steps from which row 0 gets a tenth of what the last row gets, by means over `FIRST` steps."""
+    if len(norms) < FIRST:
+        return None
+    top, bottom = (norms[:, row].double().unfold(0, FIRST, 1).mean(1) for row in (0, -1))
+    enough = (top >= TENTH * bottom) & (bottom > 0)
+    return int(steps[int(enough.int().argmax())]) if enough.any() else None

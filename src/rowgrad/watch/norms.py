@@ -67,7 +67,6 @@ def means(norms: Tensor, selected: Sequence[bool]) -> dict[str, Tensor]:
 # Vanishing: what the weakest row gets beside the strongest, at the first and the last recorded steps.
 FIRST, LAST = 20, 100
 FAINT = 0.01  # of the strongest row; less is called vanishing
-TENTH = 0.1
 
 
 class Contrast(NamedTuple):
@@ -97,21 +96,6 @@ def first_and_last(norms: Tensor) -> tuple[Tensor, Tensor]:
     return norms[:FIRST], norms[-LAST:]
 
 
-def share_of_rows(norms: Tensor) -> Tensor:
-    """Each row's share of the gradient, (H,): its mean norm over T steps (T, H) ÷ the sum of all rows' means."""
-    means = norms.double().nanmean(0)
-    return means / means.sum()
-
-
 def arriving(norms: Mapping[str, Tensor]) -> Tensor | None:
     """The norms (T, H) at the network's input, or those of the row gradients if the former were not recorded."""
     return norms.get(ARRIVES, norms.get(REACHES))
-
-
-def reached_a_tenth(steps: Tensor, norms: Tensor) -> int | None:
-    """The first of T steps from which row 0 gets a tenth of what the last row gets, by means over `FIRST` steps."""
-    if len(norms) < FIRST:
-        return None
-    top, bottom = (norms[:, row].double().unfold(0, FIRST, 1).mean(1) for row in (0, -1))
-    enough = (top >= TENTH * bottom) & (bottom > 0)
-    return int(steps[int(enough.int().argmax())]) if enough.any() else None
