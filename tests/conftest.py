@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import csv
 import os
+import signal
 import subprocess
 import time
 from functools import lru_cache
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from omegaconf import DictConfig
+
+# A shell starts background jobs with SIGINT ignored, and processes inherit that: `make test &`, nohup, some CI runners.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PROJECT = Path(__file__).resolve().parents[1]
 CONFIGS = PROJECT / "configs"

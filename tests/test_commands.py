@@ -92,6 +92,7 @@ def test_evaluation_gives_the_numbers_that_the_run_reported(trained, what):
     assert metrics == {key: summary(run)[key] for key in ("test/acc", "test/acc_operated", "test/loss")}
 
 
+@pytest.mark.slow
 def test_a_sweep_leaves_one_folder_a_job(tmp_path):
     names = ["baseline", "modify", "visualize", "augment"]
     result = command(TRAIN, "-m", *QUICK, f"scenario={','.join(names)}", "trainer.max_steps=5", cwd=tmp_path)
@@ -148,6 +149,7 @@ def test_the_first_command_of_the_readme_does_what_it_promises_on_mnist(tmp_path
         assert all(value > 0 for value in values["input_grad_norm"])
 
 
+@pytest.mark.slow
 @pytest.mark.mnist
 def test_visualize_equals_baseline_on_mnist_to_the_last_bit(tmp_path, mnist):
     for name in ("visualize", "baseline"):

@@ -114,6 +114,7 @@ def test_the_repair_needs_its_network_and_then_only_rows_that_learn_repair(tmp_p
         assert zero.nonzero()[:, 0].tolist() == list(cut)
 
 
+@pytest.mark.slow
 def test_a_cut_row_moves_on_by_momentum_and_weight_decay_and_by_nothing_else(tmp_path):
     found = sweep(
         tmp_path,

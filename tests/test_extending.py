@@ -84,6 +84,7 @@ def test_a_network_is_trained_resumed_and_evaluated_by_whoever_trusts_it(tmp_pat
     assert json.loads((run / "summary.json").read_text())["train/steps"] == 8
 
 
+@pytest.mark.slow
 def test_a_data_set_of_another_size_with_three_channels(tmp_path):
     run, facts, printed = follow("A data set", tmp_path)
     assert facts["data"] == "stripes"

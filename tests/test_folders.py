@@ -30,6 +30,7 @@ def when(path, process):
         time.sleep(0.01)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_trained_is_not_resumed_by_another_process_and_is_never_called_killed(tmp_path):
     alone, run = tmp_path / "alone", tmp_path / "run"
     long = [

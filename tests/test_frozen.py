@@ -111,6 +111,7 @@ def test_a_frozen_network_gives_the_rows_the_gradient_of_plain_autograd(source, 
     torch.testing.assert_close(norms(tmp_path / "run", "row_grad_norm"), expected, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_a_frozen_network_trains_its_rows_on_two_ranks(source, tmp_path):
     folder, model = source
     frozen = [*FROZEN, *model, f"model.checkpoint={folder}", "scenario.rows=all", "scenario.random_rows=9"]

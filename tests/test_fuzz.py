@@ -102,6 +102,7 @@ def somewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.mark.slow
 @settings(
     max_examples=EXAMPLES,
     derandomize="ROWGRAD_FUZZ" not in os.environ,

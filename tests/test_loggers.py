@@ -89,6 +89,7 @@ def wandb_numbers(folder):
     return numbers, config
 
 
+@pytest.mark.slow
 def test_a_sweep_logged_to_wandb_leaves_a_run_of_its_own_for_each_job(tmp_path):
     pytest.importorskip("wandb")
     overrides = ["logger=[csv,wandb]", "seed=0,1", "trainer.max_steps=4", f"hydra.sweep.dir={tmp_path / 'sweep'}"]

@@ -39,7 +39,9 @@ def state_of(folder):
 
 @pytest.mark.filterwarnings("ignore:You passed")  # Lightning: 16-mixed on a CPU is bf16-mixed
 @pytest.mark.parametrize("model", [pytest.param("mlp", marks=pytest.mark.slow), "cnn"])
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize(
+    "precision", [pytest.param(one, marks=[pytest.mark.slow] * (one in NUMBERS)) for one in PRECISIONS]
+)
 def test_a_run_is_resumed_bit_for_bit_and_evaluated_to_the_same_digits(tmp_path, precision, model):
     alone, killed = tmp_path / "alone", tmp_path / "killed-8"
     typed = [f"trainer.precision={precision}", f"model={model}", EPS, "trainer.max_steps=12", "trainer.max_epochs=2"]

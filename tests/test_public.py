@@ -81,6 +81,7 @@ def test_help_has_the_meaning_and_the_default_of_every_key(tmp_path):
             assert part.parts()[name].metadata["words"] in line
 
 
+@pytest.mark.slow
 def test_a_second_process_in_a_runs_folder_is_refused(tmp_path):
     run = tmp_path / "run"
     first = start(

@@ -245,8 +245,11 @@ def test_7_a_resumed_run_ends_bit_identical_with_dropout(tmp_path):
 
 
 MISTAKES = {
-    "no-state": (["model=cnn"], "StridedConvNet carries no state from row to row. These do: model=rnn, model=gru"),
-    "tokens": (["model=transformer"], "RowTransformer carries no state"),
+    "no-state": (
+        ["model=cnn"],
+        "scenario.route=state: this network carries no state. Accepted: model=rnn, gru or lstm.",
+    ),
+    "tokens": (["model=transformer"], "this network carries no state"),
     "row-0": (["model=gru", "scenario.rows=0"], "scenario.rows=0: row 0 is read first"),
     "row-0-in-a-list": (["model=gru", "scenario.rows=[0,7]"], "row 0 is read first"),
     "row-0-from-the-bottom": (["model=gru", "scenario.rows=-28"], "row 0 is read first"),

@@ -146,6 +146,7 @@ def test_the_hparams_tab_has_a_runs_settings_and_metrics(answered):
     assert tags <= events(job).keys()
 
 
+@pytest.mark.slow
 def test_the_same_command_again_trains_nothing(answered):
     _, folder = answered
     before = {path: path.stat().st_mtime_ns for job in folder.glob("*/job.json") for path in job.parent.rglob("*")}
