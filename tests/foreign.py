@@ -183,12 +183,14 @@ def expected(module, tape, *, micro_batches=1):
 
 
 def recorded(file):
-    """`row_gradients.csv`: step -> tap -> norms."""
+    """`row_gradients.csv`: step -> tap -> norms, without empty cells."""
     steps = {}
     with file.open() as lines:
         for row in csv.DictReader(lines):
             taps = steps.setdefault(int(row.pop("step")), {})
             for column, value in row.items():
+                if value == "":
+                    continue
                 taps.setdefault(column.rpartition("_grad_norm/row_")[0], []).append(float(value))
     return steps
 

@@ -90,7 +90,7 @@ class FileWatcher(pl.Callback):
         self.file, self.counts = file, []
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        self.counts.append(len(self.file.read_text().splitlines()) - 1 if self.file.exists() else 0)
+        self.counts.append(max(len(self.file.read_text().splitlines()) - 1, 0))
 
 
 @ANY_MODULE
@@ -105,7 +105,7 @@ def test_the_first_steps_are_written_soon_and_then_many_at_once(tmp_path):
 
 @ANY_MODULE
 def test_gradients_that_fill_the_memory_are_written_at_once(tmp_path, monkeypatch):
-    monkeypatch.setattr("rowgrad.watch.recorder.BYTES", 3000)  # a step has two gradients of 1152 and 768 bytes
+    monkeypatch.setattr("rowgrad.watch.recording.BYTES", 3000)  # a step has two gradients of 1152 and 768 bytes
     watcher = FileWatcher(tmp_path / "row_gradients.csv")
     recorder = RowGradientRecorder(dirpath=tmp_path)
     fit(Segmenter(), Segmenter.batches(), tmp_path, loggers=False, recorder=recorder, callbacks=[watcher])

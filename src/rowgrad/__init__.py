@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rowgrad.tap import Watched as Watched
     from rowgrad.training.command import train as train
     from rowgrad.watch.quantities import Quantity as Quantity
+    from rowgrad.watch.recorder import Recorder as Recorder
     from rowgrad.watch.recorder import RowGradientRecorder as RowGradientRecorder
 
 _MODULES = {
@@ -30,6 +31,7 @@ _MODULES = {
     "Images": "data.sources",
     "Operation": "scenario.operations",
     "Quantity": "watch.quantities",
+    "Recorder": "watch.recorder",
     "RowGradientRecorder": "watch.recorder",
     "RowTap": "tap",
     "Run": "results.run",

@@ -16,7 +16,7 @@ from rowgrad.folders import RunFolder
 from rowgrad.results.run import read_checkpoint
 from rowgrad.training.settings import CheckpointsSettings
 from rowgrad.training.signals import validates_next
-from rowgrad.watch.csv_file import count_lines, heights_of
+from rowgrad.watch.csv_file import count_lines, holds
 from rowgrad.watch.loggers import save_loggers
 from rowgrad.watch.recorder import RECORDED
 
@@ -243,11 +243,11 @@ def newest_good(run: RunFolder) -> Found | None:
 
 
 def _missing_steps(run: RunFolder, checkpoint: dict[str, Any]) -> str:
-    """Names a file of norms that lacks steps which the checkpoint knows as recorded; empty if none does."""
+    """Says which file of norms lacks steps that the checkpoint knows as recorded; empty if none does."""
     for name, known in checkpoint.get(RECORDED, {}).items():
         file = run.norms_file.with_name(Path(name).name)  # a foreign checkpoint may name any path
-        same = sorted(heights_of(file)) == known["quantities"]
-        count = count_lines(file, checkpoint["global_step"]) if same else 0
-        if count < known["steps"]:
-            return f"{file.name} has the norms of {count} of the {known['steps']} recorded steps"
+        if not holds(file, known):
+            count = count_lines(file, known["steps"])
+            found = "other norms than those" if count == known["steps"] else f"the norms of {count}"
+            return f"{file.name} has {found} of the {known['steps']} recorded steps"
     return ""

@@ -176,8 +176,8 @@ class Training:
         """Moves damaged checkpoints aside, and says from where the run goes on."""
         self.folder.remove_partial_files()
         if self.checkpoint is None:  # the run begins again; TensorBoard would show the old texts too
-            for file in self.folder.events.glob("events.out.tfevents.*"):
-                file.unlink()
+            for file in [*self.folder.events.glob("events.out.tfevents.*"), self.folder.norms_file]:
+                file.unlink(missing_ok=True)
         for path, reason in self.checkpoint.unfit.items() if self.checkpoint else ():
             path.replace(path.with_suffix(".damaged"))
             words = f"[bold red]{escape(f'{path} {reason}')}[/]"

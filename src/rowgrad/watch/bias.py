@@ -10,11 +10,11 @@ from torch import Tensor
 
 from rowgrad.model.classifier import RowClassifier
 from rowgrad.tap import find_taps
-from rowgrad.watch.loggers import log_steps
+from rowgrad.watch.loggers import Log
 from rowgrad.watch.norms import row_norms
 from rowgrad.watch.quantities import COSINE, RATIO, STOPPED
 from rowgrad.watch.settings import BiasSettings
-from rowgrad.watch.stream import RankMean
+from rowgrad.watch.stream import mean_over_ranks
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -68,7 +68,7 @@ class GradientBias(pl.Callback):
         leaves = [pl_module.theta, *(p for p in pl_module.network.parameters() if p.requires_grad)]
         without = self._without_detach(trainer, pl_module, batch, leaves)
         (rows_cut, g_cut), (rows_full, g_full) = (
-            _joined(RankMean(trainer), leaves, grads) for grads in ([p.grad for p in leaves], without)
+            _joined(leaves, grads) for grads in ([p.grad for p in leaves], without)
         )
         compared = compare(g_cut, g_full) if len(g_cut) else {}  # a frozen network has no weights that learn
         if not all(torch.isfinite(value) for value in compared.values()):
@@ -80,7 +80,7 @@ class GradientBias(pl.Callback):
         stopped = share_stopped(rows_cut.view(shape), rows_full.view(shape))
         if trainer.is_global_zero:
             scalars = {tag: value.cpu()[None] for tag, value in compared.items()}
-            log_steps(trainer, [trainer.global_step], scalars, {STOPPED: stopped.cpu()})
+            Log.of(trainer).write([trainer.global_step], scalars, {STOPPED: stopped.cpu()})
 
     def means(self) -> dict[str, float]:
         """Cosine and ratio of norms, averaged over the compared steps."""
@@ -146,12 +146,11 @@ def share_stopped(g_cut: Tensor, g_full: Tensor) -> Tensor:
     return torch.where(full > 0, row_norms(g_full - g_cut) / full, 0.0)
 
 
-def _joined(rank_mean: RankMean, leaves: Sequence[Tensor], grads: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
+def _joined(leaves: Sequence[Tensor], grads: Sequence[Tensor | None]) -> tuple[Tensor, Tensor]:
     """The gradient of the rows, which are the first leaf, and that of all weights, (N,) each, averaged over ranks."""
     pairs = zip(leaves, grads, strict=True)
     flat = torch.cat([(torch.zeros_like(leaf) if g is None else g).detach().flatten() for leaf, g in pairs])
-    mean = rank_mean("the gradient", flat)
-    assert mean is not None, "this rank has one"
+    mean = mean_over_ranks(flat)
     rows = leaves[0].numel()
     return mean[:rows], mean[rows:]
 

@@ -41,7 +41,7 @@ class PerImageHistograms(pl.Callback):
 
     def __init__(self, every_n_steps: int = HistogramsSettings.every_n_steps) -> None:
         self.every_n_steps = HistogramsSettings(every_n_steps=every_n_steps).every_n_steps
-        self._enabled: dict[str, tuple[RowTap, bool]] = {}  # taps, and whether they were on before
+        self._taps: dict[str, RowTap] = {}  # those that keep each image in this step
         self._share = 1.0
 
     def on_train_batch_start(
@@ -53,23 +53,25 @@ class PerImageHistograms(pl.Callback):
             return
         recorder = recorder_of(trainer)
         taps = find_taps(pl_module) if recorder is None else recorder.taps
-        self._enabled = {name: (tap, tap.enabled) for name, tap in taps.items()}
+        self._taps = dict(taps)
         for tap in taps.values():
-            tap.enabled = tap.per_image = True
+            tap.per_image = True
+            tap.hold(self, on=True)
         # The project's own batches have a weight, by which their mean loss counts in the step.
         self._share = getattr(batch, "weight", 1.0) / trainer.accumulate_grad_batches
 
     def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the histograms, and sets the taps back."""
-        taps, self._enabled = self._enabled, {}
+        taps, self._taps = self._taps, {}
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         scale = self._share * (1.0 if scaler is None else scaler.get_scale())
-        for name, (tap, enabled) in taps.items():
+        for name, tap in taps.items():
             grads = tap.image_grads
-            tap.per_image, tap.enabled = False, enabled
+            tap.per_image = False
+            tap.hold(self, on=None)
             if grads is not None:
                 self._write(trainer, pl_module, name + GRAD_NORM, row_norms(grads) * (len(grads) / scale))
-            if not enabled:
+            if not tap.enabled:
                 tap.reset()
 
     @staticmethod

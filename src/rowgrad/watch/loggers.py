@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import google_crc32c
 import torch
@@ -89,16 +89,41 @@ def close_loggers(trainer: pl.Trainer) -> None:
             finish()
 
 
-def log_steps(trainer: pl.Trainer, steps: Sequence[int], scalars: Scalars, norms: Norms, prefix: str = "") -> None:
-    """Logs T steps: one event a step to TensorBoard, one `log_metrics` a step to any other logger."""
-    names = [*scalars, *(tag for name, values in norms.items() for tag in row_tags(name, values.shape[1]))]
-    tags = [prefix + name for name in names]
-    table = torch.cat([*(column[:, None] for column in scalars.values()), *norms.values()], 1)
-    for writer in writers(trainer):
-        StepEvents(writer, tags).write(steps, table)
-    for logger in other_loggers(trainer):
-        for step, values in zip(steps, table.tolist(), strict=True):
-            logger.log_metrics(dict(zip(tags, values, strict=True)), step)
+class Log(NamedTuple):
+    """Where recorded steps are shown.
+
+    Attributes:
+        writers: TensorBoard's, of one event a step.
+        others: any other loggers of Lightning.
+    """
+
+    writers: Sequence[SummaryWriter] = ()
+    others: Sequence[Any] = ()
+
+    @classmethod
+    def of(cls, trainer: pl.Trainer) -> Log:
+        """A trainer's loggers, in this process."""
+        return cls(writers(trainer), other_loggers(trainer))
+
+    def write(self, steps: Sequence[int], scalars: Scalars, norms: Norms, prefix: str = "") -> None:
+        """Logs T steps: one event a step to TensorBoard, one `log_metrics` a step to any other logger.
+
+        Args:
+            steps: T of them.
+            scalars: (T,) by their tags.
+            norms: (T, H) by the names of their quantities.
+            prefix: of all tags.
+        """
+        names = [*scalars, *(tag for name, values in norms.items() for tag in row_tags(name, values.shape[1]))]
+        tags = [prefix + name for name in names]
+        if not tags:
+            return
+        table = torch.cat([*(column[:, None] for column in scalars.values()), *norms.values()], 1)
+        for writer in self.writers:
+            StepEvents(writer, tags).write(steps, table)
+        for logger in self.others:
+            for step, values in zip(steps, table.tolist(), strict=True):
+                logger.log_metrics(dict(zip(tags, values, strict=True)), step)
 
 
 class StepEvents:

@@ -87,7 +87,7 @@ class Pictures(pl.Callback):
         self._drawn = trainer.global_step
         recorder = recorder_of(trainer)
         if recorder is not None:
-            recorder.flush(trainer)  # needs all ranks
+            recorder.flush()  # needs all ranks
         if not trainer.is_global_zero:
             return
         from rowgrad.watch import figures  # late: matplotlib takes half a second

@@ -41,6 +41,7 @@ class Quantity:
         unit: of the number.
         in_csv: whether it has columns in `row_gradients.csv`.
         of_rank: whether each process has a value of its own; the mean over processes is recorded.
+        may_be_joined: whether its numbers are norms, so that those of many rows may be joined to fewer.
 
     Example:
         >>> class ThetaNorm(Quantity):
@@ -58,13 +59,14 @@ class Quantity:
     unit: str = "loss per normalised pixel"
     in_csv: bool = False
     of_rank: bool = False
+    may_be_joined: bool = True
 
     def fits(self, module: LightningModule) -> bool:
         """Whether this module has the quantity."""
         return True
 
     def before_step(self, module: Any) -> Tensor | None:
-        """What to keep just before the optimizer's step, (..., H, W); None if it does not exist yet."""
+        """What to keep just before the optimizer's step, (..., H, W); None if it does not exist at this step."""
         raise NotImplementedError
 
     def after_step(self, kept: Tensor, module: Any) -> None:
@@ -76,7 +78,7 @@ class Quantity:
 
         return row_norms(kept)
 
-    def is_scaled(self, optimizer: Optimizer) -> bool:
+    def is_scaled(self, optimizer: Optimizer | None) -> bool:
         """Whether what is kept still contains the loss scale of 16-bit precision."""
         return False
 
@@ -100,11 +102,9 @@ class TapNorm(Quantity):
 
     def before_step(self, module: Any) -> Tensor | None:
         assert self.tap is not None, "recorded of a tap"
-        grad = self.tap.grad
-        self.tap.reset()
-        return grad
+        return self.tap.grad
 
-    def is_scaled(self, optimizer: Optimizer) -> bool:
+    def is_scaled(self, optimizer: Optimizer | None) -> bool:
         return True  # a tap is in no optimizer, so the scaler never unscales it
 
 
@@ -130,7 +130,7 @@ class RowGradNorm(OfTheta):
     def before_step(self, module: RowClassifier) -> Tensor | None:
         return module.theta.grad
 
-    def is_scaled(self, optimizer: Optimizer) -> bool:
+    def is_scaled(self, optimizer: Optimizer | None) -> bool:
         # The scaler unscales the optimizer's parameters, except torch's fused optimizers', which do it in their step.
         return getattr(optimizer, "_step_supports_amp_scaling", False)
 

@@ -1,32 +1,36 @@
-"""The recorder: a Lightning callback that records each tap's gradient, row by row, at every optimizer step."""
+"""The recorder of a training loop: a Lightning callback, and the same for a loop of one's own."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import logging
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
-from rowgrad.errors import UserError, nearest
-from rowgrad.tap import attach, find_taps, watched_of
-from rowgrad.watch.csv_file import open_norms_file
-from rowgrad.watch.loggers import add_facts, save_loggers, writers
-from rowgrad.watch.quantities import GRAD_NORM, KNOWN, SELECTED, Quantity, TapNorm
+from rowgrad.watch.csv_file import NormsFile, open_norms_file
+from rowgrad.watch.loggers import LIVE, Log, add_facts, save_loggers, writers
+from rowgrad.watch.quantities import SELECTED, Quantity
+from rowgrad.watch.recording import Recording
 from rowgrad.watch.settings import RecorderSettings
-from rowgrad.watch.stream import BYTES, RankMean, Stream
+from rowgrad.watch.stream import is_first_rank
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
-    from pathlib import Path
 
+    from torch import nn
     from torch.optim import Optimizer
-    from torch.utils.hooks import RemovableHandle
 
-    from rowgrad.tap import RowTap, Watched
+    from rowgrad.tap import RowTap
 
-FIRST = 10  # recorded steps of the first flush; each flush then takes as many as all before it, up to the setting
 RECORDED = "recorded"  # the key in a checkpoint of what the CSV files contain
+Recorded = tuple[Tensor, dict[str, Tensor]]
+EMPTY = torch.zeros(0, dtype=torch.long)
 
 
 class RowGradientRecorder(pl.Callback):
@@ -34,8 +38,9 @@ class RowGradientRecorder(pl.Callback):
 
     Gradients stay on the device, and many steps are written at once. Norms are of the gradient of the mean loss over
     the whole optimizer step (all micro-batches and ranks), without the loss scale of mixed precision, before clipping.
-    Zeros are exact; other norms have the precision of training. A step that the scaler skips is not recorded. With
-    several optimizers (manual optimization), each has its own record: the gradient since the last step of any of them.
+    Zeros are exact; other norms have the precision of training. What is not known, as of a row that a step does not
+    have, is empty in the CSV and NaN elsewhere. A step that the scaler skips is not recorded. With several optimizers
+    (manual optimization), each has its own record: of the backward passes that its weights' gradients contain.
 
     Logs, one event a step, to TensorBoard, to any other logger, and to `row_gradients.csv`:
         * `<tap>_grad_norm/row_00` ... of each tap, by its attribute's name: ‖∂L/∂x_r‖, in loss units per unit of x
@@ -45,7 +50,8 @@ class RowGradientRecorder(pl.Callback):
         * if the module's `watched` names them, outputs of its training step (`train/loss`, `train/acc`) and means over
           the rows that a scenario selects and over the others (`grad_means/...`)
 
-    Step t, counted from 0, is the one that turns the weights of t into those of t+1.
+    Step t, counted from 0, is the one that turns the weights of t into those of t+1. Loggers show it at their own step:
+    with manual optimization, that counts batches.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -57,8 +63,11 @@ class RowGradientRecorder(pl.Callback):
         flush_every_n_steps: recorded steps that are written at once; fewer at first, so that charts fill soon.
         quantities: which norms, by name, or quantities of your own; None for all: each tap's, and for modules with θ
             the norm of its gradient and of its updates.
-        modules: names of submodules; their input is tapped from outside.
+        modules: submodules that are tapped from outside: a name, names, or for each name what is tapped, as in
+            `{"decoder": {"argument": "memory"}, "cell": {"output": True, "collect": True}}`. The keys are those of
+            `rowgrad.attach.Place`; by default it is the input.
         pairs: names of two taps each, before and after a cut.
+        bins: the most norms of a tap at a step; those of more rows are joined, as the root of their sum of squares.
         dirpath: the folder of `row_gradients.csv`; by default the logger's, else the trainer's `default_root_dir`.
 
     Raises:
@@ -71,8 +80,9 @@ class RowGradientRecorder(pl.Callback):
         every_n_steps: int = RecorderSettings.every_n_steps,
         flush_every_n_steps: int = RecorderSettings.flush_every_n_steps,
         quantities: Sequence[str | Quantity] | None = RecorderSettings.quantities,
-        modules: str | Sequence[str] = (),
+        modules: str | Sequence[str] | Mapping[str, Mapping[str, Any]] = (),
         pairs: Sequence[Sequence[str]] = (),
+        bins: int | None = RecorderSettings.bins,
         dirpath: Path | None = None,
     ) -> None:
         self.settings = RecorderSettings(
@@ -81,128 +91,148 @@ class RowGradientRecorder(pl.Callback):
             quantities=quantities,
             modules=modules,
             pairs=pairs,
+            bins=bins,
         )
         self.dirpath = dirpath
         self.keeps_history = False  # whether `recorded` has quantities that are in no file, too
-        self.taps: dict[str, RowTap] = {}
-        self._handles: list[RemovableHandle] = []
-        self._streams: list[Stream] = []
+        self.recording: Recording | None = None
+        self._earlier: dict[str, Any] = {}  # what the checkpoint knows of the files
         self._counts: list[int] = []
-        self._pending: tuple[Stream, int, list[Tensor | None]] | None = None
         self._outputs: list[Sequence[Tensor]] = []
-        self._scale = 1.0
+        self._announced: Optimizer | None = None  # whose step Lightning has told of
+        self._unseen: Optimizer | None = None  # whose step it has not
+        self._is_told = False
+
+    @property
+    def taps(self) -> dict[str, RowTap]:
+        """The taps by their names, during training."""
+        return {} if self.recording is None else self.recording.taps
+
+    @property
+    def quantities(self) -> list[Quantity]:
+        """What is recorded, during training."""
+        return [] if self.recording is None else self.recording.quantities
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Finds the taps, and attaches those of `modules`."""
-        self._attach(pl_module)
+        self.recording = Recording(pl_module, self.settings, rank_zero_info, rank_zero_warn)
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Reads what the checkpoint knows of the files."""
+        self._earlier = checkpoint.get(RECORDED, {})
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Opens the files."""
-        count = len(trainer.optimizers)
-        names = [f"optimizer_{number}" for number in range(count)] if count > 1 else [""]
-        counts = self._counts if len(self._counts) == count else [trainer.global_step] * count
-        files = [open_norms_file(trainer, self.dirpath, name, self.quantities) for name in names]
-        keeps_history = self.keeps_history and trainer.is_global_zero
-        self._streams = [
-            Stream(name, done, file, self.quantities, self.pairs, self.watched, keeps_history=keeps_history)
-            for name, done, file in zip(names, counts, files, strict=True)
+        assert self.recording is not None
+        count = max(len(trainer.optimizers), 1)
+        folder = Path(self.dirpath or trainer.log_dir or trainer.default_root_dir)
+        earlier = self._earlier if trainer.global_step > 0 else {}
+
+        def file_of(name: str) -> NormsFile:
+            return open_norms_file(folder, name, earlier, writes=trainer.is_global_zero)
+
+        self.recording.follow(trainer.optimizers, getattr(trainer.precision_plugin, "scaler", None))
+        self.recording.open(
+            file_of,
+            Log.of(trainer),
+            counts=self._counts if len(self._counts) == count else [trainer.global_step] * count,
+            keeps_history=self.keeps_history and trainer.is_global_zero,
+        )
+        self._step = trainer.global_step
+        self._counts, self._outputs, self._earlier = [], [], {}
+        self._announced = self._unseen = None
+        self._hooks = [
+            register_optimizer_step_pre_hook(self._before_any_step),
+            register_optimizer_step_post_hook(self._after_any_step),
         ]
-        self._rank_mean, self._step = RankMean(trainer), trainer.global_step
-        self._scaler: torch.amp.GradScaler | None = getattr(trainer.precision_plugin, "scaler", None)
-        self._counts, self._pending, self._outputs = [], None, []
-        selected = [row for row, is_selected in enumerate(self.watched.selected) if is_selected]
+        self._trainer = trainer
+        if type(trainer.strategy.launcher).__name__ == "_MultiProcessingLauncher":  # ddp_spawn, ddp_notebook
+            path = self.recording.streams[0].file.path
+            rank_zero_warn(f"training runs in processes of its own: recorder.recorded() will be empty. Read {path}.")
+        watched = self.recording.watched
+        selected = [row for row, is_selected in enumerate(watched.selected) if is_selected]
         for writer in writers(trainer) if trainer.global_step == 0 else ():
             # Written even if empty: with such a record, TensorBoard shows the tab Rows from the start.
             add_facts(writer, SELECTED, {"selected": selected} if selected else {})
-
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Switches the taps on for a recorded step; with several optimizers, for each: any may be the next to step."""
-        due = len(self._streams) > 1 or trainer.global_step % self.settings.every_n_steps == 0
-        for tap in self.taps.values():
-            tap.enabled = due and tap in self._recorded
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Takes the step's gradients: after unscaling, before clipping."""
-        place = next((place for place, known in enumerate(trainer.optimizers) if known is optimizer), 0)
-        stream = self._streams[place]
-        is_new = stream.begin(trainer.global_step)
-        if is_new:
-            self._complete(trainer, pl_module)
-        if not is_new or (stream.count - 1) % self.settings.every_n_steps:
-            for tap in self.taps.values():
-                tap.reset()
-            return
-        self._scale = 1.0 if self._scaler is None else self._scaler.get_scale()
-        kept = [self._take(quantity, pl_module, optimizer) for quantity in self.quantities]
-        self._pending = stream, trainer.global_step, kept
+        self._announced = optimizer
+        number = next((place for place, known in enumerate(trainer.optimizers) if known is optimizer), 0)
+        self._begin(number, trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Collects outputs over micro-batches and, after the optimizer's step, completes the record."""
-        if self.watched.outputs:
-            self._outputs.append([outputs[name] for name in self.watched.outputs])
+        assert self.recording is not None
+        self._announced = None
+        if names := self.recording.watched.outputs:
+            self._outputs.append([outputs[name] for name in names])
         if trainer.global_step == self._step:
             return
         self._step = trainer.global_step
-        self._complete(trainer, pl_module)
+        self.recording.after_step(self._summed_outputs)
         self._outputs = []
 
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Writes all recorded steps, so that the files on the disk have each step before the checkpoint."""
-        self.flush(trainer)
-        checkpoint[RECORDED] = {stream.file.path.name: stream.in_file() for stream in self._streams}
+        known = {} if self.recording is None else self.recording.known()
+        checkpoint[RECORDED] = checkpoint.get(RECORDED, {}) | known  # of several recorders
         save_loggers(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Writes the remaining steps and closes the files."""
-        self._close(trainer)
+        if self.recording is not None:
+            self.recording.after_step()
+            self.recording.close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Writes every step that was completed before the failure."""
-        self._close(trainer, alone=True)
+        if self.recording is not None:
+            self.recording.close(alone=True)
         self.teardown(trainer, pl_module, "fit")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leaves the module as it was before training."""
-        self._leave()
+        for hook in getattr(self, "_hooks", ()):
+            hook.remove()
+        self._hooks: list[Any] = []
+        if self.recording is not None:
+            self.recording.leave()
 
     def state_dict(self) -> dict[str, Any]:
         """The number of steps of each optimizer, if there are several."""
-        counts = [stream.count for stream in self._streams]
+        counts = [] if self.recording is None else [stream.count for stream in self.recording.streams]
         return {"counts": counts} if len(counts) > 1 else {}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restores `state_dict`."""
         self._counts = state_dict["counts"]
 
-    def flush(self, trainer: pl.Trainer, *, alone: bool = False) -> None:
-        """Writes the recorded steps to the CSV file and the loggers.
+    def flush(self) -> None:
+        """Writes the recorded steps to the CSV file and the loggers. All ranks must call this."""
+        if self.recording is not None:
+            self.recording.flush()
 
-        Args:
-            trainer: the trainer.
-            alone: whether other ranks may be gone. Norms are the same on all ranks; outputs are then this rank's.
-        """
-        for stream in self._streams:
-            stream.flush(trainer, alone=alone)
-
-    def recorded(self, optimizer: int = 0) -> tuple[Tensor, dict[str, Tensor]]:
+    def recorded(self, optimizer: int = 0) -> Recorded:
         """All steps that were flushed, also those from before a resume.
 
         Args:
             optimizer: the index of the optimizer.
 
         Returns:
-            Optimizer steps (T,) and norms (T, H) by the names of their quantities, as `row_gradients.csv` has them;
-            with `keeps_history` those of all quantities, NaN for steps that an earlier run wrote without them.
+            Optimizer steps (T,) and norms (T, H) by the names of their quantities, as `row_gradients.csv` has them, NaN
+            where nothing was recorded; with `keeps_history` those of all quantities.
         """
-        return self._streams[optimizer].recorded() if self._streams else (torch.zeros(0, dtype=torch.long), {})
+        streams = [] if self.recording is None else self.recording.streams
+        return streams[optimizer].recorded() if streams else (EMPTY, {})
 
     def check(self, module: pl.LightningModule) -> None:
         """Checks before training that the module has everything that is to be recorded.
@@ -210,117 +240,170 @@ class RowGradientRecorder(pl.Callback):
         Raises:
             UserError: it does not.
         """
-        self._attach(module)
-        self._leave()
+        Recording(module, self.settings).leave()
 
-    def _attach(self, module: pl.LightningModule) -> None:
-        """Finds the module's taps, attaches those of `modules`, and chooses what is recorded."""
-        self.taps, self.watched = find_taps(module), watched_of(module)
-        self._enabled = {tap: tap.enabled for tap in self.taps.values()}
-        try:
-            for name in self.settings.modules:
-                self.taps[name], handle = attach(module, name)
-                self._handles.append(handle)
-            self.quantities = choose_quantities(module, self.taps, self.settings.quantities)
-            self.pairs = choose_pairs(self.watched, self.taps, self.settings.pairs, self.quantities)
-        except UserError:
-            self._leave()
-            raise
-        self._recorded = {quantity.tap for quantity in self.quantities if isinstance(quantity, TapNorm)}
+    def _begin(self, number: int, step: int) -> None:
+        assert self.recording is not None
+        trainer, shown = self._trainer, step
+        if not trainer.lightning_module.automatic_optimization:  # self.log counts batches there
+            shown = trainer.fit_loop.epoch_loop._batches_that_stepped  # noqa: SLF001
+        self.recording.before_step(number, step, shown)
 
-    def _leave(self) -> None:
-        """Removes the attached taps, and restores the module's own."""
-        for tap in self.taps.values():
-            tap.reset()
-            tap.enabled = self._enabled.get(tap, False)
-        for handle in self._handles:
-            handle.remove()
-        self.taps, self._handles = {}, []
-
-    def _take(self, quantity: Quantity, module: pl.LightningModule, optimizer: Optimizer) -> Tensor | None:
-        """What a quantity keeps of the coming step: unscaled, averaged over ranks, and shared with nothing else."""
-        kept = quantity.before_step(module)
-        if kept is not None and not isinstance(quantity, TapNorm):  # a tap has dropped its own reference
-            kept = kept.detach().clone()
-        if quantity.of_rank:
-            kept = self._rank_mean(quantity.name, kept)
-        if kept is not None and self._scale != 1 and quantity.is_scaled(optimizer):
-            kept = kept / self._scale
-        return kept
-
-    def _complete(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Adds the pending step, now that the optimizer has done it."""
-        if self._pending is None:
+    def _before_any_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Records a step of which Lightning does not tell: of an optimizer that is called without its wrapper."""
+        assert self.recording is not None
+        has_closure = bool(args[1:]) or kwargs.get("closure") is not None  # so does Lightning call it
+        if self._announced is not None or has_closure:
             return
-        (stream, step, kept), self._pending = self._pending, None
-        if self._scaler is not None and self._scaler.get_scale() < self._scale:  # the scaler has skipped the step
-            return
-        for quantity, one in zip(self.quantities, kept, strict=True):
-            if one is not None:
-                quantity.after_step(one, module)
-        stream.add(step, kept, self._summed_outputs(trainer))
-        if len(stream.steps) >= min(self.settings.flush_every_n_steps, max(FIRST, stream.written)) or (
-            stream.nbytes > BYTES
-        ):
-            self.flush(trainer)
+        own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        for number, known in enumerate(self._trainer.optimizers):
+            if any(id(parameter) in own for group in known.param_groups for parameter in group["params"]):
+                self._unseen = optimizer
+                self._begin(number, max(self._trainer.global_step, self.recording.streams[number].count))
+                return
 
-    def _summed_outputs(self, trainer: pl.Trainer) -> Sequence[Tensor]:
+    def _after_any_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if optimizer is self._announced:
+            self._announced = None
+        if optimizer is not self._unseen:
+            return
+        self._unseen = None
+        assert self.recording is not None
+        self.recording.after_step(list)
+        if not self._is_told:
+            self._is_told = True
+            rank_zero_warn(
+                f"{type(optimizer).__name__}.step() is called without Lightning's wrapper, so trainer.global_step does"
+                " not count its steps. They are recorded, and numbered from 0."
+            )
+
+    def _summed_outputs(self) -> Sequence[Tensor]:
         """Outputs of the whole step. Lightning has already divided the loss by the number of micro-batches."""
-        if len(self._outputs) == 1 and trainer.accumulate_grad_batches == 1:
+        assert self.recording is not None
+        many = self._trainer.accumulate_grad_batches
+        if len(self._outputs) == 1 and many == 1:
             return self._outputs[0]
-        share = 1 / trainer.accumulate_grad_batches
-        names = self.watched.outputs
+        names = self.recording.watched.outputs
         columns = zip(*self._outputs, strict=True)
-        return [sum(parts) * (1 if name == "loss" else share) for name, parts in zip(names, columns, strict=False)]
-
-    def _close(self, trainer: pl.Trainer, *, alone: bool = False) -> None:
-        self.flush(trainer, alone=alone)
-        for stream in self._streams:
-            stream.file.close()
+        return [sum(parts) * (1 if name == "loss" else 1 / many) for name, parts in zip(names, columns, strict=False)]
 
 
-def choose_quantities(
-    module: pl.LightningModule, taps: Mapping[str, RowTap], chosen: Sequence[str | Quantity] | None
-) -> list[Quantity]:
-    """What is recorded of a module: all that it has, or the chosen part of that, and quantities of one's own.
+class Recorder:
+    """Records the norm of each row's gradient at every optimizer step, in a training loop of one's own.
+
+    It writes what `RowGradientRecorder` writes: `row_gradients.csv` and TensorBoard's event file, in one folder.
+
+    Example:
+        >>> from torch import nn
+        >>> model = nn.Sequential(RowTap(), nn.Linear(4, 1))
+        >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        >>> with Recorder(model, "runs/mine") as recorder:
+        ...     for _ in range(3):
+        ...         model(torch.ones(8, 6, 4)).square().mean().backward()  # (B, T, D)
+        ...         optimizer.step()
+        ...         recorder.step()
+        ...         optimizer.zero_grad()
+        >>> recorder.recorded()[1]["0_grad_norm"].shape
+        torch.Size([3, 6])
+
+    Args:
+        module: has taps, or submodules that `modules` names.
+        folder: of the files. To go on with a file, call `load_state_dict` before the first step.
+        optimizers: needed if there are several, or if one does not have all parameters of the module.
+        scaler: of mixed precision in 16 bits; its factor is divided out, and steps that it skips are not recorded.
+        settings: as of `RowGradientRecorder`: `every_n_steps`, `flush_every_n_steps`, `quantities`, `modules`, `pairs`,
+            `bins`.
 
     Raises:
-        UserError: there is nothing to record, or no quantity of a name.
+        UserError: a value that is not accepted, or nothing to record.
     """
-    if chosen is None and not taps:
-        raise UserError(
-            f"RowGradientRecorder finds no tap in {type(module).__name__}: put self.tap = RowTap() into __init__ and"
-            ' x = self.tap(x) into forward, or name a submodule: RowGradientRecorder(modules="encoder").'
+
+    def __init__(
+        self,
+        module: nn.Module,
+        folder: str | Path,
+        *,
+        optimizers: Optimizer | Sequence[Optimizer] = (),
+        scaler: torch.amp.GradScaler | None = None,
+        **settings: Any,
+    ) -> None:
+        self.folder = Path(folder)
+        several = list(optimizers) if isinstance(optimizers, list | tuple) else [optimizers]
+        self._is_open = False
+        self._state: Mapping[str, Any] = {"counts": [0] * max(len(several), 1), "files": {}, "steps": 0}
+        tell = logging.getLogger("rowgrad").info
+        self.recording = Recording(module, RecorderSettings(**settings), tell, _warn)
+        self.recording.follow(several, scaler)
+
+    def step(self, optimizer: int = 0) -> None:
+        """Records a step that an optimizer has just done. Call it before gradients are set to zero.
+
+        Args:
+            optimizer: its index, if there are several.
+        """
+        self._open()
+        self.recording.before_step(optimizer, self._steps, self._steps)
+        self.recording.after_step()
+        self._steps += 1
+
+    def recorded(self, optimizer: int = 0) -> Recorded:
+        """All steps, also those from before a resume.
+
+        Args:
+            optimizer: the index of the optimizer.
+
+        Returns:
+            Optimizer steps (T,) and norms (T, H) by the names of their quantities, NaN where nothing was recorded.
+        """
+        if not self._is_open:
+            return EMPTY, {}
+        self.recording.flush()
+        return self.recording.streams[optimizer].recorded()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs: the number of steps, and what the files contain. All steps are written first."""
+        if not self._is_open:
+            return dict(self._state)
+        counts = [stream.count for stream in self.recording.streams]
+        return {"counts": counts, "files": self.recording.known(), "steps": self._steps}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on after `state`, with its own file unless another run has it. Call it before the first step."""
+        self._state = state
+
+    def close(self) -> None:
+        """Writes the remaining steps, closes the files, and leaves the module as it was."""
+        if self._is_open:
+            self.recording.close()
+            for writer in self.recording.log.writers:
+                writer.close()
+        self.recording.leave()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self) -> None:
+        if self._is_open:
+            return
+        from torch.utils.tensorboard.writer import SummaryWriter  # late: it takes a second to import
+
+        self._is_open, self._steps = True, self._state["steps"]
+        files, writes = self._state["files"], is_first_rank()
+        events = [SummaryWriter(str(self.folder), purge_step=self._steps or None, flush_secs=LIVE)] if writes else []
+        self.recording.open(
+            lambda name: open_norms_file(self.folder, name, files, writes=writes),
+            Log(events),
+            counts=self._state["counts"],
         )
-    norms = [TapNorm(name, tap) for name, tap in taps.items()]
-    others = [quantity for quantity in KNOWN.values() if not isinstance(quantity, TapNorm) and quantity.fits(module)]
-    found: dict[str, Quantity] = {quantity.name: quantity for quantity in [*norms, *others]}  # θ's own before its tap's
-    if chosen is None:
-        return list(found.values())
-    for name in chosen:
-        if isinstance(name, str) and name not in found:
-            hint = f"{nearest(name, found)} Accepted: {', '.join(found)}."
-            raise UserError(f"callbacks.recorder.quantities: {type(module).__name__} has no {name}{hint}")
-    own = [quantity for quantity in chosen if isinstance(quantity, Quantity)]
-    return [*(quantity for name, quantity in found.items() if name in chosen), *own]
+        for writer in events:
+            add_facts(writer, SELECTED, {})
 
 
-def choose_pairs(
-    watched: Watched, taps: Mapping[str, RowTap], chosen: Sequence[Sequence[str]], quantities: Sequence[Quantity]
-) -> list[tuple[str, str]]:
-    """The module's own pair of taps and the chosen ones, as far as both taps are recorded.
-
-    Raises:
-        UserError: a chosen pair names no tap.
-    """
-    for name in (name for pair in chosen for name in pair):
-        if name not in taps:
-            raise UserError(f"pairs: {name} is not a tap{nearest(name, taps, most=3)}")
-    own = [] if watched.pair is None else [watched.pair]
-    recorded = {quantity.name.removesuffix(GRAD_NORM) for quantity in quantities}
-    return [
-        (before, after) for before, after in dict.fromkeys([*own, *map(tuple, chosen)]) if {before, after} <= recorded
-    ]
+def _warn(words: str) -> None:
+    warnings.warn(words, stacklevel=2)
 
 
 def recorder_of(trainer: pl.Trainer) -> RowGradientRecorder | None:

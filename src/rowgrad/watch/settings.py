@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rowgrad.config import Limit, Settings, or_null, setting, whole
-from rowgrad.errors import UserError
+from rowgrad.config import BOOLEAN, Limit, Settings, or_null, setting, whole
+from rowgrad.errors import UserError, nearest
 from rowgrad.watch.quantities import GRAD_NORM, KNOWN, Quantity
 
 
@@ -25,14 +25,36 @@ def _is_quantity(value: Any) -> bool:
     return isinstance(value, Quantity) or (isinstance(value, Mapping) and "_target_" in value)
 
 
-def read_names(value: Any, key: str) -> tuple[str, ...]:
-    """The names of submodules: one name, or a list of them."""
+def read_modules(value: Any, key: str) -> dict[str, Mapping[str, Any]]:
+    """Submodules that are tapped: one name, a list of names, or for each name what is tapped, or null."""
+    if isinstance(value, Mapping):
+        return {name: _read_place(place or {}, f"{key}.{name}") for name, place in value.items()}
     names = [value] if isinstance(value, str) else value
     if not _is_list_of(_is_name)(names):
-        raise UserError(f"{key}={value} is not the name of a submodule, or a list of them.")
-    return tuple(names)
+        raise UserError(f"{key}={value} is not the name of a submodule, a list of names, or a mapping of them.")
+    return {name: {} for name in names}
 
 
+def _read_place(place: Any, key: str) -> Mapping[str, Any]:
+    if not isinstance(place, Mapping):
+        raise UserError(f"{key}={place} is not a mapping with any of {', '.join(PLACE)}.")
+    for name, value in place.items():
+        if name not in PLACE:
+            raise UserError(f"{key}.{name} is unknown{nearest(str(name), PLACE)} Accepted: {', '.join(PLACE)}.")
+        PLACE[name](value, f"{key}.{name}")
+    return {name: str(value) if name == "argument" else value for name, value in place.items()}
+
+
+A_DIMENSION = Limit(lambda v: isinstance(v, int) and not isinstance(v, bool), "the number of a dimension")
+# What is tapped at a submodule: the fields of `rowgrad.attach.Place`.
+PLACE: Mapping[str, Callable[[Any, str], Any]] = {
+    "argument": Limit(lambda value: isinstance(value, str | int), "the name of an argument"),
+    "output": BOOLEAN,
+    "dim": A_DIMENSION,
+    "batch_dim": A_DIMENSION,
+    "rows": whole(1),
+    "collect": BOOLEAN,
+}
 QUANTITIES = Limit(
     lambda value: bool(value) and _is_list_of(_is_quantity)(value),
     f"a list of one or more of {', '.join(sorted(KNOWN))}",
@@ -52,10 +74,13 @@ class RecorderSettings(Settings, key="callbacks.recorder"):
     quantities: Sequence[Any] | None = setting(
         None, or_null(QUANTITIES), "what is recorded of each row; null for all; of your own by a _target_"
     )
-    modules: Sequence[str] = setting([], read_names, "submodules, as network.layers.3, whose input is tapped too")
+    modules: Mapping[str, Mapping[str, Any]] = setting(
+        [], read_modules, "submodules, as network.layers.3, whose input is tapped too; a mapping says what else"
+    )
     pairs: Sequence[Sequence[str]] = setting(
         [], PAIRS, "further pairs of taps, before and after a cut, for grad_flow/cut_fraction"
     )
+    bins: int | None = setting(None, or_null(whole(1)), "the most norms of a quantity at a step; more rows are joined")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import ceil
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,16 +10,14 @@ from torch import Tensor, distributed
 from torch.nn.functional import pad
 
 from rowgrad.errors import UserError
-from rowgrad.tap import stacked
-from rowgrad.watch.csv_file import DOUBLE, SINGLE, Norms, NormsFile, read_norms
-from rowgrad.watch.loggers import Scalars, log_steps
+from rowgrad.tap import stacked, summed
+from rowgrad.watch.csv_file import DOUBLE, SINGLE, Norms, NormsFile, Rows, read_norms
+from rowgrad.watch.loggers import Log, Scalars
 from rowgrad.watch.norms import cut_fraction, means
 from rowgrad.watch.quantities import ARRIVES, GRAD_NORM, REACHES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    import lightning.pytorch as pl
+    from collections.abc import Mapping, Sequence
 
     from rowgrad.tap import Watched
     from rowgrad.watch.quantities import Quantity
@@ -36,6 +35,7 @@ class Stream:
         quantities: what is recorded.
         pairs: names of two taps each, before and after a cut.
         watched: what the module says of itself.
+        bins: the most numbers that a quantity has at a step; more rows are joined.
         keeps_history: whether all norms stay in memory too.
 
     Attributes:
@@ -53,9 +53,11 @@ class Stream:
         pairs: Sequence[tuple[str, str]],
         watched: Watched,
         *,
-        keeps_history: bool,
+        bins: int | None = None,
+        keeps_history: bool = False,
     ) -> None:
-        self.prefix, self.count, self.file = f"{name}." if name else "", count, file
+        self.name, self.prefix, self.count, self.file = name, f"{name}." if name else "", count, file
+        self.bins = bins
         self.quantities, self.pairs, self.watched = quantities, pairs, watched
         self.written, self._last, self._digits = 0, -1, SINGLE
         self._history: list[tuple[Tensor, Norms]] | None = None
@@ -66,6 +68,7 @@ class Stream:
 
     def _clear(self) -> None:
         self.steps: list[int] = []
+        self._shown: list[int] = []  # the loggers' steps
         self._outputs: list[Sequence[Tensor]] = []
         self._kept: list[Sequence[Tensor | None]] = []  # for each step, of each quantity (..., H, W)
         self.nbytes = 0
@@ -77,9 +80,17 @@ class Stream:
         self.count += is_new
         return is_new
 
-    def add(self, step: int, kept: Sequence[Tensor | None], outputs: Sequence[Tensor]) -> None:
-        """Adds a step: what each quantity keeps of it, (..., H, W) or None, and the training step's outputs."""
+    def add(self, step: int, shown: int, kept: Sequence[Tensor | None], outputs: Sequence[Tensor]) -> None:
+        """Adds a step.
+
+        Args:
+            step: the optimizer's.
+            shown: the step at which loggers show it.
+            kept: what each quantity keeps of it, (..., H, W), or None.
+            outputs: of the training step.
+        """
         self.steps.append(step)
+        self._shown.append(shown)
         self._kept.append(kept)
         self._outputs.append(outputs)
         for quantity, one in zip(self.quantities, kept, strict=True):
@@ -87,27 +98,22 @@ class Stream:
                 self.nbytes += one.nbytes
                 self._digits = DOUBLE if quantity.in_csv and one.dtype == torch.float64 else self._digits
 
-    def flush(self, trainer: pl.Trainer, *, alone: bool) -> None:
+    def flush(self, log: Log, *, alone: bool) -> None:
         """Writes the recorded steps. `alone`: other ranks may be gone, so outputs are not averaged over them."""
         if not self.steps:
             return
-        steps, norms, outputs = self._take()
+        steps, shown, norms, rows, outputs = self._take()
         self.written += len(steps)
         if outputs.numel() and not alone:
-            outputs = trainer.strategy.reduce(outputs, reduce_op="mean")
-        if not trainer.is_global_zero:
+            outputs = mean_over_ranks(outputs)
+        if not is_first_rank():
             return
         if self._history is not None:
             self._history.append((torch.tensor(steps), norms))
         if in_csv := {q.name: norms[q.name] for q in self.quantities if q.in_csv}:
-            self.file.append(steps, in_csv, self._digits)  # first: an error in what follows loses no step
+            self.file.append(steps, in_csv, self._digits, rows)  # first: an error in what follows loses no step
         scalars = step_scalars(norms, outputs.double().cpu(), self.pairs, self.watched)
-        log_steps(trainer, steps, scalars, norms, self.prefix)
-
-    def in_file(self) -> dict[str, Any]:
-        """What the file has on the disk: the number of steps, and the names of the quantities."""
-        self.file.sync()
-        return {"steps": self.file.count, "quantities": sorted(q.name for q in self.quantities if q.in_csv)}
+        log.write(shown, scalars, norms, self.prefix)
 
     def recorded(self) -> tuple[Tensor, Norms]:
         """Steps (T,) and norms (T, H) by the names of their quantities: from the history, else from the file."""
@@ -125,24 +131,40 @@ class Stream:
         joined = torch.cat([pad(part, (0, height - part.shape[1])) for part in parts])
         return joined if self._digits == DOUBLE else joined.float()  # as the file has them
 
-    def _take(self) -> tuple[list[int], Norms, Tensor]:
-        """Removes all T steps: their norms (T, H) in float64 on the CPU, and their outputs (T, outputs)."""
+    def _take(self) -> tuple[list[int], list[int], Norms, Rows, Tensor]:
+        """Removes all T steps: their norms (T, H) in float64 on the CPU, how many rows they have, their outputs."""
         columns = zip(*self._kept, strict=True)
-        norms = {q.name: _norms(q, kept).double().cpu() for q, kept in zip(self.quantities, columns, strict=True)}
+        norms: Norms = {}
+        rows: Rows = {}
+        for quantity, kept in zip(self.quantities, columns, strict=True):
+            norms[quantity.name], rows[quantity.name] = _norms(quantity, kept, self.bins)
         outputs = torch.zeros(len(self.steps), 0)
         if self._outputs[0]:
             outputs = torch.stack([value for step in self._outputs for value in step]).view(len(self.steps), -1)
-        steps = self.steps
+        steps, shown = self.steps, self._shown
         self._clear()
-        return steps, norms, outputs
+        return steps, shown, norms, rows, outputs
 
 
-def _norms(quantity: Quantity, kept: Sequence[Tensor | None]) -> Tensor:
-    """Norms (T, H) of what was kept at T steps: zero at steps without it, (T, 0) if no step has it."""
-    known = next((one for one in kept if one is not None), None)
-    if known is None:
-        return torch.zeros(len(kept), 0)
-    return quantity.reduce(stacked([torch.zeros_like(known) if one is None else one for one in kept]))
+def _norms(quantity: Quantity, kept: Sequence[Tensor | None], bins: int | None) -> tuple[Tensor, Tensor]:
+    """Norms (T, H) of what was kept at T steps, NaN in rows that a step does not have, and the number of rows (T,)."""
+    known = [one for one in kept if one is not None]
+    if not known:
+        return torch.zeros(len(kept), 0), torch.zeros(len(kept), dtype=torch.long)
+    whole = stacked([torch.zeros_like(known[0]) if one is None else one for one in kept])
+    norms = quantity.reduce(whole).double().cpu()
+    if bins is not None and quantity.may_be_joined and norms.shape[1] > bins:
+        norms = joined(norms, bins)
+    height = norms.shape[1]
+    each = whole.shape[-2] / height
+    rows = torch.tensor([0 if one is None else ceil(one.shape[-2] / each) for one in kept])
+    return norms.masked_fill(torch.arange(height) >= rows[:, None], torch.nan), rows
+
+
+def joined(norms: Tensor, bins: int) -> Tensor:
+    """Norms (T, H) of H rows as the norms (T, bins) of as many parts of neighbouring rows: roots of sums of squares."""
+    parts = norms.tensor_split(bins, 1)
+    return torch.stack([torch.linalg.vector_norm(part, dim=1) for part in parts], 1)
 
 
 def step_scalars(norms: Norms, outputs: Tensor, pairs: Sequence[tuple[str, str]], watched: Watched) -> Scalars:
@@ -153,9 +175,6 @@ def step_scalars(norms: Norms, outputs: Tensor, pairs: Sequence[tuple[str, str]]
         outputs: (T, outputs): `train/loss`, `train/acc`.
         pairs: names of two taps each: `grad_flow/cut_fraction`, with the taps' names behind it if there are several.
         watched: if its scenario selects rows: `grad_means/...`.
-
-    Raises:
-        UserError: a pair of taps with different numbers of rows.
     """
     scalars = {f"train/{name}": values for name, values in zip(watched.outputs, outputs.unbind(1), strict=True)}
     for name in (REACHES, ARRIVES) if watched.selected else ():
@@ -164,53 +183,79 @@ def step_scalars(norms: Norms, outputs: Tensor, pairs: Sequence[tuple[str, str]]
                 scalars[f"grad_means/{name}_{part}"] = mean
     for before, after in pairs:
         reaches, arrives = norms[before + GRAD_NORM], norms[after + GRAD_NORM]
-        if reaches.shape != arrives.shape:
-            heights = f"{before} has {reaches.shape[1]} rows and {after} has {arrives.shape[1]}"
-            raise UserError(f"pairs: {heights}; the taps of a pair need the same number of rows.")
-        suffix = f"_{before}_{after}" if len(pairs) > 1 else ""
-        scalars[f"grad_flow/cut_fraction{suffix}"] = cut_fraction(reaches, arrives)
+        if reaches.shape == arrives.shape:  # else one of the taps has not been used yet
+            suffix = f"_{before}_{after}" if len(pairs) > 1 else ""
+            scalars[f"grad_flow/cut_fraction{suffix}"] = cut_fraction(reaches, arrives)
     return scalars
 
 
+def is_first_rank() -> bool:
+    """Whether this process is the first of all, or the only one."""
+    return not _has_ranks() or distributed.get_rank() == 0  # ty: ignore[possibly-missing-attribute]
+
+
+def mean_over_ranks(numbers: Tensor) -> Tensor:
+    """The mean over all processes, which must all call this at once."""
+    if not _has_ranks():
+        return numbers
+    distributed.all_reduce(numbers)  # ty: ignore[possibly-missing-attribute]
+    return numbers / distributed.get_world_size()  # ty: ignore[possibly-missing-attribute]
+
+
+def _has_ranks() -> bool:
+    if not distributed.is_available() or not distributed.is_initialized():  # ty: ignore[possibly-missing-attribute]
+        return False
+    return distributed.get_world_size() > 1  # ty: ignore[possibly-missing-attribute]
+
+
 class RankMean:
-    """Means over the ranks (processes) of a trainer: the gradient of the loss of the whole step.
+    """Means over the ranks (processes): the gradient of the loss of the whole step.
 
     With one process, everything is returned as it is.
 
     Args:
-        trainer: the trainer.
+        device: of this rank.
     """
 
-    def __init__(self, trainer: pl.Trainer) -> None:
-        self.strategy, self.is_alone = trainer.strategy, trainer.world_size == 1
+    def __init__(self, device: torch.device | None = None) -> None:
+        self.device, self.is_alone = device, not _has_ranks()
         self._kinds: dict[str, tuple[torch.Size, torch.dtype]] = {}
 
-    def __call__(self, name: str, kept: Tensor | None) -> Tensor | None:
-        """The mean over all ranks, which must all call this at once; None if no rank has a gradient yet.
+    def __call__(self, kept: Mapping[str, Tensor | None], rows: Mapping[str, int | None]) -> dict[str, Tensor | None]:
+        """The means over all ranks, which must all call this at once; None for what no rank has.
 
         Args:
-            name: what it is the mean of, for messages.
-            kept: this rank's tensor, which is changed; None if this rank has no gradient yet.
+            kept: this rank's tensors, (..., rows, columns), by their names; None for what this rank does not have.
+            rows: to how many rows each is padded, so that ranks may have different ones.
 
         Raises:
             UserError: the ranks' tensors have different shapes.
         """
-        if self.is_alone:
-            return kept
+        if self.is_alone or not kept:
+            return dict(kept)
+        heights = [0 if one is None else one.shape[-2] for one in kept.values()]
+        tallest = torch.tensor(heights, device=self.device)
+        distributed.all_reduce(tallest, distributed.ReduceOp.MAX)  # ty: ignore[possibly-missing-attribute]
+        return {
+            name: self._mean(name, one, height, rows.get(name)) if height else None
+            for (name, one), height in zip(kept.items(), tallest.tolist(), strict=True)
+        }
+
+    def _mean(self, name: str, kept: Tensor | None, height: int, rows: int | None) -> Tensor:
+        if kept is not None:
+            kept = summed([kept], rows)
         if name not in self._kinds:
             kinds: list[Any] = [None] * distributed.get_world_size()  # ty: ignore[possibly-missing-attribute]
             own = None if kept is None else (kept.shape, kept.dtype)
             distributed.all_gather_object(kinds, own)  # ty: ignore[possibly-missing-attribute]
             known = [kind for kind in kinds if kind is not None]
-            if not known:
-                return None
             _check_shapes(name, *(shape for shape, _ in known))
             self._kinds[name] = known[0]
         shape, dtype = self._kinds[name]
         if kept is None:
-            kept = torch.zeros(shape, dtype=dtype, device=self.strategy.root_device)
+            kept = torch.zeros(shape, dtype=dtype, device=self.device)
         _check_shapes(name, shape, kept.shape)
-        return self.strategy.reduce(kept, reduce_op="mean")
+        return mean_over_ranks(kept.clone(memory_format=torch.contiguous_format))[..., :height, :]
 
 
 def _check_shapes(name: str, *shapes: torch.Size) -> None:
