@@ -77,6 +77,7 @@ A_NAME = Limit(
     "a name of letters, digits, and _ . + - = after the first, 100 at most",
 )
 NOT_NEGATIVE = number("of at least 0", lambda value: value >= 0)
+SHARE = number("from 0 to below 1", lambda value: 0 <= value < 1)
 FINITE = Limit(number("", lambda _: True).fits, "a finite number")
 BOOLEAN = Limit(lambda value: isinstance(value, bool), "true or false")
 ANYTHING = Limit(lambda _: True, "anything")
