@@ -20,9 +20,8 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130  # the exit code of a command that a signal stopped
 # Operating system errors whose own message is enough.
-_REFUSED = ("EACCES", "EDQUOT", "EEXIST", "EFBIG", "EIO", "EISDIR", "ELOOP", "ENAMETOOLONG", "ENOENT", "ENOSPC")
-_REFUSED += ("ENOTDIR", "EPERM", "EPIPE", "EROFS")
-_REFUSALS = {getattr(errno, name) for name in _REFUSED if hasattr(errno, name)}
+_REFUSALS = {errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP}
+_REFUSALS |= {errno.ENAMETOOLONG, errno.ENOENT, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EPIPE, errno.EROFS}
 
 
 class UserError(ValueError):
@@ -78,7 +77,7 @@ def words_for(error: BaseException | None) -> str | None:
     """
     while error is not None:
         if isinstance(error, UserError):
-            return without_key(error)
+            return in_one_line(error)
         if words := _hydras_words(error) or _systems_words(error) or _librarys_words(error):
             return words
         error = error.__cause__
@@ -103,7 +102,7 @@ def _hydras_words(error: BaseException) -> str | None:
         return f"{error.override!r} cannot be read ({details[-2] if len(details) > 1 else reason}). Write key=value."
     if isinstance(error, ConfigCompositionException | OmegaConfBaseException):
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-        return f"{reason} {without_key(cause)}{_accepted(cause)}" if cause else without_key(error)
+        return f"{reason} {in_one_line(cause)}{_accepted(cause)}" if cause else in_one_line(error)
     return None
 
 
@@ -133,10 +132,10 @@ def _librarys_words(error: BaseException) -> str | None:
     refusal = isinstance(error, ValueError | TypeError) or type(error).__name__ == "MisconfigurationException"
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     package = frames[-1].f_globals.get("__name__", "").partition(".")[0] if frames else ""
-    return without_key(error) if refusal and package in {"hydra", "lightning"} else None
+    return in_one_line(error) if refusal and package in {"hydra", "lightning"} else None
 
 
-def without_key(error: BaseException) -> str:
+def in_one_line(error: BaseException) -> str:
     """The message in one line, without the lines that OmegaConf and Hydra add about the place in the config."""
     lines = [line.strip() for line in str(error).splitlines()]
     return " ".join(line for line in lines if line and not line.startswith(("full_key: ", "object_type=")))

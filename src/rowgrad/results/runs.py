@@ -16,8 +16,8 @@ import numpy as np
 from rowgrad.config import NAME, flat, is_below
 from rowgrad.errors import UserError
 from rowgrad.files import configs_folder, read_json
-from rowgrad.folders import RunFolder
-from rowgrad.results.run import Run, read_values
+from rowgrad.folders import RunFolder, read_yaml
+from rowgrad.results.run import Run
 from rowgrad.scenario.settings import ScenarioSettings
 
 if TYPE_CHECKING:
@@ -309,7 +309,7 @@ def _own_values(name: str) -> dict[str, Any]:
     file = configs_folder() / "scenario" / f"{name}.yaml"
     if not NAME.fullmatch(name) or not file.is_file():
         return {}
-    return flat({"scenario": ScenarioSettings.defaults() | read_values(file)})
+    return flat({"scenario": ScenarioSettings.defaults() | read_yaml(file)})
 
 
 def _common(runs: Sequence[Run]) -> Tensor:

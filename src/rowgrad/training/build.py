@@ -24,7 +24,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from rowgrad.data.datamodule import ImageData
-from rowgrad.errors import UserError, without_key
+from rowgrad.errors import UserError, in_one_line
 from rowgrad.folders import RunFolder
 from rowgrad.model.classifier import RowClassifier
 from rowgrad.model.optimizers import make_optimizer
@@ -146,7 +146,7 @@ def _named(key: str, call: Callable[[], Any]) -> Any:
     except (UserError, NotImplementedError):
         raise
     except InstantiationException as error:
-        words = without_key(error).replace(
+        words = in_one_line(error).replace(
             " Pass _execution_whitelist_ from trusted code to allow expected targets.", ""
         )
         if refused := re.match(r"Target '([^']+)'", words):
@@ -157,7 +157,7 @@ def _named(key: str, call: Callable[[], Any]) -> Any:
         raise UserError(f"{key}: {words}") from error
     except Exception as error:  # foreign code may raise anything
         kind = "" if isinstance(error, TypeError | ValueError | ImportError) else f"{type(error).__name__}: "
-        raise UserError(f"{key}: {kind}{without_key(error)[:200]}") from error
+        raise UserError(f"{key}: {kind}{in_one_line(error)[:200]}") from error
 
 
 def _check_writers(node: Any, key: str) -> None:
@@ -252,7 +252,7 @@ def take_weights(network: nn.Module, file: Path, source: str) -> None:
         state = read_checkpoint(file)["state_dict"]
         network.load_state_dict({n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)})
     except Exception as error:
-        words = " ".join(str(error).split())[:200]
+        words = in_one_line(error)[:200]
         raise UserError(f"model.checkpoint={source}: {file} does not fit the network: {words}") from error
 
 

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.markup import escape
 
-from rowgrad.errors import UserError, without_key
+from rowgrad.errors import UserError, in_one_line
 from rowgrad.folders import DRY, RunFolder
 from rowgrad.results.run import Run, read_checkpoint
 from rowgrad.results.sentences import describe_run, fallback_notice
@@ -156,7 +156,7 @@ class Training:
             try:
                 logger.log_hyperparams(hyperparameters(self.config))
             except Exception as error:  # loggers of libraries raise anything
-                raise UserError(f"logger: {type(logger).__name__} cannot begin: {without_key(error)}") from error
+                raise UserError(f"logger: {type(logger).__name__} cannot begin: {in_one_line(error)}") from error
 
     def _report(self) -> None:
         """Writes how the run ended to TensorBoard and `summary.json`."""
@@ -247,7 +247,7 @@ def load_weights(module: RowClassifier, checkpoint: Path, folder: RunFolder) -> 
         module.load_state_dict(state["state_dict"])
         module.trained = state["global_step"]
     except Exception as error:
-        words = " ".join(str(error).split())[:200]
+        words = in_one_line(error)[:200]
         raise UserError(f"{checkpoint} does not fit the model in {folder.config_file}: {words}") from error
 
 

@@ -16,7 +16,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.profilers import PassThroughProfiler, Profiler
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from rowgrad.errors import UserError, without_key
+from rowgrad.errors import UserError, in_one_line
 from rowgrad.training.build import make_target
 from rowgrad.training.checkpoints import AtomicCheckpointIO
 
@@ -211,4 +211,4 @@ def lightning_trainer(settings: RunSettings, arguments: dict[str, Any], **ours: 
         others = list(settings.trainer.others)
         named = [key for key in others if key in str(error)] or others or ["accelerator", "devices", "precision"]
         chosen = ", ".join(f"trainer.{key}={arguments.get(key)}" for key in named)
-        raise UserError(f"{chosen} cannot be had here: {without_key(error)}") from error
+        raise UserError(f"{chosen} cannot be had here: {in_one_line(error)}") from error
