@@ -6,9 +6,9 @@ import math
 import sys
 import textwrap
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rowgrad.results.paired import decimals, percent, spread
+from rowgrad.results.paired import METRICS, spread
 from rowgrad.watch.quantities import COSINE
 from rowgrad.watch.wording import short_rows
 
@@ -98,15 +98,9 @@ TEXTS: dict[str, Callable[[Run], str]] = {
     "steps": lambda run: str(run.summary.get("train/steps", "")),
     "rows cut at every step": _cut,
 }
-# What is averaged over seeds, and how it is printed.
-NUMBERS: dict[str, tuple[Callable[[Run], Any], Callable[..., str]]] = {
-    "test accuracy": (lambda run: run.summary.get("test/acc"), percent),
-    "rows changed in every image": (lambda run: run.summary.get("test/acc_operated"), percent),
-    "test loss": (lambda run: run.summary.get("test/loss"), decimals),
-    "cut fraction": (lambda run: run.cut_fraction, percent),
-    "gradient's cosine": (lambda run: run.summary.get(COSINE), decimals),
-    "seconds": (lambda run: run.summary.get("train/seconds"), "{:.1f}".format),
-}
+# The metrics that are averaged over seeds, by their columns.
+AVERAGED = ("test/acc", "test/acc_operated", "test/loss", "cut_fraction", COSINE, "train/seconds")
+NUMBERS = {METRICS[metric].words: metric for metric in AVERAGED}
 
 
 def compare_runs(runs: RunSet) -> Table:
@@ -126,12 +120,18 @@ def compare_groups(groups: Sequence[RunGroup]) -> Table:
 
 
 def _cell(name: str, runs: Sequence[Run]) -> str:
-    """A column of a setting's line; empty if it was not measured."""
+    """A column of a setting's line."""
     if name in TEXTS:
         return ", ".join(dict.fromkeys(TEXTS[name](run) for run in runs))
-    value, show = NUMBERS[name]
-    found = [number for run in runs if (number := value(run)) is not None]
-    finite = [number for number in found if math.isfinite(number)]
+    metric = NUMBERS[name]
+    values = [run.cut_fraction if metric == "cut_fraction" else run.summary.get(metric) for run in runs]
+    return mean_cell(values, METRICS[metric].show)
+
+
+def mean_cell(values: Sequence[float | None], show: Callable[..., str]) -> str:
+    """Mean ± sample standard deviation of what was measured; empty if nothing was."""
+    found = [value for value in values if value is not None]
+    finite = [value for value in found if math.isfinite(value)]
     if not finite:
         return "not a number" if found else ""
-    return spread(finite, show) + (f" (n = {len(finite)})" if len(finite) < len(runs) else "")
+    return spread(finite, show) + (f" (n = {len(finite)})" if len(finite) < len(values) else "")

@@ -115,9 +115,9 @@ def short_rows(rows: Sequence[bool]) -> str:
     return "none" if words == "no row" else words
 
 
-def percent(share: float) -> str:
-    """A share with one decimal."""
-    return f"{100 * share:.1f} %"
+def percent(share: float, sign: str = "") -> str:
+    """A share in percent."""
+    return f"{share:{sign}.2%}".replace("%", " %")
 
 
 def listed(names: Sequence[str]) -> str:
@@ -159,6 +159,6 @@ def range_in_settings(what: str, found: Mapping[str, float]) -> str:
         return ""
     low, high = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
     if known[low] == known[high]:
-        return f"{what} is {known[low]:.2%}.".replace("%", " %")
-    ends = [f"{known[name]:.2%}" + (f" ({name})" if len(name) <= MOST_LETTERS else "") for name in (low, high)]
-    return f"{what} lies between {' and '.join(ends)}.".replace("%", " %")
+        return f"{what} is {percent(known[low])}."
+    ends = [percent(known[name]) + (f" ({name})" if len(name) <= MOST_LETTERS else "") for name in (low, high)]
+    return f"{what} lies between {' and '.join(ends)}."
