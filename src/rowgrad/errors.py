@@ -12,11 +12,10 @@ import traceback
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from types import TracebackType
 
 INTERRUPTED = 130  # the exit code of a command that a signal stopped
 # Operating system errors whose own message is enough.
@@ -144,57 +143,39 @@ def in_one_line(error: BaseException) -> str:
 PLAIN = "ROWGRAD_PLAIN_ERRORS"  # an environment variable, because the processes of other ranks must know it too
 
 
-def tell_mistakes_plainly(action: str) -> None:
-    """Makes this process print a user error as one line. `HYDRA_FULL_ERROR=1` shows the traceback.
-
-    Args:
-        action: what cannot be done, as in "train".
-    """
-    if os.environ.get("HYDRA_FULL_ERROR") != "1":
-        # With HYDRA_FULL_ERROR Hydra raises its errors, so that they reach the hook below.
-        os.environ.update({"HYDRA_FULL_ERROR": "1", PLAIN: action})
-    usual, usual_in_thread = sys.excepthook, threading.excepthook
-
-    def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if not end_on_mistake(error, leave=lambda words: print(words, file=sys.stderr)):
-            usual(kind, error, trace)
-
-    def tell_of_thread(hook: threading.ExceptHookArgs) -> None:
-        # Threads write files; a full disk raises the same error in the main thread, which prints it.
-        if os.environ.get(PLAIN) is None or words_for(hook.exc_value) is None:
-            usual_in_thread(hook)
-
-    sys.excepthook, threading.excepthook = tell, tell_of_thread
-
-
-def end_on_mistake(error: BaseException, leave: Callable[[str], Any] = sys.exit) -> bool:
-    """Leaves with the message of a user error.
-
-    Args:
-        error: what was raised.
-        leave: is called with the message.
-
-    Returns:
-        False if it is no user error, or if the traceback is wanted.
-    """
+def end_on_mistake(error: BaseException) -> None:
+    """Leaves with the message of a user error; returns if it is none, or if the traceback is wanted."""
     action, words = os.environ.get(PLAIN), words_for(error)
-    if action is None or words is None:
-        return False
-    leave(f"Cannot {action}: {words}")
-    return True
+    if action is not None and words is not None:
+        sys.exit(f"Cannot {action}: {words}")
 
 
 def run_script(action: str, main: Callable[[], None]) -> None:
     """Runs a command: a user error is one plain line, and so is Ctrl-C, with exit code 130.
 
+    `HYDRA_FULL_ERROR=1` shows the traceback of a user error.
+
     Args:
         action: what it does, as in "evaluate".
         main: does it. It imports the packages of the extra `pipeline`, and nothing before it does.
     """
-    tell_mistakes_plainly(action)
+    if os.environ.get("HYDRA_FULL_ERROR") != "1":
+        # With HYDRA_FULL_ERROR Hydra raises its errors, so that they arrive below.
+        os.environ.update({"HYDRA_FULL_ERROR": "1", PLAIN: action})
+    usual = threading.excepthook
+
+    def tell_of_thread(hook: threading.ExceptHookArgs) -> None:
+        # Threads write files; a full disk raises the same error in the main thread, which prints it.
+        if os.environ.get(PLAIN) is None or words_for(hook.exc_value) is None:
+            usual(hook)
+
+    threading.excepthook = tell_of_thread
     try:
         need_pipeline()
         main()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except Exception as error:
+        end_on_mistake(error)
+        raise
