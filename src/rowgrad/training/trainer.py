@@ -103,17 +103,9 @@ class FiniteLoss(pl.Callback):
         self.every_n_batches = every_n_batches
         self._recent: list[tuple[int, Tensor]] = []
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Remembers the step of the batch."""
-        self._step = trainer.global_step
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Keeps the batch's loss."""
-        self._recent.append((self._step, outputs["loss"]))
+        self._recent.append((trainer.global_step, loss.detach()))
         if len(self._recent) >= self.every_n_batches:
             self._check()
 
