@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from rowgrad.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from dataclasses import Field
 
 Reader = Callable[[Any, str], Any]  # (value in the config, its key) -> parsed value; raises UserError
@@ -204,6 +204,17 @@ def flat(config: Any) -> dict[str, Any]:
 
     walk("", plain(config))
     return values
+
+
+def targets_in(node: Any) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """All nodes in a plain config that have a `_target_`, and what they name."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield node, str(node["_target_"])
+        node = list(node.values())
+    if isinstance(node, list | tuple):
+        for inner in node:
+            yield from targets_in(inner)
 
 
 def is_below(key: str, groups: Iterable[str]) -> bool:

@@ -23,6 +23,7 @@ from hydra.utils import UNSAFE_DISABLE_EXECUTION_CHECKS, execution_whitelist, in
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from rowgrad.config import targets_in
 from rowgrad.data.datamodule import ImageData
 from rowgrad.errors import UserError, in_one_line
 from rowgrad.folders import RunFolder
@@ -35,7 +36,7 @@ from rowgrad.scenario.settings import STATE
 from rowgrad.watch.settings import RecorderSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import nn
 
@@ -171,17 +172,6 @@ def _check_writers(node: Any, key: str) -> None:
                 raise UserError(f"{key}.{argument}={value} leads out of the run's folder.")
 
 
-def targets_in(node: Any) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """All nodes in a config that have a `_target_`, and what they name."""
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield node, str(node["_target_"])
-        node = list(node.values())
-    if isinstance(node, list | tuple):
-        for inner in node:
-            yield from targets_in(inner)
-
-
 def build(settings: RunSettings, *, trained: bool = False) -> tuple[ImageData, RowClassifier]:
     """Data and model. The network has the weights of `model.checkpoint`, or those of the seed.
 
@@ -223,7 +213,7 @@ def _scenario(settings: RunSettings, data: ImageData) -> Scenario:
     scenario, dataset = settings.scenario, data.dataset
     if isinstance(scenario.operation, dict):
         scenario = replace(scenario, operation=make_target(scenario.operation, "scenario.operation", settings.trusted))
-    return Scenario.from_settings(scenario, height=dataset.shape.height, black=dataset.black, white=dataset.white)
+    return Scenario(height=dataset.shape.height, black=dataset.black, white=dataset.white, **vars(scenario))
 
 
 def _network(settings: RunSettings, data: ImageData, *, trained: bool) -> nn.Module:

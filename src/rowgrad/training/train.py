@@ -229,9 +229,6 @@ def load_run(
         UserError: there is no run, or its checkpoint does not fit.
     """
     folder, checkpoint = RunFolder.of_checkpoint(path)
-    for needed in (checkpoint, folder.config_file):
-        if not needed.is_file():
-            raise UserError(f"{path} is not a run's folder or checkpoint: there is no {needed}.")
     settings = read_saved_settings(folder.read_config(), trusted)
     if scenario is not None:
         settings = replace(settings, scenario=ScenarioSettings.read(scenario))
