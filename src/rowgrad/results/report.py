@@ -245,9 +245,7 @@ def causes_of_zeros(groups: Sequence[RunGroup]) -> str:
     found: dict[str, list[str]] = {}
     for group in groups:
         if group.zeros_by is not None:
-            scenario = group.first.scenario
-            words = zeros_sentence(group.zeros_by, detach=scenario.detach, route=scenario.route)
-            found.setdefault(words, []).append(group.name)
+            found.setdefault(zeros_sentence(group.zeros_by, group.first.scenario), []).append(group.name)
     return " ".join(f"{listed(names)}: {words}" for words, names in found.items())
 
 

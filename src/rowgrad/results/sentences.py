@@ -76,8 +76,7 @@ def _lines_on_gradients(run: Run, scenario: Scenario) -> list[tuple[str, str]]:
     if not scenario.is_noop:
         cause = ZeroCause(summary["zeros_by"])
         if cause is ZeroCause.NONE or counts is None or counts.any():  # no cause without a zero
-            words = describe_zeros(cause, detach=scenario.detach, route=scenario.route)
-            lines.append(("" if cause is ZeroCause.NONE else "made by", words))
+            lines.append(("" if cause is ZeroCause.NONE else "made by", describe_zeros(cause, scenario)))
         lines += describe_comparison(run)
     if COSINE in summary:
         lines.append(("weights", describe_bias(summary[COSINE], summary[RATIO])))

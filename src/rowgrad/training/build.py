@@ -64,19 +64,14 @@ CLASSES = (
     "rowgrad.watch.bias.GradientBias",
     "rowgrad.training.checkpoints.Checkpoints",
     "rowgrad.training.trainer.Progress",
-    *(
-        f"lightning.pytorch.callbacks.{name}"
-        for name in (
-            "DeviceStatsMonitor",
-            "EarlyStopping",
-            "LearningRateMonitor",
-            "ModelSummary",
-            "RichModelSummary",
-            "RichProgressBar",
-            "StochasticWeightAveraging",
-            "TQDMProgressBar",
-        )
-    ),
+    "lightning.pytorch.callbacks.DeviceStatsMonitor",
+    "lightning.pytorch.callbacks.EarlyStopping",
+    "lightning.pytorch.callbacks.LearningRateMonitor",
+    "lightning.pytorch.callbacks.ModelSummary",
+    "lightning.pytorch.callbacks.RichModelSummary",
+    "lightning.pytorch.callbacks.RichProgressBar",
+    "lightning.pytorch.callbacks.StochasticWeightAveraging",
+    "lightning.pytorch.callbacks.TQDMProgressBar",
 )
 # ... and classes that write files, with the arguments that do not say where.
 WRITERS: Mapping[str, Sequence[str]] = {

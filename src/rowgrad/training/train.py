@@ -26,7 +26,6 @@ from rowgrad.watch.bias import measured_bias
 from rowgrad.watch.hparams import announce, hyperparameters, versions, write_outcome
 from rowgrad.watch.loggers import close_loggers, other_loggers, writers
 from rowgrad.watch.recorder import recorder_of
-from rowgrad.watch.wording import zeros_sentence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -143,15 +142,8 @@ class Training:
 
     def _announce(self) -> None:
         """Writes the run's description to the loggers. A resumed run has it in TensorBoard already."""
-        missing = [self.data.missing] if self.data.missing else []
-        scenario, zeros = self.module.scenario, ""
-        if not scenario.is_noop:
-            found = ZeroCause(self.summary["zeros_by"])
-            zeros = zeros_sentence(found, detach=scenario.detach, route=scenario.route)
-        sentences = [self.module.sentence(), *filter(None, [zeros]), *missing, f"Data set: {self.data.name}."]
         for writer in writers(self.trainer) if self.checkpoint is None else ():
-            images, known = self.data.dataset.train.pixels, {"zeros": zeros, "zeros_by": self.summary["zeros_by"]}
-            announce(writer, self.trainer, self.config, self.module, images, sentences, **known)
+            announce(writer, self.trainer, self.config, self.module, self.data, ZeroCause(self.summary["zeros_by"]))
         for logger in other_loggers(self.trainer):
             try:
                 logger.log_hyperparams(hyperparameters(self.config))

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from rowgrad.scenario.scenario import Scenario
+    from rowgrad.scenario.settings import ScenarioSettings
+
 MOST_NAMES, MOST_LETTERS = 3, 90  # in a list of names; longer lists are counted
 BY = {
     ZeroCause.DETACH: "detach",
@@ -27,14 +30,9 @@ BY = {
 }
 
 
-def describe_zeros(cause: ZeroCause, *, detach: bool, route: str) -> str:
-    """What makes the zeros in a scenario's rows, and why; if nothing does, what detach does instead.
-
-    Args:
-        cause: of a scenario that selects rows.
-        detach: whether detach is on.
-        route: the scenario's.
-    """
+def describe_zeros(cause: ZeroCause, scenario: Scenario | ScenarioSettings) -> str:
+    """What makes the zeros in the rows that a scenario selects, and why; if nothing does, what detach does instead."""
+    detach, route = scenario.detach, scenario.route
     if cause is ZeroCause.LOSS:
         why = "the network never sees these rows, so they get 0 with detach and without"
     elif cause is ZeroCause.OPERATION:
@@ -50,9 +48,9 @@ def describe_zeros(cause: ZeroCause, *, detach: bool, route: str) -> str:
     return f"{BY[cause]}: {why}" + ("" if detach else " (detach is off here)")
 
 
-def zeros_sentence(cause: ZeroCause, *, detach: bool, route: str) -> str:
+def zeros_sentence(cause: ZeroCause, scenario: Scenario | ScenarioSettings) -> str:
     """The same as a sentence."""
-    words = describe_zeros(cause, detach=detach, route=route)
+    words = describe_zeros(cause, scenario)
     return sentence(words if cause is ZeroCause.NONE else f"zeros are made by {words}")
 
 
