@@ -176,13 +176,20 @@ def offer_to_hydra(name: str, node: dict[str, Any]) -> None:
     ConfigStore.instance().store(group="settings", name=name, node=node)
 
 
+def as_typed(value: Any) -> str:
+    """A value as the command line takes it."""
+    if isinstance(value, list):
+        return f"[{','.join(map(as_typed, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def explain(*parts: type[Settings]) -> str:
     """Returns one line per key of these parts: key, default and meaning."""
-    lines = []
-    for part in parts:
-        for name, value in part.defaults().items():
-            typed = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-            lines.append((f"{part.full_key(name)}={typed}", part.parts()[name].metadata["words"]))
+    lines = [
+        (f"{part.full_key(name)}={as_typed(value)}", part.parts()[name].metadata["words"])
+        for part in parts
+        for name, value in part.defaults().items()
+    ]
     width = min(max(len(key) for key, _ in lines), 44)
     return "\n".join(f"{key:{width}}  {words}" for key, words in lines)
 

@@ -6,11 +6,14 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from rowgrad.results.runs import finite
 from rowgrad.watch.quantities import COSINE, RATIO
 from rowgrad.watch.wording import percent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from rowgrad.results.runs import Pairs
 
 CONFIDENCE = 0.95
 FLOAT32 = 2.0**-23  # metrics are measured in 32 bits: the last digit of a number, relative to the number
@@ -97,6 +100,12 @@ def spread(numbers: Sequence[float], show: Callable[..., str]) -> str:
         return "–"
     mean = show(statistics.mean(numbers))
     return mean if len(numbers) == 1 else f"{mean.removesuffix(' %')} ± {show(statistics.stdev(numbers))}"
+
+
+def compare_pairs(pairs: Pairs, metric: str) -> Paired | None:
+    """The difference that detach makes to a metric, over the pairs of which both runs have it; None if none has."""
+    both = [values for pair in pairs if len(values := finite(pair, metric)) == len(pair)]
+    return compare(*zip(*both, strict=True)) if both else None
 
 
 def compare(treated: Sequence[float], control: Sequence[float]) -> Paired:

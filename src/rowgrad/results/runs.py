@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rowgrad.config import NAME, flat, is_below
+from rowgrad.config import NAME, as_typed, flat, is_below
 from rowgrad.errors import UserError
 from rowgrad.files import configs_folder, read_json
 from rowgrad.folders import RunFolder, read_yaml
@@ -257,13 +257,6 @@ def identical(one: Run, other: Run) -> bool:
 def twin_key(run: Run) -> tuple[tuple[str, str], ...]:
     """What runs that are compared with each other have in common beside their setting, the seed above all."""
     return tuple(sorted((key, repr(value)) for key, value in run.values.items() if is_below(key, TWIN_KEYS)))
-
-
-def as_typed(value: Any) -> str:
-    """A value as the command line takes it."""
-    if isinstance(value, list):
-        return f"[{','.join(map(as_typed, value))}]"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def _twins_beside(run: Run) -> Iterator[Run]:

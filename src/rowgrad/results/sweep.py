@@ -12,7 +12,7 @@ from rich.console import Console
 
 from rowgrad.files import command_typed, shown, write_whole
 from rowgrad.folders import DRY
-from rowgrad.results.paired import METRICS, Paired, compare, corrected, decimals
+from rowgrad.results.paired import METRICS, Paired, compare_pairs, corrected, decimals
 from rowgrad.results.runs import RunSet, finite
 from rowgrad.results.tables import Table, mean_cell
 from rowgrad.watch.quantities import COSINE, RATIO
@@ -73,11 +73,9 @@ def detach_table(jobs: RunSet) -> Table | None:
             body.append([setting, "–", "0", "not paired: two runs have one seed and one value of detach", "–", "–"])
             tests.append(None)
         for metric in COMPARED:
-            both = [values for pair in pairs if len(values := finite(pair, metric)) == len(pair)]
-            if not both or (metric == BY_DEFINITION and not any(map(any, both))):
+            paired = compare_pairs(pairs, metric)
+            if paired is None or (metric == BY_DEFINITION and not any(finite([*chain(*pairs)], metric))):
                 continue  # nothing is cut with detach or without
-            treated, control = zip(*both, strict=True)
-            paired = compare(treated, control)
             tests.append(None if metric == BY_DEFINITION else paired.p)
             body.append([setting, metric, *_effect(paired, METRICS[metric].show), _p(tests[-1])])
     header = ["setting", "metric", "pairs", "difference", "95 % interval", "p"]

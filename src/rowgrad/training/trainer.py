@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rowgrad.training.settings import RunSettings
 
 NOTHING = nullcontext()
+CHECKED = 50  # batches from one look at their losses to the next
 
 
 def prepare_libraries() -> None:
@@ -93,20 +94,19 @@ class WholeSteps(Timer):
 class FiniteLoss(pl.Callback):
     """Ends a run whose loss or weights are not finite, before a checkpoint of it is written.
 
-    Losses stay on the device. They are checked every `every_n_batches` batches and before each checkpoint.
+    Losses stay on the device. They are checked every `CHECKED` batches and before each checkpoint.
 
     Raises:
         UserError: names the first step whose loss was not finite.
     """
 
-    def __init__(self, every_n_batches: int = 50) -> None:
-        self.every_n_batches = every_n_batches
+    def __init__(self) -> None:
         self._recent: list[tuple[int, Tensor]] = []
 
     def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Keeps the batch's loss."""
         self._recent.append((trainer.global_step, loss.detach()))
-        if len(self._recent) >= self.every_n_batches:
+        if len(self._recent) >= CHECKED:
             self._check()
 
     def on_save_checkpoint(

@@ -13,7 +13,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard.summary import hparams
 
-from rowgrad.config import flat, group_key
+from rowgrad.config import as_typed, flat, group_key
 from rowgrad.scenario.settings import STATE
 from rowgrad.watch.bias import compares_gradients
 from rowgrad.watch.loggers import add_facts, add_record
@@ -140,15 +140,15 @@ def write_outcome(writer: SummaryWriter, summary: Mapping[str, Any], step: int) 
 def hyperparameters(config: DictConfig) -> dict[str, str | float]:
     """The columns of *HParams* that tell runs apart: scenario, seed, sizes and rates."""
     scenario = {
-        f"with {k}": _shown(v)
+        f"with {k}": v if isinstance(v, float) else as_typed(v)
         for k, v in config.scenario.items()
         if k not in {"name", "rows", "detach"} and v is not None
     }
     return {
         # TensorBoard shows the alphabetically first five; the others can be switched on.
-        "detach": _shown(config.scenario.detach),
+        "detach": as_typed(config.scenario.detach),
         "lr": config.optimizer.lr,
-        "rows": _shown(config.scenario.rows),
+        "rows": as_typed(config.scenario.rows),
         "scenario": config.scenario.name,
         "seed": config.seed,
         "with rows_lr": config.optimizer.rows_lr,
@@ -160,7 +160,3 @@ def hyperparameters(config: DictConfig) -> dict[str, str | float]:
         "with model": config.model.get("name") or str(config.model.network.get("_target_", "")).rpartition(".")[2],
         **scenario,
     }
-
-
-def _shown(value: Any) -> str | float:
-    return value if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
