@@ -49,17 +49,10 @@ def need_pipeline() -> None:
     Raises:
         NotInstalledError: some are missing.
     """
-    missing = [name for name in PIPELINE if not _is_installed(name)]
+    missing = [name for name in PIPELINE if find_spec(name) is None]
     if missing:
         words = f"this needs packages that are not installed ({', '.join(missing)})"
         raise NotInstalledError(f'{words}: pip install "rowgrad[pipeline]"')
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return find_spec(package) is not None
-    except (ImportError, ValueError):  # an import hook refuses it
-        return False
 
 
 def nearest(word: str, options: Iterable[str], most: int = 1) -> str:

@@ -178,16 +178,16 @@ def build(settings: RunSettings, *, trained: bool = False) -> tuple[ImageData, R
         UserError: a part cannot be built, or the data cannot be loaded.
     """
     source = settings.data.source
-    source = None if source is None else partial(make_target, source, "data.source", settings.trusted)
+    source = None if source is None else partial(make_target, source, "data.source", settings.trust)
     data = ImageData(settings.data, settings.seed, source)
     shape = data.dataset.shape
     scenario = _scenario(settings, data)
     corruption = Corruption(settings.corruption, height=shape.height)
     pl.seed_everything(settings.seed, verbose=False)
     network = _network(settings, data, trained=trained)
-    algorithm = make_target(settings.optimizer.algorithm, "optimizer.algorithm", settings.trusted)
+    algorithm = make_target(settings.optimizer.algorithm, "optimizer.algorithm", settings.trust)
     metrics = {
-        name: make_target(node, f"model.metrics.{name}", settings.trusted, {"num_classes": shape.classes}, Metric)
+        name: make_target(node, f"model.metrics.{name}", settings.trust, {"num_classes": shape.classes}, Metric)
         for name, node in settings.model.metrics.items()
     }
     optimizer = partial(make_optimizer, settings.optimizer, algorithm)
@@ -207,14 +207,14 @@ def _dtype(settings: RunSettings) -> torch.dtype:
 def _scenario(settings: RunSettings, data: ImageData) -> Scenario:
     scenario, dataset = settings.scenario, data.dataset
     if isinstance(scenario.operation, dict):
-        scenario = replace(scenario, operation=make_target(scenario.operation, "scenario.operation", settings.trusted))
+        scenario = replace(scenario, operation=make_target(scenario.operation, "scenario.operation", settings.trust))
     return Scenario(height=dataset.shape.height, black=dataset.black, white=dataset.white, **vars(scenario))
 
 
 def _network(settings: RunSettings, data: ImageData, *, trained: bool) -> nn.Module:
     shape, source = data.dataset.shape, settings.model.checkpoint
     sizes = {"height": shape.height, "width": shape.width, "in_channels": shape.channels, "classes": shape.classes}
-    network = make_target(settings.model.network, "model.network", settings.trusted, sizes).to(_dtype(settings))
+    network = make_target(settings.model.network, "model.network", settings.trust, sizes).to(_dtype(settings))
     if source is not None and not trained:
         _, file = RunFolder.of_checkpoint(Path(source))
         take_weights(network, file, source)

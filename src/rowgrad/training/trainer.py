@@ -151,7 +151,7 @@ def make_trainer(
     offered = {"dirpath": folder.path, "save_dir": str(folder), "purge_step": purge_step}
     watchers, loggers = (
         [
-            make_target(node, f"{key}.{name}", settings.trusted, offered, kind)
+            make_target(node, f"{key}.{name}", settings.trust, offered, kind)
             for name, node in nodes.items()
             if node is not None
         ]
@@ -192,7 +192,7 @@ def lightning_trainer(settings: RunSettings, arguments: dict[str, Any], **ours: 
         UserError: Lightning refuses an argument, or a device is not available.
     """
     made = {
-        name: make_target(value, f"trainer.{name}", settings.trusted, kind=Profiler if name == "profiler" else None)
+        name: make_target(value, f"trainer.{name}", settings.trust, kind=Profiler if name == "profiler" else None)
         if isinstance(value, dict) and "_target_" in value
         else value
         for name, value in arguments.items()
