@@ -21,7 +21,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 
 from rowgrad.config import plain, targets_in
-from rowgrad.errors import INTERRUPTED, UserError, words_for
+from rowgrad.errors import INTERRUPTED, UserError, end_on_mistake, words_for
 from rowgrad.files import read_json, write_whole
 from rowgrad.folders import BusyError, RunFolder, SweepFolder, refuse_resolvers
 from rowgrad.training.naming import what_is_trained
@@ -160,10 +160,9 @@ def _leaving_on_errors() -> Generator[None]:
     try:
         yield
     except Exception as error:
-        words = words_for(error)
-        if words is None:
-            traceback.print_exc()
-        raise SystemExit(1 if words is None else f"Cannot train: {words}") from error
+        end_on_mistake(error)
+        traceback.print_exc()
+        raise SystemExit(1) from error
 
 
 def run_job(config: DictConfig, job: HydraConf) -> float | None:
@@ -184,8 +183,8 @@ def run_job(config: DictConfig, job: HydraConf) -> float | None:
     try:
         with folder.held():
             return _attempt(config, job, folder)
-    except BusyError:
-        print(f"{folder.path.name} is being trained by another process.", file=sys.stderr)
+    except BusyError as error:
+        print(error, file=sys.stderr)
         return None
     finally:
         gc.collect()  # the objects of a run refer to each other, and hold images on the device
