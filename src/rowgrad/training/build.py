@@ -217,28 +217,29 @@ def _network(settings: RunSettings, data: ImageData, *, trained: bool) -> nn.Mod
     network = make_target(settings.model.network, "model.network", settings.trust, sizes).to(_dtype(settings))
     if source is not None and not trained:
         _, file = RunFolder.of_checkpoint(Path(source))
-        take_weights(network, file, source)
+        load_weights(network, file, f"model.checkpoint={source}: ", "network.")  # without its row parameter θ
     return network
 
 
-def take_weights(network: nn.Module, file: Path, source: str) -> None:
-    """Loads the weights of a trained run's network. Its row parameter θ is not taken.
+def load_weights(module: nn.Module, file: Path, key: str = "", part: str = "") -> int:
+    """Loads the weights of a run's checkpoint, and returns the number of its optimizer steps.
 
     Args:
-        network: of the same shape as the trained one.
-        file: the run's checkpoint.
-        source: the value of `model.checkpoint`.
+        module: of the same shape as the trained one.
+        file: the checkpoint.
+        key: what the message of an error begins with.
+        part: the beginning of the names of the weights that are loaded.
 
     Raises:
         UserError: the checkpoint is missing, or it does not fit.
     """
-    prefix = "network."
     try:
-        state = read_checkpoint(file)["state_dict"]
-        network.load_state_dict({n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)})
+        content = read_checkpoint(file)
+        state = content["state_dict"].items()
+        module.load_state_dict({name.removeprefix(part): value for name, value in state if name.startswith(part)})
     except Exception as error:
-        words = in_one_line(error)[:200]
-        raise UserError(f"model.checkpoint={source}: {file} does not fit the network: {words}") from error
+        raise UserError(f"{key}{file} does not fit the model: {in_one_line(error)[:200]}") from error
+    return content.get("global_step", 0)
 
 
 def _check_parts(module: RowClassifier, shape: Shape, precision: str) -> None:

@@ -13,11 +13,11 @@ from rich.markup import escape
 
 from rowgrad.errors import UserError, in_one_line
 from rowgrad.folders import DRY, RunFolder
-from rowgrad.results.run import Run, read_checkpoint
+from rowgrad.results.run import Run
 from rowgrad.results.sentences import describe_run, fallback_notice
 from rowgrad.scenario.settings import ScenarioSettings
 from rowgrad.scenario.zeros import ZeroCause, find_zero_cause
-from rowgrad.training.build import build
+from rowgrad.training.build import build, load_weights
 from rowgrad.training.checkpoints import Checkpoints, newest_good
 from rowgrad.training.settings import notes_on_rows, read_saved_settings, read_settings
 from rowgrad.training.signals import StopOnSignal, is_interruption
@@ -96,7 +96,7 @@ class Training:
         if settings.trainer.compile:
             self.module.network.compile(dynamic=False)  # in place: rows, cut and tap stay outside
         if self.checkpoint is not None:
-            load_weights(self.module, self.checkpoint.path, folder)
+            self.module.trained = load_weights(self.module, self.checkpoint.path)
         # Lightning adds no timer of its own for max_time if there is one.
         self.stop, self.timer = StopOnSignal(), WholeSteps(settings.trainer.others.get("max_time"))
         purge_step = (self.checkpoint.step if self.checkpoint else 0) if resume else None
@@ -221,23 +221,14 @@ def load_run(
         UserError: there is no run, or its checkpoint does not fit.
     """
     folder, checkpoint = RunFolder.of_checkpoint(path)
+    if not checkpoint.is_file():
+        raise UserError(f"{path} is not a run's folder or checkpoint: there is no {checkpoint}.")
     settings = read_saved_settings(folder.read_config(), trusted)
     if scenario is not None:
         settings = replace(settings, scenario=ScenarioSettings.read(scenario))
     data, module = build(settings, trained=True)
-    load_weights(module, checkpoint, folder)
+    module.trained = load_weights(module, checkpoint)
     return settings, data, module
-
-
-def load_weights(module: RowClassifier, checkpoint: Path, folder: RunFolder) -> None:
-    """Loads the weights of a run's checkpoint."""
-    state = read_checkpoint(checkpoint)
-    try:
-        module.load_state_dict(state["state_dict"])
-        module.trained = state["global_step"]
-    except Exception as error:
-        words = in_one_line(error)[:200]
-        raise UserError(f"{checkpoint} does not fit the model in {folder.config_file}: {words}") from error
 
 
 def evaluate(settings: RunSettings, data: ImageData, module: RowClassifier) -> Summary:
