@@ -132,10 +132,11 @@ class Settings:
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
-        """Returns the default of each field, as written in a config."""
+        """Returns the default of each field that has words, as written in a config."""
         values = {
             name: part.default if part.default_factory is MISSING else part.default_factory()
             for name, part in cls.parts().items()
+            if part.metadata["words"]
         }
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 

@@ -24,7 +24,7 @@ from rowgrad.watch.quantities import ARRIVES, REACHES
 from rowgrad.watch.wording import BY, listed, percent, range_in_settings, rows_in_settings, sentence, zeros_sentence
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.figure import Figure
@@ -168,7 +168,7 @@ def _row_profiles(groups: Sequence[RunGroup]) -> list[Plot]:
     known = {group: norms for group, norms in known.items() if norms}
     if not known:
         return []
-    profiles = merge_equal(known, lambda a, b: a.keys() == b.keys() and all(torch.equal(a[q], b[q]) for q in a))
+    profiles = merge_equal(known)
     zeros = {group.name: (norms[REACHES] == 0).all(0).tolist() for group, norms in known.items() if REACHES in norms}
     words = "Each row's norm, averaged over the steps."
     words += _over_seeds(groups, "Bands are one standard deviation over seeds") + _left_out(groups)
@@ -178,13 +178,7 @@ def _row_profiles(groups: Sequence[RunGroup]) -> list[Plot]:
 
 def _learning_curves(groups: Sequence[RunGroup]) -> list[Plot]:
     known = {group: group.curves(CURVES) for group in groups[:MOST]}
-    curves = merge_equal(
-        known,
-        lambda a, b: (
-            a.keys() == b.keys()
-            and all(np.array_equal(x, y, equal_nan=True) for tag in a for x, y in zip(a[tag], b[tag], strict=True))
-        ),
-    )
+    curves = merge_equal(known)
     last = {group.name: float(tags["val/acc"][1][:, -1].mean()) for group, tags in known.items() if "val/acc" in tags}
     words = "Training batches, averaged over neighbouring steps; dots are the validation images."
     words += _over_seeds(groups, "Lines are means over seeds, bands and bars one standard deviation")
@@ -249,11 +243,11 @@ def causes_of_zeros(groups: Sequence[RunGroup]) -> str:
     return " ".join(f"{listed(names)}: {words}" for words, names in found.items())
 
 
-def merge_equal(known: Mapping[RunGroup, Known], same: Callable[[Known, Known], bool]) -> dict[str, Known]:
+def merge_equal(known: Mapping[RunGroup, Known]) -> dict[str, Known]:
     """Numbers of some settings by title; settings with equal numbers share an entry, `visualize = baseline`."""
     merged: list[tuple[list[RunGroup], Known]] = []
     for group, numbers in known.items():
-        equal = next((groups for groups, others in merged if same(numbers, others)), None)
+        equal = next((groups for groups, others in merged if _are_equal(numbers, others)), None)
         if equal is None:
             merged.append(([group], numbers))
         else:
@@ -261,6 +255,15 @@ def merge_equal(known: Mapping[RunGroup, Known], same: Callable[[Known, Known], 
     return {
         " = ".join([*(group.name for group in groups[:-1]), groups[-1].title]): numbers for groups, numbers in merged
     }
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    """Whether arrays, or lists, tuples and mappings of them, have the same numbers."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_are_equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_are_equal, one, other))
+    return np.array_equal(one, other, equal_nan=True)
 
 
 def equal_settings(titles: Iterable[str]) -> str:

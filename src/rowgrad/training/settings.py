@@ -82,12 +82,6 @@ class TrainerSettings(Settings, key="trainer"):
         named = {name: value for name, value in values.items() if name in own}
         return cls(**named, others={name: value for name, value in values.items() if name not in own})
 
-    @classmethod
-    def defaults(cls) -> dict[str, Any]:
-        values = super().defaults()
-        del values["others"]
-        return values
-
     def arguments(self) -> dict[str, Any]:
         """The arguments for Lightning's Trainer."""
         own = {name: getattr(self, name) for name in self.defaults() if name != "compile"}
