@@ -125,6 +125,14 @@ def listed(names: Sequence[str]) -> str:
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
 
+def names_by_words(words: Mapping[str, str]) -> dict[str, list[str]]:
+    """The settings' names by what is said of them, so that the same words are said once."""
+    found: dict[str, list[str]] = {}
+    for name, said in words.items():
+        found.setdefault(said, []).append(name)
+    return found
+
+
 def sentence(words: str) -> str:
     """With a capital letter and a full stop."""
     return f"{words[0].upper()}{words[1:].removesuffix('.')}." if words else ""
@@ -137,9 +145,7 @@ def rows_in_settings(what: str, rows: Mapping[str, Sequence[bool]]) -> str:
         what: the property.
         rows: which of H rows have it, by the setting's name.
     """
-    found: dict[str, list[str]] = {}
-    for name, selected in rows.items():
-        found.setdefault(short_rows(selected), []).append(name)
+    found = names_by_words({name: short_rows(selected) for name, selected in rows.items()})
     order = sorted(found, key=lambda words: words == "none")
     if not order:
         return ""
