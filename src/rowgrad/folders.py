@@ -106,18 +106,15 @@ class RunFolder:
         return DictConfig(config)
 
     def read_summary(self) -> dict[str, Any]:
-        """What the run reported, without metrics that are null; empty if it has not ended.
+        """What the run reported, without what is null; empty if it has not ended.
 
         Raises:
             UserError: the file cannot be read.
         """
         if not self.summary_file.is_file():
             return {}
-        reported = read_json(self.summary_file)
-        summary = {name: value for name, value in reported.items() if value is not None or "/" not in name}
-        measured = [
-            value for name, value in summary.items() if "/" in name or (name == "cut_fraction" and value is not None)
-        ]
+        summary = {name: value for name, value in read_json(self.summary_file).items() if value is not None}
+        measured = [value for name, value in summary.items() if "/" in name or name == "cut_fraction"]
         if not isinstance(summary.get("status"), str) or not all(isinstance(value, int | float) for value in measured):
             raise UserError(f"{self.summary_file} cannot be read: it is not a run's summary.")
         return summary

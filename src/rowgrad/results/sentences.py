@@ -69,8 +69,8 @@ def _lines_on_gradients(run: Run, scenario: Scenario) -> list[tuple[str, str]]:
         lines.append(("", describe_cut(counts, len(run.steps), "gradient exactly 0.0, in both norms,")))
     else:
         lines.append(("cut", describe_cut(counts, len(run.steps))))
-    if summary["cut_fraction"]:
-        share = f"{summary['cut_fraction']:.1%} of the squared gradient at the network's input"
+    if stopped := summary.get("cut_fraction"):
+        share = f"{stopped:.1%} of the squared gradient at the network's input"
         where = "at the black in their place" if scenario.route == "exclude" else "there"
         lines.append(("", f"{share} arrives {where} and goes no further"))
     if not scenario.is_noop:
