@@ -12,9 +12,9 @@ from rich.console import Console
 
 from rowgrad.files import command_typed, shown, write_whole
 from rowgrad.folders import DRY
-from rowgrad.results.paired import METRICS, Paired, compare_pairs, corrected, decimals
+from rowgrad.results.paired import METRICS, Paired, compare_pairs, corrected
 from rowgrad.results.runs import RunSet, finite
-from rowgrad.results.tables import Table, mean_cell
+from rowgrad.results.tables import Table, mean_cell, over_seeds
 from rowgrad.watch.quantities import COSINE, RATIO
 
 if TYPE_CHECKING:
@@ -46,22 +46,14 @@ def as_csv(jobs: RunSet) -> str:
 
 def seeds_table(jobs: RunSet) -> Table:
     """Every setting: means over its seeds, also of further metrics of validation and test images."""
-    done, body = jobs.done, []
+    done = jobs.done
     measured = [name for run in done.runs for name in run.summary if name.startswith(("val/", "test/"))]
     metrics = [
         metric
         for metric in dict.fromkeys([*METRICS, *measured])
         if metric not in LEFT_OUT and set(finite(done.runs, metric)) - PLAIN.get(metric, set())
     ]
-    shows = [METRICS[metric].show if metric in METRICS else decimals for metric in metrics]
-    for group in done.groups():
-        columns = [[run.summary.get(metric) for run in group.runs] for metric in metrics]
-        body.append([group.name, str(len(group.runs)), *map(mean_cell, columns, shows)])
-    caption = (
-        "Mean ± sample standard deviation over the n finished jobs of a setting, one a seed; a cell with fewer numbers"
-        " says so."
-    )
-    return Table("Over seeds", ["setting", "n", *metrics], body, caption)
+    return over_seeds("Over seeds", done.groups(), metrics, mean_cell)
 
 
 def detach_table(jobs: RunSet) -> Table | None:

@@ -8,7 +8,7 @@ import textwrap
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rowgrad.results.paired import METRICS, spread
+from rowgrad.results.paired import METRICS, decimals, spread
 from rowgrad.watch.quantities import COSINE
 from rowgrad.watch.wording import short_rows
 
@@ -113,25 +113,33 @@ def compare_runs(runs: RunSet) -> Table:
 def compare_groups(groups: Sequence[RunGroup]) -> Table:
     """The settings, a line each: n, and means ± sample standard deviations over seeds."""
     columns = [name for name in (*TEXTS, *NUMBERS) if name not in {"scenario", "seed"}]
-    body = [[one.name, str(len(one.runs)), *(_cell(name, one.runs) for name in columns)] for one in groups]
+    return over_seeds("Settings", groups, columns, _cell)
+
+
+def over_seeds(
+    title: str, groups: Sequence[RunGroup], columns: Sequence[str], cell: Callable[[str, Sequence[Run]], str]
+) -> Table:
+    """A line for each setting: n, and for each column what `cell` makes of it and the setting's runs."""
+    body = [[one.name, str(len(one.runs)), *(cell(name, one.runs) for name in columns)] for one in groups]
+    words = "Mean ± sample standard deviation over the n runs of a setting, one a seed; a cell with fewer says so."
     several = any(len(one.runs) > 1 for one in groups)
-    caption = "Mean ± sample standard deviation over the n runs of a setting, one a seed." if several else ""
-    return Table("Settings", ["setting", "n", *columns], body, caption)
+    return Table(title, ["setting", "n", *columns], body, words if several else "")
 
 
 def _cell(name: str, runs: Sequence[Run]) -> str:
     """A column of a setting's line."""
     if name in TEXTS:
         return ", ".join(dict.fromkeys(TEXTS[name](run) for run in runs))
-    metric = NUMBERS[name]
-    values = [run.cut_fraction if metric == "cut_fraction" else run.summary.get(metric) for run in runs]
-    return mean_cell(values, METRICS[metric].show)
+    return mean_cell(NUMBERS[name], runs)
 
 
-def mean_cell(values: Sequence[float | None], show: Callable[..., str]) -> str:
-    """Mean ± sample standard deviation of what was measured; empty if nothing was."""
+def mean_cell(metric: str, runs: Sequence[Run]) -> str:
+    """Mean ± sample standard deviation of a metric; empty if no run has it."""
+    of_norms = metric == "cut_fraction"  # which a run has that did not end
+    values = [run.cut_fraction if of_norms and not run.is_done else run.summary.get(metric) for run in runs]
     found = [value for value in values if value is not None]
     finite = [value for value in found if math.isfinite(value)]
     if not finite:
         return "not a number" if found else ""
+    show = METRICS[metric].show if metric in METRICS else decimals
     return spread(finite, show) + (f" (n = {len(finite)})" if len(finite) < len(values) else "")
