@@ -126,7 +126,7 @@ def test_equal_differences_do_not_vary_where_accuracies_are_float32(more):
 def test_an_accuracy_that_is_no_number_is_left_out():
     jobs = [run(0, 0.5), run(1, math.nan), run(2, 0.7), run(3, math.inf), run(4, None)]
     jobs += [run(s, 0.4 + s / 100, detach=False) for s in range(5)]
-    assert seeds_table(RunSet(jobs)).body[0] == ["mine detach=true", "2", "60.00 ± 14.14 %"]  # n is of what is averaged
+    assert seeds_table(RunSet(jobs)).body[0] == ["mine detach=true", "5", "60.00 ± 14.14 % (n = 2)"]
     assert detach_table(RunSet(jobs)).body[0][:4] == ["mine", "test/acc", "2", "+19.00 pp"]
 
 
@@ -135,7 +135,7 @@ def test_a_mean_over_fewer_jobs_than_the_others_says_so():
     jobs += [run(9, math.nan, scenario="other")]
     assert seeds_table(RunSet(jobs)).body == [
         ["mine", "3", "60.00 ± 10.00 %", "0.2000 ± 0.1414 (n = 2)"],
-        ["other", "0", "–", "–"],
+        ["other", "1", "not a number", ""],
     ]
 
 

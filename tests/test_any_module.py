@@ -192,7 +192,6 @@ RANKS = """
     from torch.utils.data import DataLoader
     from foreign import Segmenter
     from rowgrad import RowGradientRecorder
-    from rowgrad.errors import tell_mistakes_plainly
 
     class Ragged(Segmenter):
         def training_step(self, batch, batch_idx):
@@ -200,7 +199,6 @@ RANKS = """
             return super().training_step([part[..., :rows, :] for part in batch], batch_idx)
 
     if __name__ == "__main__":
-        tell_mistakes_plainly("train")
         pl.Trainer(
             max_epochs=1, accelerator="cpu", devices=int(sys.argv[2]), strategy="ddp", logger=False,
             enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,

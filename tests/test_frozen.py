@@ -146,6 +146,6 @@ def test_a_source_that_does_not_fit_is_said_plainly(source, tmp_path, content):
     file = tmp_path / "a.ckpt"
     file.write_bytes(content or (folder / "checkpoints" / "last.ckpt").read_bytes())
     other = "model=cnn" if "model=mlp" in model else "model=mlp"
-    with pytest.raises(UserError, match=r"model\.checkpoint=.*a\.ckpt does not fit the network: ") as info:
+    with pytest.raises(UserError, match=r"model\.checkpoint=.*a\.ckpt does not fit the model: ") as info:
         build(configure(*QUICK, other if content is None else model[0], f"model.checkpoint={file}"))
     assert len(str(info.value).splitlines()) == 1

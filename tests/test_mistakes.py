@@ -50,7 +50,7 @@ QUICK = {
     "scenario.operation=shfit": f"scenario.operation=shfit: there is no operation 'shfit'. {OPERATIONS}",
     "scenario.operation=shift one": "scenario.operation=shift one: after the name come numbers.",
     "scenario.operation=3": "scenario.operation=3 is not an operation.",
-    "scenario.operation=quantise 1": "scenario.operation=quantise 1: the number of levels is a whole number",
+    "scenario.operation=quantise 1": "scenario.operation=quantise: levels=1.0 is not a whole number of at least 2.",
     "scenario.random_rows=15": "scenario.random_rows=15 is not at most 14, the number of rows in scenario.rows.",
     "scenario.random_rows=some": "scenario.random_rows=some is not a whole number of at least 0, or null.",
     "scenario.from_step=-1": "scenario.from_step=-1 is not a whole number of at least 0.",

@@ -399,7 +399,7 @@ def test_the_heatmaps_say_how_much_gradient_is_stopped_by_what_and_why(folder, r
     energy = [norms(folder / "sweep" / name, "input_grad_norm") ** 2 for name in "ab"]
     share = 100 * statistics.mean(float((e[:, :14].sum(1) / e.sum(1)).mean()) for e in energy)
     assert plot.verdict == (
-        f"Detach stops {share:.1f} % of the squared gradient in augment; the loss, not detach, stops 50.0 % of the"
+        f"Detach stops {share:.2f} % of the squared gradient in augment; the loss, not detach, stops 50.00 % of the"
         " squared gradient in modify; nothing is cut in augment detach=false."
     )
     assert "augment: Zeros are made by detach: the loss uses these rows" in plot.words

@@ -127,7 +127,8 @@ def test_lines_that_no_checkpoint_can_do_without_are_missed_by_name(run22, tmp_p
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     result = command(TRAIN, f"resume={folder}", cwd=tmp_path)
     assert result.returncode == 1
-    assert f"row_gradients.csv has the norms of {count} of the 20 recorded steps of previous.ckpt" in result.stderr
+    missing = f"row_gradients.csv has the norms of {count} of the 20 recorded steps"
+    assert f"previous.ckpt knows more steps than the files ({missing}). Put the files back" in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
@@ -152,7 +153,7 @@ def test_a_checkpoint_that_does_not_know_what_was_recorded_goes_on_as_ever(run22
 def test_a_checkpoint_that_knows_nonsense_is_damaged(run22, tmp_path, nonsense):
     folder = copy_of(run22, tmp_path / "run")
     rewritten(folder, lambda content: content.update(recorded=nonsense))
-    with pytest.raises(UserError, match="no checkpoint can be read"):
+    with pytest.raises(UserError, match=r"previous\.ckpt is damaged\. Put the files back"):
         train(saved(folder), folder, resume=True)
 
 
@@ -192,8 +193,8 @@ def test_without_a_good_checkpoint_resume_says_which_files_it_tried(run22, tmp_p
         (folder / "checkpoints" / name).write_bytes(b"garbage")
     result = command(TRAIN, f"resume={folder}", cwd=tmp_path)
     assert result.returncode == 1
-    assert "no checkpoint can be read: " in result.stderr
-    assert str(folder / "checkpoints" / "previous.ckpt") in result.stderr
+    both = (f"{folder / 'checkpoints' / name}.ckpt is damaged" for name in ("last", "previous"))
+    assert f"resume={folder}: {'; '.join(both)}. " in result.stderr
     assert "Traceback" not in result.stderr
 
 

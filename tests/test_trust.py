@@ -221,7 +221,7 @@ def test_a_config_may_name_its_own_keys_and_puts_no_interpolation_together(hosti
         ("data: &a [1]\nscenario: [*a, *a]\nmodel: 1\ntrainer: 1\n", "YAML alias"),
         ("data: " + "x" * 1_000_001, "larger than a megabyte"),
         ("data: !!python/object/apply:os.system ['touch called']\n", "cannot be read"),
-        ("[" * 5000, "cannot be read"),
+        ("[" * 100_000, "cannot be read"),
         ("- data\n", "is not a run's config"),
         ("data: 1\nscenario: 2\nmodel: 3\ntrainer: 4\n", "data=1 is not a group of settings"),
         ("\0\1\2", "cannot be read"),
@@ -402,7 +402,7 @@ def test_a_checkpoint_that_would_run_code_when_unpickled_does_not(hostile, tmp_p
     for name in ("last", "previous", "best"):
         torch.save({"state_dict": {}, "global_step": 1, "x": Evil()}, folder / "checkpoints" / f"{name}.ckpt")
     for opened in (load_run, resumed):
-        with pytest.raises(UserError, match=r"is not a checkpoint|no checkpoint can be read"):
+        with pytest.raises(UserError, match=r"is not a checkpoint|previous\.ckpt is damaged"):
             opened(folder)
     assert not (tmp_path / "called").exists()
     assert Run(RunFolder(folder)).summary["status"] == "done"

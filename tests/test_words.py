@@ -32,10 +32,10 @@ WRONG = {
     "scenario.operation=ToPILImage": "scenario.operation: ToPILImage() does not take images: pic should be 2/3 dim",
     "scenario.operation=MixUp": "scenario.operation: MixUp(",
     "scenario.operation='Lambda 3'": "scenario.operation: Lambda(",
-    "model.network.hidden=[-1]": "model.network: hidden=[-1] is not a list of whole numbers of at least 1.",
-    "model.network.hidden=[0]": "model.network: hidden=[0] is not a list of whole numbers of at least 1.",
-    "model.network.hidden=3": "model.network: hidden=3 is not a list of whole numbers of at least 1.",
-    "model.network.dropout=nan": "model.network: dropout=nan is not a number from 0 to below 1.",
+    "model.network.hidden=[-1]": "model.network.hidden=[-1] is not a list of whole numbers of at least 1.",
+    "model.network.hidden=[0]": "model.network.hidden=[0] is not a list of whole numbers of at least 1.",
+    "model.network.hidden=3": "model.network.hidden=3 is not a list of whole numbers of at least 1.",
+    "model.network.dropout=nan": "model.network.dropout=nan is not a number from 0 to below 1.",
     "optimizer.algorithm.betas=[0.9]": "optimizer.algorithm: IndexError: list index out of range",
     "optimizer.algorithm.betas=[0.9,2]": "optimizer.algorithm: Invalid beta parameter at index 1: 2",
     "optimizer.algorithm={_target_:torch.nn.Identity}": "optimizer.algorithm",
@@ -80,7 +80,7 @@ def test_a_mistake_is_told_in_a_plain_line_before_anything_is_written(tmp_path, 
 
 def test_a_network_without_channels_is_told_in_a_plain_line(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    words = "model.network: channels=[] is not a list of one or more whole numbers of at least 1."
+    words = "model.network.channels=[] is not a list of one or more whole numbers of at least 1."
     assert told("model=cnn", "model.network.channels=[]") == words
 
 

@@ -69,7 +69,8 @@ def test_the_cause_of_zeros_is_the_one_that_autograd_shows(found, settings):
 
 
 def test_the_words_say_that_detach_is_off_where_it_is():
-    on, off = (describe_zeros(ZeroCause.LOSS, detach=detach, route="exclude") for detach in (True, False))
+    both = (Scenario(detach=detach, route="exclude", height=28) for detach in (True, False))
+    on, off = (describe_zeros(ZeroCause.LOSS, scenario) for scenario in both)
     assert on.startswith("the loss, not detach: ")
     assert off == f"{on} (detach is off here)"
 

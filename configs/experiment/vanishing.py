@@ -70,9 +70,7 @@ def figures(runs: RunSet) -> dict[str, Plot]:
         " alike. Lines are geometric means over seeds, bands reach from the least to the most. A line that falls to the"
         " left is a gradient that vanishes on its way up."
     )
-    lines = merge_equal(
-        groups, lambda a, b: len(a) == len(b) and all(torch.equal(x, y) for (_, x), (_, y) in zip(a, b, strict=True))
-    )
+    lines = merge_equal(groups)
     verdict = " ".join([*sentences(runs), equal_settings(lines)]).strip()
     return {"vanishing": Plot(verdict, words, lambda size: _draw(lines, size))}
 

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from rowgrad.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from dataclasses import Field
 
 Reader = Callable[[Any, str], Any]  # (value in the config, its key) -> parsed value; raises UserError
@@ -77,6 +77,7 @@ A_NAME = Limit(
     "a name of letters, digits, and _ . + - = after the first, 100 at most",
 )
 NOT_NEGATIVE = number("of at least 0", lambda value: value >= 0)
+SHARE = number("from 0 to below 1", lambda value: 0 <= value < 1)
 FINITE = Limit(number("", lambda _: True).fits, "a finite number")
 BOOLEAN = Limit(lambda value: isinstance(value, bool), "true or false")
 ANYTHING = Limit(lambda _: True, "anything")
@@ -131,10 +132,11 @@ class Settings:
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
-        """Returns the default of each field, as written in a config."""
+        """Returns the default of each field that has words, as written in a config."""
         values = {
             name: part.default if part.default_factory is MISSING else part.default_factory()
             for name, part in cls.parts().items()
+            if part.metadata["words"]
         }
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
@@ -175,13 +177,20 @@ def offer_to_hydra(name: str, node: dict[str, Any]) -> None:
     ConfigStore.instance().store(group="settings", name=name, node=node)
 
 
+def as_typed(value: Any) -> str:
+    """A value as the command line takes it."""
+    if isinstance(value, list):
+        return f"[{','.join(map(as_typed, value))}]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
 def explain(*parts: type[Settings]) -> str:
     """Returns one line per key of these parts: key, default and meaning."""
-    lines = []
-    for part in parts:
-        for name, value in part.defaults().items():
-            typed = "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-            lines.append((f"{part.full_key(name)}={typed}", part.parts()[name].metadata["words"]))
+    lines = [
+        (f"{part.full_key(name)}={as_typed(value)}", part.parts()[name].metadata["words"])
+        for part in parts
+        for name, value in part.defaults().items()
+    ]
     width = min(max(len(key) for key, _ in lines), 44)
     return "\n".join(f"{key:{width}}  {words}" for key, words in lines)
 
@@ -203,6 +212,17 @@ def flat(config: Any) -> dict[str, Any]:
 
     walk("", plain(config))
     return values
+
+
+def targets_in(node: Any) -> Iterator[tuple[Mapping[str, Any], str]]:
+    """All nodes in a plain config that have a `_target_`, and what they name."""
+    if isinstance(node, Mapping):
+        if "_target_" in node:
+            yield node, str(node["_target_"])
+        node = list(node.values())
+    if isinstance(node, list | tuple):
+        for inner in node:
+            yield from targets_in(inner)
 
 
 def is_below(key: str, groups: Iterable[str]) -> bool:

@@ -12,17 +12,15 @@ import traceback
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-    from types import TracebackType
 
 INTERRUPTED = 130  # the exit code of a command that a signal stopped
 # Operating system errors whose own message is enough.
-_REFUSED = ("EACCES", "EDQUOT", "EEXIST", "EFBIG", "EIO", "EISDIR", "ELOOP", "ENAMETOOLONG", "ENOENT", "ENOSPC")
-_REFUSED += ("ENOTDIR", "EPERM", "EPIPE", "EROFS")
-_REFUSALS = {getattr(errno, name) for name in _REFUSED if hasattr(errno, name)}
+_REFUSALS = {errno.EACCES, errno.EDQUOT, errno.EEXIST, errno.EFBIG, errno.EIO, errno.EISDIR, errno.ELOOP}
+_REFUSALS |= {errno.ENAMETOOLONG, errno.ENOENT, errno.ENOSPC, errno.ENOTDIR, errno.EPERM, errno.EPIPE, errno.EROFS}
 
 
 class UserError(ValueError):
@@ -51,17 +49,10 @@ def need_pipeline() -> None:
     Raises:
         NotInstalledError: some are missing.
     """
-    missing = [name for name in PIPELINE if not _is_installed(name)]
+    missing = [name for name in PIPELINE if find_spec(name) is None]
     if missing:
         words = f"this needs packages that are not installed ({', '.join(missing)})"
         raise NotInstalledError(f'{words}: pip install "rowgrad[pipeline]"')
-
-
-def _is_installed(package: str) -> bool:
-    try:
-        return find_spec(package) is not None
-    except (ImportError, ValueError):  # an import hook refuses it
-        return False
 
 
 def nearest(word: str, options: Iterable[str], most: int = 1) -> str:
@@ -78,7 +69,7 @@ def words_for(error: BaseException | None) -> str | None:
     """
     while error is not None:
         if isinstance(error, UserError):
-            return without_key(error)
+            return in_one_line(error)
         if words := _hydras_words(error) or _systems_words(error) or _librarys_words(error):
             return words
         error = error.__cause__
@@ -103,7 +94,7 @@ def _hydras_words(error: BaseException) -> str | None:
         return f"{error.override!r} cannot be read ({details[-2] if len(details) > 1 else reason}). Write key=value."
     if isinstance(error, ConfigCompositionException | OmegaConfBaseException):
         cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else None
-        return f"{reason} {without_key(cause)}{_accepted(cause)}" if cause else without_key(error)
+        return f"{reason} {in_one_line(cause)}{_accepted(cause)}" if cause else in_one_line(error)
     return None
 
 
@@ -133,10 +124,10 @@ def _librarys_words(error: BaseException) -> str | None:
     refusal = isinstance(error, ValueError | TypeError) or type(error).__name__ == "MisconfigurationException"
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     package = frames[-1].f_globals.get("__name__", "").partition(".")[0] if frames else ""
-    return without_key(error) if refusal and package in {"hydra", "lightning"} else None
+    return in_one_line(error) if refusal and package in {"hydra", "lightning"} else None
 
 
-def without_key(error: BaseException) -> str:
+def in_one_line(error: BaseException) -> str:
     """The message in one line, without the lines that OmegaConf and Hydra add about the place in the config."""
     lines = [line.strip() for line in str(error).splitlines()]
     return " ".join(line for line in lines if line and not line.startswith(("full_key: ", "object_type=")))
@@ -145,57 +136,39 @@ def without_key(error: BaseException) -> str:
 PLAIN = "ROWGRAD_PLAIN_ERRORS"  # an environment variable, because the processes of other ranks must know it too
 
 
-def tell_mistakes_plainly(action: str) -> None:
-    """Makes this process print a user error as one line. `HYDRA_FULL_ERROR=1` shows the traceback.
-
-    Args:
-        action: what cannot be done, as in "train".
-    """
-    if os.environ.get("HYDRA_FULL_ERROR") != "1":
-        # With HYDRA_FULL_ERROR Hydra raises its errors, so that they reach the hook below.
-        os.environ.update({"HYDRA_FULL_ERROR": "1", PLAIN: action})
-    usual, usual_in_thread = sys.excepthook, threading.excepthook
-
-    def tell(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if not end_on_mistake(error, leave=lambda words: print(words, file=sys.stderr)):
-            usual(kind, error, trace)
-
-    def tell_of_thread(hook: threading.ExceptHookArgs) -> None:
-        # Threads write files; a full disk raises the same error in the main thread, which prints it.
-        if os.environ.get(PLAIN) is None or words_for(hook.exc_value) is None:
-            usual_in_thread(hook)
-
-    sys.excepthook, threading.excepthook = tell, tell_of_thread
-
-
-def end_on_mistake(error: BaseException, leave: Callable[[str], Any] = sys.exit) -> bool:
-    """Leaves with the message of a user error.
-
-    Args:
-        error: what was raised.
-        leave: is called with the message.
-
-    Returns:
-        False if it is no user error, or if the traceback is wanted.
-    """
+def end_on_mistake(error: BaseException) -> None:
+    """Leaves with the message of a user error; returns if it is none, or if the traceback is wanted."""
     action, words = os.environ.get(PLAIN), words_for(error)
-    if action is None or words is None:
-        return False
-    leave(f"Cannot {action}: {words}")
-    return True
+    if action is not None and words is not None:
+        sys.exit(f"Cannot {action}: {words}")
 
 
 def run_script(action: str, main: Callable[[], None]) -> None:
     """Runs a command: a user error is one plain line, and so is Ctrl-C, with exit code 130.
 
+    `HYDRA_FULL_ERROR=1` shows the traceback of a user error.
+
     Args:
         action: what it does, as in "evaluate".
         main: does it. It imports the packages of the extra `pipeline`, and nothing before it does.
     """
-    tell_mistakes_plainly(action)
+    if os.environ.get("HYDRA_FULL_ERROR") != "1":
+        # With HYDRA_FULL_ERROR Hydra raises its errors, so that they arrive below.
+        os.environ.update({"HYDRA_FULL_ERROR": "1", PLAIN: action})
+    usual = threading.excepthook
+
+    def tell_of_thread(hook: threading.ExceptHookArgs) -> None:
+        # Threads write files; a full disk raises the same error in the main thread, which prints it.
+        if os.environ.get(PLAIN) is None or words_for(hook.exc_value) is None:
+            usual(hook)
+
+    threading.excepthook = tell_of_thread
     try:
         need_pipeline()
         main()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(INTERRUPTED)
+    except Exception as error:
+        end_on_mistake(error)
+        raise

@@ -60,12 +60,6 @@ class ImageData(pl.LightningDataModule):
                 f"data.batch_size={settings.batch_size} is larger than the {count} training images of {self.name}."
             )
 
-    def batches(self, world: int) -> dict[str, int]:
-        """Returns the number of batches of each stage on one of `world` ranks."""
-        settings, dataset = self.settings, self.dataset
-        sizes = {"train": settings.batch_size, "val": settings.eval_batch_size, "test": settings.eval_batch_size}
-        return {stage: -(-len(getattr(dataset, stage).labels) // (size * world)) for stage, size in sizes.items()}
-
     def train_dataloader(self) -> TrainLoader:
         """Returns the loader of the training images, at the restored position if a checkpoint was loaded."""
         trainer = self._trainer()

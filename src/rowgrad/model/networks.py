@@ -12,8 +12,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from rowgrad.config import SHARE, Limit, whole
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+WIDTHS = Limit(
+    lambda value: isinstance(value, list | tuple) and all(map(whole(1).fits, value)),
+    "a list of whole numbers of at least 1",
+)
+SOME_WIDTHS = Limit(
+    lambda value: WIDTHS.fits(value) and len(value) > 0, "a list of one or more whole numbers of at least 1"
+)
 
 
 class StridedConvNet(nn.Module):
@@ -32,7 +42,7 @@ class StridedConvNet(nn.Module):
 
     def __init__(self, channels: Sequence[int], *, height: int, width: int, in_channels: int, classes: int) -> None:
         super().__init__()
-        _check_widths("channels", channels, least=1)
+        SOME_WIDTHS(channels, "model.network.channels")
         odd = height % 2, width % 2
         layers: list[nn.Module] = [nn.ZeroPad2d((0, odd[1], 0, odd[0]))] if any(odd) else []
         layers.append(nn.PixelUnshuffle(2))
@@ -51,26 +61,6 @@ class StridedConvNet(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Images (B, C, H, W) -> logits (B, classes)."""
         return self.layers(images)
-
-
-def check_share(name: str, value: float) -> None:
-    """Raises a ValueError unless 0 <= value < 1."""
-    if not isinstance(value, int | float) or not 0 <= value < 1:  # NaN fails both comparisons
-        raise ValueError(f"{name}={value} is not a number from 0 to below 1.")
-
-
-def check_whole(**values: int) -> None:
-    """Raises a ValueError unless every value is a whole number of at least 1."""
-    for name, value in values.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"{name}={value} is not a whole number of at least 1.")
-
-
-def _check_widths(name: str, widths: Sequence[int], least: int) -> None:
-    fits = isinstance(widths, list | tuple) and len(widths) >= least
-    if not (fits and all(isinstance(width, int) and not isinstance(width, bool) and width > 0 for width in widths)):
-        some = "one or more " if least else ""
-        raise ValueError(f"{name}={widths} is not a list of {some}whole numbers of at least 1.")
 
 
 class MLP(nn.Module):
@@ -96,8 +86,8 @@ class MLP(nn.Module):
         classes: int,
     ) -> None:
         super().__init__()
-        _check_widths("hidden", hidden, least=0)
-        check_share("dropout", dropout)
+        WIDTHS(hidden, "model.network.hidden")
+        SHARE(dropout, "model.network.dropout")
         layers: list[nn.Module] = [nn.Flatten()]
         widths = [in_channels * height * width, *hidden]
         for into, out in pairwise(widths):

@@ -18,7 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from rowgrad.model.networks import check_share, check_whole
+from rowgrad.config import SHARE, one_of, whole
+from rowgrad.errors import UserError
 
 State = dict[str, Tensor]  # the parts of the state that a layer carries into a row, (1, B, hidden), by name
 Edges = Mapping[int, Callable[[State], State]]  # by the index of a row, a function of the state that it gets
@@ -34,8 +35,6 @@ STEPS: Mapping[type, Callable[..., Any]] = {
     nn.GRU: torch.gru_cell,
     nn.LSTM: torch.lstm_cell,
 }
-READOUTS = ("last", "every")
-STARTS = ("torch", "orthogonal")
 # Images for each of torch's threads, at least. On a CPU, a product of fewer rows is rounded by how many rows are
 # multiplied at once, so that outputs would depend on where a sequence is cut. (Measured: 6 are enough.)
 MIN_IMAGES = 8
@@ -61,7 +60,7 @@ class RecurrentNet(nn.Module):
         states: the names of the parts of the state.
 
     Raises:
-        ValueError: an argument that is not accepted.
+        UserError: an argument that is not accepted.
     """
 
     def __init__(
@@ -79,9 +78,11 @@ class RecurrentNet(nn.Module):
         classes: int,
     ) -> None:
         super().__init__()
-        _check_choices(cell=(cell, tuple(CELLS)), readout=(readout, READOUTS), start=(start, STARTS))
-        check_whole(hidden=hidden, layers=layers)
-        check_share("dropout", dropout)
+        one_of(*CELLS)(cell, "model.network.cell")
+        one_of("torch", "orthogonal")(start, "model.network.start")
+        whole(1)(hidden, "model.network.hidden")
+        whole(1)(layers, "model.network.layers")
+        SHARE(dropout, "model.network.dropout")
         kind, self.states = CELLS[cell]
         sizes = [in_channels * width, *[hidden] * (layers - 1)]
         # Single layers instead of torch's stack: dropout between layers does not depend on where a sequence is cut.
@@ -175,7 +176,7 @@ class RowTransformer(nn.Module):
         classes: number of classes.
 
     Raises:
-        ValueError: an argument that is not accepted.
+        UserError: an argument that is not accepted.
     """
 
     mask: Tensor
@@ -194,11 +195,12 @@ class RowTransformer(nn.Module):
         classes: int,
     ) -> None:
         super().__init__()
-        _check_choices(readout=(readout, READOUTS))
-        check_whole(hidden=hidden, layers=layers, heads=heads)
-        check_share("dropout", dropout)
+        whole(1)(hidden, "model.network.hidden")
+        whole(1)(layers, "model.network.layers")
+        whole(1)(heads, "model.network.heads")
+        SHARE(dropout, "model.network.dropout")
         if hidden % heads:
-            raise ValueError(f"hidden={hidden} is not a multiple of heads={heads}.")
+            raise UserError(f"model.network.hidden={hidden} is not a multiple of heads={heads}.")
         self.embedding = nn.Linear(in_channels * width, hidden)
         self.positions = nn.Parameter(0.02 * torch.randn(height, 1, hidden))
         layer = nn.TransformerEncoderLayer(hidden, heads, 4 * hidden, dropout, "gelu", norm_first=True)
@@ -222,6 +224,7 @@ class Readout(nn.Linear):
     """
 
     def __init__(self, hidden: int, classes: int, when: str) -> None:
+        one_of("last", "every")(when, "model.network.readout")
         super().__init__(hidden, classes)
         self.when = when
 
@@ -251,9 +254,3 @@ def _start_orthogonal(layer: nn.Module) -> None:
             nn.init.zeros_(weights)
             if isinstance(layer, nn.LSTM) and name.startswith("bias_ih"):
                 nn.init.ones_(weights[hidden : 2 * hidden])
-
-
-def _check_choices(**choices: tuple[str, tuple[str, ...]]) -> None:
-    for name, (value, accepted) in choices.items():
-        if value not in accepted:
-            raise ValueError(f"{name}={value} is not one of {', '.join(accepted)}.")

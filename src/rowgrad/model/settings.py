@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from rowgrad.config import A_NAME, BOOLEAN, GROUP, NOT_NEGATIVE, Settings, number, one_of, or_null, setting, text
+from rowgrad.config import A_NAME, BOOLEAN, GROUP, NOT_NEGATIVE, SHARE, Settings, number, one_of, or_null, setting, text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,15 +14,9 @@ class ModelSettings(Settings, key="model"):
 
     name: str = setting("custom", A_NAME, "name of the network")
     network: Any = setting({}, GROUP, "a _target_ and its arguments: images (B, C, H, W) -> logits (B, classes)")
-    label_smoothing: float = setting(
-        0.05,
-        number("from 0 to below 1", lambda v: 0 <= v < 1),
-        "label smoothing of the training loss (arXiv:1512.00567)",
-    )
+    label_smoothing: float = setting(0.05, SHARE, "label smoothing of the training loss (arXiv:1512.00567)")
     checkpoint: str | None = setting(
-        None,
-        or_null(text("a run's folder")),
-        "a run's folder, or a checkpoint: initial weights of the network",
+        None, or_null(text("a run's folder")), "a run's folder, or a checkpoint: initial weights of the network"
     )
     freeze: bool = setting(False, BOOLEAN, "freeze the network in evaluation mode; only the rows learn")
     metrics: Any = setting({}, GROUP, "further torchmetrics metrics, by name: logged as val/<name> and test/<name>")

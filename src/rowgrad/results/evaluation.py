@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rowgrad.files import shown
 from rowgrad.folders import RunFolder
+from rowgrad.results.paired import METRICS
 from rowgrad.results.tables import hanging
 from rowgrad.scenario.settings import NOTHING, STATE
 
@@ -17,11 +18,6 @@ if TYPE_CHECKING:
     from rowgrad.scenario.scenario import Scenario
 
 UNTOUCHED = "the images as they are"
-NAMES = {
-    "test/acc": "test accuracy",
-    "test/acc_operated": "  rows changed in every image",
-    "test/loss": "test loss",
-}
 
 
 def describe_evaluation(path: Path, module: RowClassifier, data: str, metrics: Mapping[str, float]) -> str:
@@ -57,10 +53,10 @@ def describe_evaluation(path: Path, module: RowClassifier, data: str, metrics: M
 def metrics_table(metrics: Mapping[str, float], reported: Mapping[str, Any]) -> str:
     """Each metric now and as reported, and the change; changes of accuracies are in percentage points."""
     lines = [f"{'':30}{'now':>10}{'reported':>12}"]
-    for key in sorted(metrics, key=lambda key: [*NAMES, key].index(key)):
+    for key in sorted(metrics, key=lambda key: [*METRICS, key].index(key)):
         now, before = metrics[key], reported.get(key)
         form, factor, unit = (".2%", 100, " points") if key.startswith("test/acc") else (".4f", 1, "")
-        words = f"{NAMES.get(key, key):30}{now:>10{form}}"
+        words = f"{METRICS[key].words if key in METRICS else key:30}{now:>10{form}}"
         if before is None:
             lines.append(f"{words}{'nothing':>12}")
         else:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from rowgrad.results.runs import finite
 from rowgrad.watch.quantities import COSINE, RATIO
+from rowgrad.watch.wording import percent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from rowgrad.results.runs import Pairs
 
 CONFIDENCE = 0.95
 FLOAT32 = 2.0**-23  # metrics are measured in 32 bits: the last digit of a number, relative to the number
@@ -53,11 +57,6 @@ class Paired:
         return f"{what} changes by {interval}"
 
 
-def percent(value: float, sign: str = "") -> str:
-    """A share in percent."""
-    return f"{value:{sign}.2%}".replace("%", " %")
-
-
 def decimals(value: float, sign: str = "") -> str:
     """A number with four decimals."""
     return f"{value:{sign}.4f}"
@@ -68,15 +67,22 @@ def points(value: float, sign: str = "+") -> str:
     return f"{100 * value:{sign}.2f}"
 
 
-# Metrics of `summary.json` and how they are printed.
-METRICS: dict[str, Callable[..., str]] = {
-    "val/acc": percent,
-    "test/acc": percent,
-    "test/acc_operated": percent,
-    "test/loss": decimals,
-    "cut_fraction": percent,
-    COSINE: decimals,
-    RATIO: decimals,
+class Metric(NamedTuple):
+    """What a metric of `summary.json` is called in words, and how it is printed."""
+
+    words: str
+    show: Callable[..., str]
+
+
+METRICS = {
+    "val/acc": Metric("validation accuracy", percent),
+    "test/acc": Metric("test accuracy", percent),
+    "test/acc_operated": Metric("rows changed in every image", percent),
+    "test/loss": Metric("test loss", decimals),
+    "cut_fraction": Metric("cut fraction", percent),
+    COSINE: Metric("gradient's cosine", decimals),
+    RATIO: Metric("ratio of norms", decimals),
+    "train/seconds": Metric("seconds", "{:.1f}".format),
 }
 
 
@@ -94,6 +100,12 @@ def spread(numbers: Sequence[float], show: Callable[..., str]) -> str:
         return "–"
     mean = show(statistics.mean(numbers))
     return mean if len(numbers) == 1 else f"{mean.removesuffix(' %')} ± {show(statistics.stdev(numbers))}"
+
+
+def compare_pairs(pairs: Pairs, metric: str) -> Paired | None:
+    """The difference that detach makes to a metric, over the pairs of which both runs have it; None if none has."""
+    both = [values for pair in pairs if len(values := finite(pair, metric)) == len(pair)]
+    return compare(*zip(*both, strict=True)) if both else None
 
 
 def compare(treated: Sequence[float], control: Sequence[float]) -> Paired:

@@ -19,19 +19,17 @@ from rowgrad.results.plots import SIZES, Plot, in_parts
 from rowgrad.results.sentences import answer_runs
 from rowgrad.results.tables import compare_groups, compare_runs
 from rowgrad.scenario.settings import STATE
-from rowgrad.watch import figures
+from rowgrad.watch import figures, wording
 from rowgrad.watch.quantities import ARRIVES, REACHES
-from rowgrad.watch.wording import BY, listed, percent, range_in_settings, rows_in_settings, sentence, zeros_sentence
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from matplotlib.figure import Figure
 
     from rowgrad.results.runs import RunGroup, RunSet
     from rowgrad.results.tables import Table
-    from rowgrad.scenario.zeros import ZeroCause
 
 Known = TypeVar("Known")
 
@@ -168,27 +166,22 @@ def _row_profiles(groups: Sequence[RunGroup]) -> list[Plot]:
     known = {group: norms for group, norms in known.items() if norms}
     if not known:
         return []
-    profiles = merge_equal(known, lambda a, b: a.keys() == b.keys() and all(torch.equal(a[q], b[q]) for q in a))
+    profiles = merge_equal(known)
     zeros = {group.name: (norms[REACHES] == 0).all(0).tolist() for group, norms in known.items() if REACHES in norms}
     words = "Each row's norm, averaged over the steps."
     words += _over_seeds(groups, "Bands are one standard deviation over seeds") + _left_out(groups)
-    verdict = f"{rows_in_settings('Rows that get exactly 0', zeros)} {equal_settings(profiles)}".strip()
+    verdict = f"{wording.rows_in_settings('Rows that get exactly 0', zeros)} {equal_settings(profiles)}".strip()
     return [Plot(verdict, words, lambda size: plots.row_profiles(profiles, size))]
 
 
 def _learning_curves(groups: Sequence[RunGroup]) -> list[Plot]:
     known = {group: group.curves(CURVES) for group in groups[:MOST]}
-    curves = merge_equal(
-        known,
-        lambda a, b: (
-            a.keys() == b.keys()
-            and all(np.array_equal(x, y, equal_nan=True) for tag in a for x, y in zip(a[tag], b[tag], strict=True))
-        ),
-    )
+    curves = merge_equal(known)
     last = {group.name: float(tags["val/acc"][1][:, -1].mean()) for group, tags in known.items() if "val/acc" in tags}
     words = "Training batches, averaged over neighbouring steps; dots are the validation images."
     words += _over_seeds(groups, "Lines are means over seeds, bands and bars one standard deviation")
-    verdict = f"{range_in_settings('At the end, the validation accuracy', last)} {equal_settings(curves)}".strip()
+    ends = wording.range_in_settings("At the end, the validation accuracy", last)
+    verdict = f"{ends} {equal_settings(curves)}".strip()
     return [Plot(verdict, words + _left_out(groups), lambda size: plots.learning_curves(curves, size))]
 
 
@@ -200,7 +193,7 @@ def _learnt_rows(groups: Sequence[RunGroup]) -> list[Plot]:
     def plot(some: Sequence[RunGroup]) -> Plot:
         thetas = {one.title: (torch.stack(one.thetas).mean(0), one.first.selected) for one in some}
         still = {one.name: (torch.stack(one.thetas) == 0).all(-1).all(1).all(0).tolist() for one in some}
-        verdict = rows_in_settings("Rows whose θ is exactly 0", still)
+        verdict = wording.rows_in_settings("Rows whose θ is exactly 0", still)
         return Plot(verdict, words, lambda size: plots.compared_theta(thetas, size))
 
     return [plot(some) for some in in_parts(known[:MOST], GRID)]
@@ -211,51 +204,41 @@ def _learnt_rows(groups: Sequence[RunGroup]) -> list[Plot]:
 
 def heatmap_verdict(groups: Sequence[RunGroup]) -> str:
     """What stops how much gradient in which settings, and in which nothing is cut."""
-    cut: dict[ZeroCause | None, list[RunGroup]] = {}
-    for group in groups:
-        if group.is_cut:
-            cut.setdefault(group.zeros_by if group.zeros_by in BY else None, []).append(group)
+    cut = [group for group in groups if group.is_cut]
     parts = []
-    for cause, who in {**BY, None: "an unrecorded cause"}.items():
+    for cause, who in {**wording.BY, None: "an unrecorded cause"}.items():
         subject = f"{who}," if "," in who else who
-        state = [group for group in cut.get(cause, []) if group.first.scenario.route == STATE]
-        others = [group for group in cut.get(cause, []) if group not in state]
+        some = [group for group in cut if (group.zeros_by if group.zeros_by in wording.BY else None) is cause]
+        state = [group for group in some if group.first.scenario.route == STATE]
+        others = [group for group in some if group not in state]
         if others:
             parts.append(f"{subject} stops {_shares(others)}")
         if state:
-            parts.append(f"{subject} cuts the state between rows in {listed([group.name for group in state])}")
+            parts.append(f"{subject} cuts the state between rows in {wording.listed([group.name for group in state])}")
     if whole := [group.name for group in groups if group.is_cut is False]:
-        parts.append(f"nothing is cut in {listed(whole)}")
-    return sentence("; ".join(parts))
+        parts.append(f"nothing is cut in {wording.listed(whole)}")
+    return wording.sentence("; ".join(parts))
 
 
 def _shares(groups: Sequence[RunGroup]) -> str:
     """Shares of the squared gradient, each with the settings in which it is stopped."""
-    shares = {group.name: group.stopped for group in groups}
-    by_share: dict[str, list[str]] = {}
-    for name, share in shares.items():
-        by_share.setdefault(percent(share), []).append(name)
-    (first, names), *rest = by_share.items()
-    words = [f"{first} of the squared gradient in {listed(names)}"]
-    return ", ".join([*words, *(f"{share} in {listed(names)}" for share, names in rest)])
+    shares = {group.name: wording.percent(group.stopped) for group in groups}
+    (first, names), *rest = wording.names_by_words(shares).items()
+    words = [f"{first} of the squared gradient in {wording.listed(names)}"]
+    return ", ".join([*words, *(f"{share} in {wording.listed(names)}" for share, names in rest)])
 
 
 def causes_of_zeros(groups: Sequence[RunGroup]) -> str:
     """What makes the zeros and why, once for all settings with the same answer."""
-    found: dict[str, list[str]] = {}
-    for group in groups:
-        if group.zeros_by is not None:
-            scenario = group.first.scenario
-            words = zeros_sentence(group.zeros_by, detach=scenario.detach, route=scenario.route)
-            found.setdefault(words, []).append(group.name)
-    return " ".join(f"{listed(names)}: {words}" for words, names in found.items())
+    known = {g.name: wording.zeros_sentence(g.zeros_by, g.first.scenario) for g in groups if g.zeros_by is not None}
+    return " ".join(f"{wording.listed(names)}: {words}" for words, names in wording.names_by_words(known).items())
 
 
-def merge_equal(known: Mapping[RunGroup, Known], same: Callable[[Known, Known], bool]) -> dict[str, Known]:
+def merge_equal(known: Mapping[RunGroup, Known]) -> dict[str, Known]:
     """Numbers of some settings by title; settings with equal numbers share an entry, `visualize = baseline`."""
     merged: list[tuple[list[RunGroup], Known]] = []
     for group, numbers in known.items():
-        equal = next((groups for groups, others in merged if same(numbers, others)), None)
+        equal = next((groups for groups, others in merged if _are_equal(numbers, others)), None)
         if equal is None:
             merged.append(([group], numbers))
         else:
@@ -263,6 +246,15 @@ def merge_equal(known: Mapping[RunGroup, Known], same: Callable[[Known, Known], 
     return {
         " = ".join([*(group.name for group in groups[:-1]), groups[-1].title]): numbers for groups, numbers in merged
     }
+
+
+def _are_equal(one: Any, other: Any) -> bool:
+    """Whether arrays, or lists, tuples and mappings of them, have the same numbers."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_are_equal(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_are_equal, one, other))
+    return np.array_equal(one, other, equal_nan=True)
 
 
 def equal_settings(titles: Iterable[str]) -> str:

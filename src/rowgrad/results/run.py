@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from rowgrad.config import flat, group_key
 from rowgrad.data.settings import DataSettings
-from rowgrad.errors import UserError
+from rowgrad.errors import UserError, in_one_line
 from rowgrad.files import read_json
-from rowgrad.folders import MOST_BYTES, RunFolder
+from rowgrad.folders import RunFolder, read_yaml
 from rowgrad.scenario.settings import STATE, ScenarioSettings
 
 if TYPE_CHECKING:
@@ -78,13 +78,7 @@ class Run:
     @cached_property
     def values(self) -> dict[str, Any]:
         """The config's values by their full keys. Fast, so that hundreds of runs can be compared."""
-        try:
-            return flat(read_values(self.folder.config_file))
-        except UserError:
-            raise
-        except Exception as error:
-            words = " ".join(str(error).split())[:200]
-            raise UserError(f"{self.folder.config_file} cannot be read: {words}") from error
+        return flat(read_yaml(self.folder.config_file))
 
     @cached_property
     def group_key(self) -> dict[str, Any]:
@@ -137,7 +131,7 @@ class Run:
         try:
             return read_norms(file)
         except Exception as error:
-            raise UserError(f"{file} cannot be read: {' '.join(str(error).split())[:200]}") from error
+            raise UserError(f"{file} cannot be read: {in_one_line(error)[:200]}") from error
 
     @property
     def height(self) -> int:
@@ -243,23 +237,6 @@ def open_run(folder: str | PathLike[str]) -> Run:
     return run
 
 
-def read_values(file: Path) -> Any:
-    """A run's `config.yaml` as plain Python values, read by libyaml, which takes two milliseconds.
-
-    Raises:
-        UserError: a YAML alias, or more than a megabyte (`folders.load_config` says why).
-        Exception: whatever YAML makes of other files.
-    """
-    import yaml
-
-    if file.stat().st_size > MOST_BYTES:
-        raise UserError(f"{file} is no config of a run: it is larger than a megabyte.")
-    text, loader = file.read_bytes(), getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=loader)):
-        raise UserError(f"{file} is no config of a run: it has a YAML alias.")
-    return yaml.load(text, Loader=loader)  # noqa: S506 - a safe loader
-
-
 def read_checkpoint(file: Path) -> dict[str, Any]:
     """The content of a checkpoint, on the CPU.
 
@@ -273,7 +250,7 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever garbage does to torch.load
-        raise UserError(f"{file} is not a checkpoint: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(f"{file} is not a checkpoint: {in_one_line(error)[:200]}") from error
     if not isinstance(content, dict) or "state_dict" not in content:
         raise UserError(f"{file} is not a run's checkpoint.")
     return content

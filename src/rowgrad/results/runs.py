@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rowgrad.config import NAME, flat, is_below
+from rowgrad.config import NAME, as_typed, flat, is_below
 from rowgrad.errors import UserError
 from rowgrad.files import configs_folder, read_json
-from rowgrad.folders import RunFolder
-from rowgrad.results.run import Run, read_values
+from rowgrad.folders import RunFolder, read_yaml
+from rowgrad.results.run import Run
 from rowgrad.scenario.settings import ScenarioSettings
 
 if TYPE_CHECKING:
@@ -259,13 +259,6 @@ def twin_key(run: Run) -> tuple[tuple[str, str], ...]:
     return tuple(sorted((key, repr(value)) for key, value in run.values.items() if is_below(key, TWIN_KEYS)))
 
 
-def as_typed(value: Any) -> str:
-    """A value as the command line takes it."""
-    if isinstance(value, list):
-        return f"[{','.join(map(as_typed, value))}]"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _twins_beside(run: Run) -> Iterator[Run]:
     """Finished neighbours with the same `twin_key`, the newest first. Their summaries rule out most of them fast."""
     dates: dict[RunFolder, float] = {}
@@ -309,7 +302,7 @@ def _own_values(name: str) -> dict[str, Any]:
     file = configs_folder() / "scenario" / f"{name}.yaml"
     if not NAME.fullmatch(name) or not file.is_file():
         return {}
-    return flat({"scenario": ScenarioSettings.defaults() | read_values(file)})
+    return flat({"scenario": ScenarioSettings.defaults() | read_yaml(file)})
 
 
 def _common(runs: Sequence[Run]) -> Tensor:

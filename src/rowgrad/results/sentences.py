@@ -15,7 +15,7 @@ from rich.panel import Panel
 from rowgrad.files import command_typed, shown
 from rowgrad.folders import DRY
 from rowgrad.results.analysis import call_analyses
-from rowgrad.results.paired import compare, percent, spread
+from rowgrad.results.paired import compare_pairs, percent, spread
 from rowgrad.results.runs import find_baseline, find_control, finite, identical
 from rowgrad.scenario.rows import name_rows
 from rowgrad.scenario.settings import STATE
@@ -69,15 +69,14 @@ def _lines_on_gradients(run: Run, scenario: Scenario) -> list[tuple[str, str]]:
         lines.append(("", describe_cut(counts, len(run.steps), "gradient exactly 0.0, in both norms,")))
     else:
         lines.append(("cut", describe_cut(counts, len(run.steps))))
-    if summary["cut_fraction"]:
-        share = f"{summary['cut_fraction']:.1%} of the squared gradient at the network's input"
+    if stopped := summary.get("cut_fraction"):
+        share = f"{stopped:.1%} of the squared gradient at the network's input"
         where = "at the black in their place" if scenario.route == "exclude" else "there"
         lines.append(("", f"{share} arrives {where} and goes no further"))
     if not scenario.is_noop:
         cause = ZeroCause(summary["zeros_by"])
         if cause is ZeroCause.NONE or counts is None or counts.any():  # no cause without a zero
-            words = describe_zeros(cause, detach=scenario.detach, route=scenario.route)
-            lines.append(("" if cause is ZeroCause.NONE else "made by", words))
+            lines.append(("" if cause is ZeroCause.NONE else "made by", describe_zeros(cause, scenario)))
         lines += describe_comparison(run)
     if COSINE in summary:
         lines.append(("weights", describe_bias(summary[COSINE], summary[RATIO])))
@@ -112,10 +111,9 @@ def _describe_control(run: Run, other: Run | None) -> str:
     if identical(run, other):
         return f"{place} bit-identical, every recorded norm and every weight. Detach changes nothing"
     treated, control = (run, other) if detach else (other, run)
-    pair = compare([treated.summary["test/acc"]], [control.summary["test/acc"]])
     stopped = (treated.cut_fraction or 0) - (control.cut_fraction or 0)
     words = f"; detach stops {stopped:.1%} of the squared gradient" if stopped else ""
-    return f"{place} {pair.sentence(ACCURACY)}{words}"
+    return f"{place} {describe_effect([(treated, control)])}{words}"
 
 
 def watch_line(folder: Path) -> str:
@@ -164,18 +162,15 @@ def on_detach(setting: str, pairs: Pairs) -> str:
         cosines = finite([treated for treated, _ in pairs], COSINE)
         turned = f"; its gradient has cosine {statistics.mean(cosines):.2f} with the one without" if cosines else ""
         return f"{setting}: detach cuts the state that is carried into {rows}; {accuracy}{turned}."
-    stopped = [shares[0] - shares[1] for pair in pairs if len(shares := finite(pair, "cut_fraction")) == len(pair)]
-    share = f" and stops {percent(statistics.mean(stopped))} of the squared gradient" if stopped else ""
+    stopped = compare_pairs(pairs, "cut_fraction")
+    share = f" and stops {percent(stopped.mean)} of the squared gradient" if stopped else ""
     return f"{setting}: detach makes the zeros of {rows}{share}; {accuracy}."
 
 
 def describe_effect(pairs: Pairs) -> str:
     """What the pairs show of detach's effect on the test accuracy."""
-    both = [values for pair in pairs if len(values := finite(pair, "test/acc")) == len(pair)]
-    if not both:
-        return "no test accuracy is known"
-    treated, control = zip(*both, strict=True)
-    return compare(treated, control).sentence(ACCURACY)
+    paired = compare_pairs(pairs, "test/acc")
+    return paired.sentence(ACCURACY) if paired else "no test accuracy is known"
 
 
 def on_observers(runs: Sequence[Run]) -> str:

@@ -12,9 +12,9 @@ from rich.console import Console
 
 from rowgrad.files import command_typed, shown, write_whole
 from rowgrad.folders import DRY
-from rowgrad.results.paired import METRICS, Paired, compare, corrected, decimals, spread
+from rowgrad.results.paired import METRICS, Paired, compare_pairs, corrected
 from rowgrad.results.runs import RunSet, finite
-from rowgrad.results.tables import Table
+from rowgrad.results.tables import Table, mean_cell, over_seeds
 from rowgrad.watch.quantities import COSINE, RATIO
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 # Values that are not worth a column: detaching images leaves the weights' gradient as it is.
 PLAIN: dict[str, set[float]] = {COSINE: {1.0}, RATIO: {1.0}}
+LEFT_OUT = ("val/loss", "train/seconds")
 COMPARED = ("test/acc", "test/loss", "cut_fraction")
 BY_DEFINITION = "cut_fraction"  # what detach changes by definition is not tested
 COMPLETE = {"done", DRY}  # of a job that has nothing left to do
@@ -44,32 +45,15 @@ def as_csv(jobs: RunSet) -> str:
 
 
 def seeds_table(jobs: RunSet) -> Table:
-    """Every setting: means over its seeds."""
-    groups, body = jobs.done.groups(), []
+    """Every setting: means over its seeds, also of further metrics of validation and test images."""
+    done = jobs.done
+    measured = [name for run in done.runs for name in run.summary if name.startswith(("val/", "test/"))]
     metrics = [
         metric
-        for metric in [*METRICS, *_further_metrics(jobs.runs)]
-        if set(finite(jobs.runs, metric)) - PLAIN.get(metric, set())
+        for metric in dict.fromkeys([*METRICS, *measured])
+        if metric not in LEFT_OUT and set(finite(done.runs, metric)) - PLAIN.get(metric, set())
     ]
-    for group in groups:
-        found = {metric: finite(group.runs, metric) for metric in metrics}
-        count = max(map(len, found.values()), default=0)
-        cells = (
-            spread(numbers, METRICS.get(metric, decimals)) + f" (n = {len(numbers)})" * (0 < len(numbers) < count)
-            for metric, numbers in found.items()
-        )
-        body.append([group.name, str(count), *cells])
-    caption = (
-        "Mean ± sample standard deviation over the n finished jobs of a setting, one a seed; a cell with fewer numbers"
-        " says so."
-    )
-    return Table("Over seeds", ["setting", "n", *metrics], body, caption)
-
-
-def _further_metrics(jobs: Sequence[Run]) -> list[str]:
-    """Other metrics of validation and test images."""
-    names = dict.fromkeys(name for job in jobs for name in job.summary if name.startswith(("val/", "test/")))
-    return [name for name in names if name not in METRICS and name != "val/loss"]
+    return over_seeds("Over seeds", done.groups(), metrics, mean_cell)
 
 
 def detach_table(jobs: RunSet) -> Table | None:
@@ -81,13 +65,11 @@ def detach_table(jobs: RunSet) -> Table | None:
             body.append([setting, "–", "0", "not paired: two runs have one seed and one value of detach", "–", "–"])
             tests.append(None)
         for metric in COMPARED:
-            both = [values for pair in pairs if len(values := finite(pair, metric)) == len(pair)]
-            if not both or (metric == BY_DEFINITION and not any(map(any, both))):
+            paired = compare_pairs(pairs, metric)
+            if paired is None or (metric == BY_DEFINITION and not any(finite([*chain(*pairs)], metric))):
                 continue  # nothing is cut with detach or without
-            treated, control = zip(*both, strict=True)
-            paired = compare(treated, control)
             tests.append(None if metric == BY_DEFINITION else paired.p)
-            body.append([setting, metric, *_effect(paired, METRICS[metric]), _p(tests[-1])])
+            body.append([setting, metric, *_effect(paired, METRICS[metric].show), _p(tests[-1])])
     header = ["setting", "metric", "pairs", "difference", "95 % interval", "p"]
     many = ""
     if (count := sum(p is not None for p in tests)) > 1:

@@ -6,9 +6,9 @@ import math
 import sys
 import textwrap
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rowgrad.results.paired import decimals, percent, spread
+from rowgrad.results.paired import METRICS, decimals, spread
 from rowgrad.watch.quantities import COSINE
 from rowgrad.watch.wording import short_rows
 
@@ -98,15 +98,9 @@ TEXTS: dict[str, Callable[[Run], str]] = {
     "steps": lambda run: str(run.summary.get("train/steps", "")),
     "rows cut at every step": _cut,
 }
-# What is averaged over seeds, and how it is printed.
-NUMBERS: dict[str, tuple[Callable[[Run], Any], Callable[..., str]]] = {
-    "test accuracy": (lambda run: run.summary.get("test/acc"), percent),
-    "rows changed in every image": (lambda run: run.summary.get("test/acc_operated"), percent),
-    "test loss": (lambda run: run.summary.get("test/loss"), decimals),
-    "cut fraction": (lambda run: run.cut_fraction, percent),
-    "gradient's cosine": (lambda run: run.summary.get(COSINE), decimals),
-    "seconds": (lambda run: run.summary.get("train/seconds"), "{:.1f}".format),
-}
+# The metrics that are averaged over seeds, by their columns.
+AVERAGED = ("test/acc", "test/acc_operated", "test/loss", "cut_fraction", COSINE, "train/seconds")
+NUMBERS = {METRICS[metric].words: metric for metric in AVERAGED}
 
 
 def compare_runs(runs: RunSet) -> Table:
@@ -119,19 +113,33 @@ def compare_runs(runs: RunSet) -> Table:
 def compare_groups(groups: Sequence[RunGroup]) -> Table:
     """The settings, a line each: n, and means ± sample standard deviations over seeds."""
     columns = [name for name in (*TEXTS, *NUMBERS) if name not in {"scenario", "seed"}]
-    body = [[one.name, str(len(one.runs)), *(_cell(name, one.runs) for name in columns)] for one in groups]
+    return over_seeds("Settings", groups, columns, _cell)
+
+
+def over_seeds(
+    title: str, groups: Sequence[RunGroup], columns: Sequence[str], cell: Callable[[str, Sequence[Run]], str]
+) -> Table:
+    """A line for each setting: n, and for each column what `cell` makes of it and the setting's runs."""
+    body = [[one.name, str(len(one.runs)), *(cell(name, one.runs) for name in columns)] for one in groups]
+    words = "Mean ± sample standard deviation over the n runs of a setting, one a seed; a cell with fewer says so."
     several = any(len(one.runs) > 1 for one in groups)
-    caption = "Mean ± sample standard deviation over the n runs of a setting, one a seed." if several else ""
-    return Table("Settings", ["setting", "n", *columns], body, caption)
+    return Table(title, ["setting", "n", *columns], body, words if several else "")
 
 
 def _cell(name: str, runs: Sequence[Run]) -> str:
-    """A column of a setting's line; empty if it was not measured."""
+    """A column of a setting's line."""
     if name in TEXTS:
         return ", ".join(dict.fromkeys(TEXTS[name](run) for run in runs))
-    value, show = NUMBERS[name]
-    found = [number for run in runs if (number := value(run)) is not None]
-    finite = [number for number in found if math.isfinite(number)]
+    return mean_cell(NUMBERS[name], runs)
+
+
+def mean_cell(metric: str, runs: Sequence[Run]) -> str:
+    """Mean ± sample standard deviation of a metric; empty if no run has it."""
+    of_norms = metric == "cut_fraction"  # which a run has that did not end
+    values = [run.cut_fraction if of_norms and not run.is_done else run.summary.get(metric) for run in runs]
+    found = [value for value in values if value is not None]
+    finite = [value for value in found if math.isfinite(value)]
     if not finite:
         return "not a number" if found else ""
-    return spread(finite, show) + (f" (n = {len(finite)})" if len(finite) < len(runs) else "")
+    show = METRICS[metric].show if metric in METRICS else decimals
+    return spread(finite, show) + (f" (n = {len(finite)})" if len(finite) < len(values) else "")

@@ -72,14 +72,6 @@ class Unchanged(Operation):
 
 
 @dataclass(frozen=True)
-class Named(Operation):
-    """A placeholder that has only a name, to describe an operation without building it."""
-
-    name: str
-    words = "put through {name}"
-
-
-@dataclass(frozen=True)
 class Shift(Operation):
     """x + offset."""
 
@@ -171,13 +163,9 @@ class Quantise(Operation):
     levels: float = 2
     black: float | Tensor = field(default=0.0, kw_only=True)
     white: float | Tensor = field(default=1.0, kw_only=True)
-
-    def __post_init__(self) -> None:
-        if not (self.levels >= 2 and float(self.levels).is_integer()):  # noqa: PLR2004  (black and white)
-            raise UserError(
-                f"scenario.operation=quantise {self.levels:g}: the number of levels is a whole number of at least 2."
-            )
-
+    limits: ClassVar[Limits] = {
+        "levels": Limit(lambda v: v > 1 and float(v).is_integer(), "a whole number of at least 2")
+    }
     words = "quantised to {levels:g} levels"
 
     def __call__(self, images: Tensor, draw: Draw) -> Tensor:

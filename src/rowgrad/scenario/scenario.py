@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -74,18 +74,6 @@ class Scenario(nn.Module):
             self.black = black
         self.is_noop = not any(selected) or self.random_rows == 0
         self.register_buffer("selected", torch.tensor(selected), persistent=False)
-
-    @classmethod
-    def from_settings(
-        cls,
-        settings: ScenarioSettings,
-        *,
-        height: int,
-        black: float | Tensor = 0.0,
-        white: float | Tensor = 1.0,
-    ) -> Self:
-        """Builds a scenario from parsed settings. The other arguments are those of the constructor."""
-        return cls(height=height, black=black, white=white, **vars(settings))
 
     def forward(self, images: Tensor, draw: Draw, step: int | None = None) -> Tensor:
         """Returns what the network sees in the current phase, (B, C, H, W).

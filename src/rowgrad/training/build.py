@@ -23,8 +23,9 @@ from hydra.utils import UNSAFE_DISABLE_EXECUTION_CHECKS, execution_whitelist, in
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from rowgrad.config import targets_in
 from rowgrad.data.datamodule import ImageData
-from rowgrad.errors import UserError, without_key
+from rowgrad.errors import UserError, in_one_line
 from rowgrad.folders import RunFolder
 from rowgrad.model.classifier import RowClassifier
 from rowgrad.model.optimizers import make_optimizer
@@ -35,7 +36,7 @@ from rowgrad.scenario.settings import STATE
 from rowgrad.watch.settings import RecorderSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import nn
 
@@ -63,19 +64,14 @@ CLASSES = (
     "rowgrad.watch.bias.GradientBias",
     "rowgrad.training.checkpoints.Checkpoints",
     "rowgrad.training.trainer.Progress",
-    *(
-        f"lightning.pytorch.callbacks.{name}"
-        for name in (
-            "DeviceStatsMonitor",
-            "EarlyStopping",
-            "LearningRateMonitor",
-            "ModelSummary",
-            "RichModelSummary",
-            "RichProgressBar",
-            "StochasticWeightAveraging",
-            "TQDMProgressBar",
-        )
-    ),
+    "lightning.pytorch.callbacks.DeviceStatsMonitor",
+    "lightning.pytorch.callbacks.EarlyStopping",
+    "lightning.pytorch.callbacks.LearningRateMonitor",
+    "lightning.pytorch.callbacks.ModelSummary",
+    "lightning.pytorch.callbacks.RichModelSummary",
+    "lightning.pytorch.callbacks.RichProgressBar",
+    "lightning.pytorch.callbacks.StochasticWeightAveraging",
+    "lightning.pytorch.callbacks.TQDMProgressBar",
 )
 # ... and classes that write files, with the arguments that do not say where.
 WRITERS: Mapping[str, Sequence[str]] = {
@@ -146,7 +142,7 @@ def _named(key: str, call: Callable[[], Any]) -> Any:
     except (UserError, NotImplementedError):
         raise
     except InstantiationException as error:
-        words = without_key(error).replace(
+        words = in_one_line(error).replace(
             " Pass _execution_whitelist_ from trusted code to allow expected targets.", ""
         )
         if refused := re.match(r"Target '([^']+)'", words):
@@ -157,7 +153,7 @@ def _named(key: str, call: Callable[[], Any]) -> Any:
         raise UserError(f"{key}: {words}") from error
     except Exception as error:  # foreign code may raise anything
         kind = "" if isinstance(error, TypeError | ValueError | ImportError) else f"{type(error).__name__}: "
-        raise UserError(f"{key}: {kind}{without_key(error)[:200]}") from error
+        raise UserError(f"{key}: {kind}{in_one_line(error)[:200]}") from error
 
 
 def _check_writers(node: Any, key: str) -> None:
@@ -171,17 +167,6 @@ def _check_writers(node: Any, key: str) -> None:
                 raise UserError(f"{key}.{argument}={value} leads out of the run's folder.")
 
 
-def targets_in(node: Any) -> Iterator[tuple[Mapping[str, Any], str]]:
-    """All nodes in a config that have a `_target_`, and what they name."""
-    if isinstance(node, Mapping):
-        if "_target_" in node:
-            yield node, str(node["_target_"])
-        node = list(node.values())
-    if isinstance(node, list | tuple):
-        for inner in node:
-            yield from targets_in(inner)
-
-
 def build(settings: RunSettings, *, trained: bool = False) -> tuple[ImageData, RowClassifier]:
     """Data and model. The network has the weights of `model.checkpoint`, or those of the seed.
 
@@ -193,16 +178,16 @@ def build(settings: RunSettings, *, trained: bool = False) -> tuple[ImageData, R
         UserError: a part cannot be built, or the data cannot be loaded.
     """
     source = settings.data.source
-    source = None if source is None else partial(make_target, source, "data.source", settings.trusted)
+    source = None if source is None else partial(make_target, source, "data.source", settings.trust)
     data = ImageData(settings.data, settings.seed, source)
     shape = data.dataset.shape
     scenario = _scenario(settings, data)
     corruption = Corruption(settings.corruption, height=shape.height)
     pl.seed_everything(settings.seed, verbose=False)
     network = _network(settings, data, trained=trained)
-    algorithm = make_target(settings.optimizer.algorithm, "optimizer.algorithm", settings.trusted)
+    algorithm = make_target(settings.optimizer.algorithm, "optimizer.algorithm", settings.trust)
     metrics = {
-        name: make_target(node, f"model.metrics.{name}", settings.trusted, {"num_classes": shape.classes}, Metric)
+        name: make_target(node, f"model.metrics.{name}", settings.trust, {"num_classes": shape.classes}, Metric)
         for name, node in settings.model.metrics.items()
     }
     optimizer = partial(make_optimizer, settings.optimizer, algorithm)
@@ -222,38 +207,39 @@ def _dtype(settings: RunSettings) -> torch.dtype:
 def _scenario(settings: RunSettings, data: ImageData) -> Scenario:
     scenario, dataset = settings.scenario, data.dataset
     if isinstance(scenario.operation, dict):
-        scenario = replace(scenario, operation=make_target(scenario.operation, "scenario.operation", settings.trusted))
-    return Scenario.from_settings(scenario, height=dataset.shape.height, black=dataset.black, white=dataset.white)
+        scenario = replace(scenario, operation=make_target(scenario.operation, "scenario.operation", settings.trust))
+    return Scenario(height=dataset.shape.height, black=dataset.black, white=dataset.white, **vars(scenario))
 
 
 def _network(settings: RunSettings, data: ImageData, *, trained: bool) -> nn.Module:
     shape, source = data.dataset.shape, settings.model.checkpoint
     sizes = {"height": shape.height, "width": shape.width, "in_channels": shape.channels, "classes": shape.classes}
-    network = make_target(settings.model.network, "model.network", settings.trusted, sizes).to(_dtype(settings))
+    network = make_target(settings.model.network, "model.network", settings.trust, sizes).to(_dtype(settings))
     if source is not None and not trained:
         _, file = RunFolder.of_checkpoint(Path(source))
-        take_weights(network, file, source)
+        load_weights(network, file, f"model.checkpoint={source}: ", "network.")  # without its row parameter θ
     return network
 
 
-def take_weights(network: nn.Module, file: Path, source: str) -> None:
-    """Loads the weights of a trained run's network. Its row parameter θ is not taken.
+def load_weights(module: nn.Module, file: Path, key: str = "", part: str = "") -> int:
+    """Loads the weights of a run's checkpoint, and returns the number of its optimizer steps.
 
     Args:
-        network: of the same shape as the trained one.
-        file: the run's checkpoint.
-        source: the value of `model.checkpoint`.
+        module: of the same shape as the trained one.
+        file: the checkpoint.
+        key: what the message of an error begins with.
+        part: the beginning of the names of the weights that are loaded.
 
     Raises:
         UserError: the checkpoint is missing, or it does not fit.
     """
-    prefix = "network."
     try:
-        state = read_checkpoint(file)["state_dict"]
-        network.load_state_dict({n.removeprefix(prefix): v for n, v in state.items() if n.startswith(prefix)})
+        content = read_checkpoint(file)
+        state = content["state_dict"].items()
+        module.load_state_dict({name.removeprefix(part): value for name, value in state if name.startswith(part)})
     except Exception as error:
-        words = " ".join(str(error).split())[:200]
-        raise UserError(f"model.checkpoint={source}: {file} does not fit the network: {words}") from error
+        raise UserError(f"{key}{file} does not fit the model: {in_one_line(error)[:200]}") from error
+    return content.get("global_step", 0)
 
 
 def _check_parts(module: RowClassifier, shape: Shape, precision: str) -> None:

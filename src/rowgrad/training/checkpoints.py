@@ -224,21 +224,17 @@ def newest_good(run: RunFolder) -> Found | None:
         UserError: the run cannot be resumed from any of its checkpoints.
     """
     unfit: dict[Path, str] = {}
-    lost = ""
     for path in run.checkpoints:
         try:
             content = read_checkpoint(path)
-            step, missing = content["global_step"], _missing_steps(run, content)
+            if not (missing := _missing_steps(run, content)):
+                return Found(path, content["global_step"], unfit)
+            unfit[path] = f"knows more steps than the files ({missing})"
         except (UserError, AttributeError, KeyError, TypeError, ValueError):  # it holds something else
             unfit[path] = "is damaged"
-            continue
-        if not missing:
-            return Found(path, step, unfit)
-        unfit[path], lost = f"knows more steps than the files ({missing})", f"{missing} of {path.name}"
-    if lost:
-        raise UserError(f"resume={run}: {lost}. Put the file back, or train the run again in another folder.")
     if unfit:
-        raise UserError(f"resume={run}: no checkpoint can be read: {', '.join(map(str, unfit))}.")
+        reasons = "; ".join(f"{path} {reason}" for path, reason in unfit.items())
+        raise UserError(f"resume={run}: {reasons}. Put the files back, or train the run again in another folder.")
     return None
 
 

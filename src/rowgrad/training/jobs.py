@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 
-from rowgrad.config import plain
-from rowgrad.errors import INTERRUPTED, UserError, words_for
+from rowgrad.config import plain, targets_in
+from rowgrad.errors import INTERRUPTED, UserError, end_on_mistake, words_for
 from rowgrad.files import read_json, write_whole
 from rowgrad.folders import BusyError, RunFolder, SweepFolder, refuse_resolvers
 from rowgrad.training.naming import what_is_trained
@@ -160,10 +160,9 @@ def _leaving_on_errors() -> Generator[None]:
     try:
         yield
     except Exception as error:
-        words = words_for(error)
-        if words is None:
-            traceback.print_exc()
-        raise SystemExit(1 if words is None else f"Cannot train: {words}") from error
+        end_on_mistake(error)
+        traceback.print_exc()
+        raise SystemExit(1) from error
 
 
 def run_job(config: DictConfig, job: HydraConf) -> float | None:
@@ -184,8 +183,8 @@ def run_job(config: DictConfig, job: HydraConf) -> float | None:
     try:
         with folder.held():
             return _attempt(config, job, folder)
-    except BusyError:
-        print(f"{folder.path.name} is being trained by another process.", file=sys.stderr)
+    except BusyError as error:
+        print(error, file=sys.stderr)
         return None
     finally:
         gc.collect()  # the objects of a run refer to each other, and hold images on the device
@@ -203,7 +202,9 @@ def _attempt(config: DictConfig, job: HydraConf, folder: RunFolder) -> float | N
         _check_alone(config)
         if folder.checkpoints:
             trusted = read_packages(plain(config.trust), "trust")
-            trusted = _packages_in(plain(config)) if trusted is None else trusted
+            if trusted is None:  # the packages that a person has typed
+                packages = {target.partition(".")[0] for _, target in targets_in(plain(config))}
+                trusted = tuple(packages - {"rowgrad", "torch", "torchmetrics", "torchvision", "lightning"})
             config = folder.read_config()
             settings = read_saved_settings(config, trusted)
         else:
@@ -219,17 +220,6 @@ def _attempt(config: DictConfig, job: HydraConf, folder: RunFolder) -> float | N
     if summary["status"] == "interrupted":
         raise SystemExit(INTERRUPTED)
     return summary.get("val/acc")
-
-
-def _packages_in(node: Any) -> list[str]:
-    """The packages that the `_target_`s of a typed config name, but for those that the pipeline is made of."""
-    if isinstance(node, list):
-        return [name for inner in node for name in _packages_in(inner)]
-    if not isinstance(node, dict):
-        return []
-    named = {str(node["_target_"]).partition(".")[0]} if "_target_" in node else set()
-    named -= {"rowgrad", "torch", "torchmetrics", "torchvision", "lightning"}
-    return [*named, *(name for inner in node.values() for name in _packages_in(inner))]
 
 
 def _record(folder: RunFolder, status: str, error: BaseException) -> None:

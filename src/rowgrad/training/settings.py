@@ -82,12 +82,6 @@ class TrainerSettings(Settings, key="trainer"):
         named = {name: value for name, value in values.items() if name in own}
         return cls(**named, others={name: value for name, value in values.items() if name not in own})
 
-    @classmethod
-    def defaults(cls) -> dict[str, Any]:
-        values = super().defaults()
-        del values["others"]
-        return values
-
     def arguments(self) -> dict[str, Any]:
         """The arguments for Lightning's Trainer."""
         own = {name: getattr(self, name) for name in self.defaults() if name != "compile"}
@@ -140,7 +134,7 @@ class RunSettings(Settings):
     """All settings of a run.
 
     Attributes:
-        trusted: packages that a `_target_` may name besides the list in `build.py`; None if a person typed the config.
+        trust: packages that a `_target_` may name besides the list in `build.py`; None if a person typed the config.
     """
 
     seed: int = setting(0, SEED, "of the network's first weights, batches, and all that is random")
@@ -156,9 +150,6 @@ class RunSettings(Settings):
     trainer: TrainerSettings = part(TrainerSettings)
     callbacks: dict[str, Any] = setting({}, read_parts, "what watches")
     logger: dict[str, Any] = setting({}, read_parts, "where it is logged")
-    trusted: Sequence[str] | None = setting(
-        None, Limit(lambda v: v is None or isinstance(v, tuple), "something that can be set"), ""
-    )
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
@@ -195,7 +186,7 @@ def read_settings(config: DictConfig) -> RunSettings:
                 f"model.checkpoint={source} is not a run's folder or checkpoint: there is no {file}."
                 f" This trains one: {command_typed()} scenario=baseline seed=0 hydra.run.dir={source}"
             )
-    return replace(settings, trusted=settings.trust)
+    return settings
 
 
 def read_saved_settings(config: DictConfig, trusted: Sequence[str]) -> RunSettings:
@@ -215,7 +206,7 @@ def read_saved_settings(config: DictConfig, trusted: Sequence[str]) -> RunSettin
     root, here = settings.data.root, plain(OmegaConf.create({"root": DataSettings.defaults()["root"]}))["root"]
     root = root if Path(root).is_dir() else here
     data = replace(settings.data, root=root, fallback=None, download=settings.data.download and root == here)
-    return replace(settings, data=data, trusted=tuple(trusted))
+    return replace(settings, data=data, trust=tuple(trusted))
 
 
 def notes_on_rows(settings: RunSettings, height: int) -> list[str]:

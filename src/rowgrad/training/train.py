@@ -11,13 +11,13 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich.console import Console
 from rich.markup import escape
 
-from rowgrad.errors import UserError, without_key
+from rowgrad.errors import UserError, in_one_line
 from rowgrad.folders import DRY, RunFolder
-from rowgrad.results.run import Run, read_checkpoint
+from rowgrad.results.run import Run
 from rowgrad.results.sentences import describe_run, fallback_notice
 from rowgrad.scenario.settings import ScenarioSettings
 from rowgrad.scenario.zeros import ZeroCause, find_zero_cause
-from rowgrad.training.build import build
+from rowgrad.training.build import build, load_weights
 from rowgrad.training.checkpoints import Checkpoints, newest_good
 from rowgrad.training.settings import notes_on_rows, read_saved_settings, read_settings
 from rowgrad.training.signals import StopOnSignal, is_interruption
@@ -26,7 +26,6 @@ from rowgrad.watch.bias import measured_bias
 from rowgrad.watch.hparams import announce, hyperparameters, versions, write_outcome
 from rowgrad.watch.loggers import close_loggers, other_loggers, writers
 from rowgrad.watch.recorder import recorder_of
-from rowgrad.watch.wording import zeros_sentence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -97,7 +96,7 @@ class Training:
         if settings.trainer.compile:
             self.module.network.compile(dynamic=False)  # in place: rows, cut and tap stay outside
         if self.checkpoint is not None:
-            load_weights(self.module, self.checkpoint.path, folder)
+            self.module.trained = load_weights(self.module, self.checkpoint.path)
         # Lightning adds no timer of its own for max_time if there is one.
         self.stop, self.timer = StopOnSignal(), WholeSteps(settings.trainer.others.get("max_time"))
         purge_step = (self.checkpoint.step if self.checkpoint else 0) if resume else None
@@ -143,20 +142,13 @@ class Training:
 
     def _announce(self) -> None:
         """Writes the run's description to the loggers. A resumed run has it in TensorBoard already."""
-        missing = [self.data.missing] if self.data.missing else []
-        scenario, zeros = self.module.scenario, ""
-        if not scenario.is_noop:
-            found = ZeroCause(self.summary["zeros_by"])
-            zeros = zeros_sentence(found, detach=scenario.detach, route=scenario.route)
-        sentences = [self.module.sentence(), *filter(None, [zeros]), *missing, f"Data set: {self.data.name}."]
         for writer in writers(self.trainer) if self.checkpoint is None else ():
-            images, known = self.data.dataset.train.pixels, {"zeros": zeros, "zeros_by": self.summary["zeros_by"]}
-            announce(writer, self.trainer, self.config, self.module, images, sentences, **known)
+            announce(writer, self.trainer, self.config, self.module, self.data, ZeroCause(self.summary["zeros_by"]))
         for logger in other_loggers(self.trainer):
             try:
                 logger.log_hyperparams(hyperparameters(self.config))
             except Exception as error:  # loggers of libraries raise anything
-                raise UserError(f"logger: {type(logger).__name__} cannot begin: {without_key(error)}") from error
+                raise UserError(f"logger: {type(logger).__name__} cannot begin: {in_one_line(error)}") from error
 
     def _report(self) -> None:
         """Writes how the run ended to TensorBoard and `summary.json`."""
@@ -229,26 +221,14 @@ def load_run(
         UserError: there is no run, or its checkpoint does not fit.
     """
     folder, checkpoint = RunFolder.of_checkpoint(path)
-    for needed in (checkpoint, folder.config_file):
-        if not needed.is_file():
-            raise UserError(f"{path} is not a run's folder or checkpoint: there is no {needed}.")
+    if not checkpoint.is_file():
+        raise UserError(f"{path} is not a run's folder or checkpoint: there is no {checkpoint}.")
     settings = read_saved_settings(folder.read_config(), trusted)
     if scenario is not None:
         settings = replace(settings, scenario=ScenarioSettings.read(scenario))
     data, module = build(settings, trained=True)
-    load_weights(module, checkpoint, folder)
+    module.trained = load_weights(module, checkpoint)
     return settings, data, module
-
-
-def load_weights(module: RowClassifier, checkpoint: Path, folder: RunFolder) -> None:
-    """Loads the weights of a run's checkpoint."""
-    state = read_checkpoint(checkpoint)
-    try:
-        module.load_state_dict(state["state_dict"])
-        module.trained = state["global_step"]
-    except Exception as error:
-        words = " ".join(str(error).split())[:200]
-        raise UserError(f"{checkpoint} does not fit the model in {folder.config_file}: {words}") from error
 
 
 def evaluate(settings: RunSettings, data: ImageData, module: RowClassifier) -> Summary:

@@ -16,7 +16,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.profilers import PassThroughProfiler, Profiler
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from rowgrad.errors import UserError, without_key
+from rowgrad.errors import UserError, in_one_line
 from rowgrad.training.build import make_target
 from rowgrad.training.checkpoints import AtomicCheckpointIO
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rowgrad.training.settings import RunSettings
 
 NOTHING = nullcontext()
+CHECKED = 50  # batches from one look at their losses to the next
 
 
 def prepare_libraries() -> None:
@@ -93,28 +94,19 @@ class WholeSteps(Timer):
 class FiniteLoss(pl.Callback):
     """Ends a run whose loss or weights are not finite, before a checkpoint of it is written.
 
-    Losses stay on the device. They are checked every `every_n_batches` batches and before each checkpoint.
+    Losses stay on the device. They are checked every `CHECKED` batches and before each checkpoint.
 
     Raises:
         UserError: names the first step whose loss was not finite.
     """
 
-    def __init__(self, every_n_batches: int = 50) -> None:
-        self.every_n_batches = every_n_batches
+    def __init__(self) -> None:
         self._recent: list[tuple[int, Tensor]] = []
 
-    def on_train_batch_start(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
-    ) -> None:
-        """Remembers the step of the batch."""
-        self._step = trainer.global_step
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_before_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule, loss: Tensor) -> None:
         """Keeps the batch's loss."""
-        self._recent.append((self._step, outputs["loss"]))
-        if len(self._recent) >= self.every_n_batches:
+        self._recent.append((trainer.global_step, loss.detach()))
+        if len(self._recent) >= CHECKED:
             self._check()
 
     def on_save_checkpoint(
@@ -159,7 +151,7 @@ def make_trainer(
     offered = {"dirpath": folder.path, "save_dir": str(folder), "purge_step": purge_step}
     watchers, loggers = (
         [
-            make_target(node, f"{key}.{name}", settings.trusted, offered, kind)
+            make_target(node, f"{key}.{name}", settings.trust, offered, kind)
             for name, node in nodes.items()
             if node is not None
         ]
@@ -200,7 +192,7 @@ def lightning_trainer(settings: RunSettings, arguments: dict[str, Any], **ours: 
         UserError: Lightning refuses an argument, or a device is not available.
     """
     made = {
-        name: make_target(value, f"trainer.{name}", settings.trusted, kind=Profiler if name == "profiler" else None)
+        name: make_target(value, f"trainer.{name}", settings.trust, kind=Profiler if name == "profiler" else None)
         if isinstance(value, dict) and "_target_" in value
         else value
         for name, value in arguments.items()
@@ -211,4 +203,4 @@ def lightning_trainer(settings: RunSettings, arguments: dict[str, Any], **ours: 
         others = list(settings.trainer.others)
         named = [key for key in others if key in str(error)] or others or ["accelerator", "devices", "precision"]
         chosen = ", ".join(f"trainer.{key}={arguments.get(key)}" for key in named)
-        raise UserError(f"{chosen} cannot be had here: {without_key(error)}") from error
+        raise UserError(f"{chosen} cannot be had here: {in_one_line(error)}") from error

@@ -13,12 +13,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch.utils.tensorboard.summary import hparams
 
-from rowgrad.config import flat, group_key
+from rowgrad.config import as_typed, flat, group_key
 from rowgrad.scenario.settings import STATE
 from rowgrad.watch.bias import compares_gradients
 from rowgrad.watch.loggers import add_facts, add_record
 from rowgrad.watch.quantities import ABOUT, ARRIVES, COSINE, OUTCOME, RATIO, REACHES
 from rowgrad.watch.recorder import recorder_of
+from rowgrad.watch.wording import zeros_sentence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.utils.tensorboard.writer import SummaryWriter
 
+    from rowgrad.data.datamodule import ImageData
     from rowgrad.model.classifier import RowClassifier
+    from rowgrad.scenario.zeros import ZeroCause
 
 # Final metrics in the HParams tab -> their keys in summary.json.
 FINAL = {
@@ -49,11 +52,8 @@ def announce(
     trainer: pl.Trainer,
     config: DictConfig,
     module: RowClassifier,
-    images: Tensor,
-    sentences: Sequence[str],
-    *,
-    zeros: str,
-    zeros_by: str,
+    data: ImageData,
+    cause: ZeroCause,
 ) -> None:
     """Writes what a run is, before it is trained: texts, hyperparameters, the charts of *Custom Scalars*.
 
@@ -62,11 +62,11 @@ def announce(
         trainer: with the run's callbacks.
         config: the run's config, as in `config.yaml`.
         module: the run's model.
-        images: the training images, (N, H, W) or (N, C, H, W) of uint8.
-        sentences: a description of scenario and data.
-        zeros: what makes the zeros, in a sentence.
-        zeros_by: the same in a word.
+        data: the run's images.
+        cause: what makes the zeros in the selected rows.
     """
+    zeros = "" if module.scenario.is_noop else zeros_sentence(cause, module.scenario)
+    sentences = filter(None, [module.sentence(), zeros, data.missing, f"Data set: {data.name}."])
     table = ["| package | version |", "| --- | --- |", *(f"| {n} | {v} |" for n, v in versions().items())]
     writer.add_text("about", "\n\n".join([*sentences, "\n".join(table)]))
     resolved = OmegaConf.to_yaml(config, resolve=True)
@@ -76,7 +76,8 @@ def announce(
     experiment, start, _ = hparams(hyperparameters(config), final)
     for record in (experiment, start):
         add_record(writer, record)
-    add_facts(writer, ABOUT, describe(config, module, images) | {"zeros": zeros, "zeros_by": zeros_by})
+    about = describe(config, module, data.dataset.train.pixels) | {"zeros": zeros, "zeros_by": cause.value}
+    add_facts(writer, ABOUT, about)
     recorder = recorder_of(trainer)
     recorded = () if recorder is None else [quantity.name for quantity in recorder.quantities]
     charts = custom_scalars(recorded, selects=any(module.watched.selected), compares=compares)
@@ -84,7 +85,7 @@ def announce(
 
 
 def describe(config: DictConfig, module: RowClassifier, images: Tensor) -> dict[str, Any]:
-    """What the tab *Rows* shows about a run; arguments as in `announce`."""
+    """What the tab *Rows* shows about a run, with the mean of its training images, (N, H, W) or (N, C, H, W)."""
     mean = images.reshape(-1, *images.shape[-2:]).mean(0, dtype=torch.float32)
     digit = (mean * (255 / mean.max().clamp_min(1))).byte()
     return {
@@ -139,15 +140,15 @@ def write_outcome(writer: SummaryWriter, summary: Mapping[str, Any], step: int) 
 def hyperparameters(config: DictConfig) -> dict[str, str | float]:
     """The columns of *HParams* that tell runs apart: scenario, seed, sizes and rates."""
     scenario = {
-        f"with {k}": _shown(v)
+        f"with {k}": v if isinstance(v, float) else as_typed(v)
         for k, v in config.scenario.items()
         if k not in {"name", "rows", "detach"} and v is not None
     }
     return {
         # TensorBoard shows the alphabetically first five; the others can be switched on.
-        "detach": _shown(config.scenario.detach),
+        "detach": as_typed(config.scenario.detach),
         "lr": config.optimizer.lr,
-        "rows": _shown(config.scenario.rows),
+        "rows": as_typed(config.scenario.rows),
         "scenario": config.scenario.name,
         "seed": config.seed,
         "with rows_lr": config.optimizer.rows_lr,
@@ -159,7 +160,3 @@ def hyperparameters(config: DictConfig) -> dict[str, str | float]:
         "with model": config.model.get("name") or str(config.model.network.get("_target_", "")).rpartition(".")[2],
         **scenario,
     }
-
-
-def _shown(value: Any) -> str | float:
-    return value if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)

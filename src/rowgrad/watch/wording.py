@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from rowgrad.scenario.scenario import Scenario
+    from rowgrad.scenario.settings import ScenarioSettings
+
 MOST_NAMES, MOST_LETTERS = 3, 90  # in a list of names; longer lists are counted
 BY = {
     ZeroCause.DETACH: "detach",
@@ -27,14 +30,9 @@ BY = {
 }
 
 
-def describe_zeros(cause: ZeroCause, *, detach: bool, route: str) -> str:
-    """What makes the zeros in a scenario's rows, and why; if nothing does, what detach does instead.
-
-    Args:
-        cause: of a scenario that selects rows.
-        detach: whether detach is on.
-        route: the scenario's.
-    """
+def describe_zeros(cause: ZeroCause, scenario: Scenario | ScenarioSettings) -> str:
+    """What makes the zeros in the rows that a scenario selects, and why; if nothing does, what detach does instead."""
+    detach, route = scenario.detach, scenario.route
     if cause is ZeroCause.LOSS:
         why = "the network never sees these rows, so they get 0 with detach and without"
     elif cause is ZeroCause.OPERATION:
@@ -50,9 +48,9 @@ def describe_zeros(cause: ZeroCause, *, detach: bool, route: str) -> str:
     return f"{BY[cause]}: {why}" + ("" if detach else " (detach is off here)")
 
 
-def zeros_sentence(cause: ZeroCause, *, detach: bool, route: str) -> str:
+def zeros_sentence(cause: ZeroCause, scenario: Scenario | ScenarioSettings) -> str:
     """The same as a sentence."""
-    words = describe_zeros(cause, detach=detach, route=route)
+    words = describe_zeros(cause, scenario)
     return sentence(words if cause is ZeroCause.NONE else f"zeros are made by {words}")
 
 
@@ -115,9 +113,9 @@ def short_rows(rows: Sequence[bool]) -> str:
     return "none" if words == "no row" else words
 
 
-def percent(share: float) -> str:
-    """A share with one decimal."""
-    return f"{100 * share:.1f} %"
+def percent(share: float, sign: str = "") -> str:
+    """A share in percent."""
+    return f"{share:{sign}.2%}".replace("%", " %")
 
 
 def listed(names: Sequence[str]) -> str:
@@ -125,6 +123,14 @@ def listed(names: Sequence[str]) -> str:
     if len(names) > MOST_NAMES or (len(names) > 1 and sum(map(len, names)) > MOST_LETTERS):
         return f"{len(names)} settings"
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def names_by_words(words: Mapping[str, str]) -> dict[str, list[str]]:
+    """The settings' names by what is said of them, so that the same words are said once."""
+    found: dict[str, list[str]] = {}
+    for name, said in words.items():
+        found.setdefault(said, []).append(name)
+    return found
 
 
 def sentence(words: str) -> str:
@@ -139,9 +145,7 @@ def rows_in_settings(what: str, rows: Mapping[str, Sequence[bool]]) -> str:
         what: the property.
         rows: which of H rows have it, by the setting's name.
     """
-    found: dict[str, list[str]] = {}
-    for name, selected in rows.items():
-        found.setdefault(short_rows(selected), []).append(name)
+    found = names_by_words({name: short_rows(selected) for name, selected in rows.items()})
     order = sorted(found, key=lambda words: words == "none")
     if not order:
         return ""
@@ -159,6 +163,6 @@ def range_in_settings(what: str, found: Mapping[str, float]) -> str:
         return ""
     low, high = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
     if known[low] == known[high]:
-        return f"{what} is {known[low]:.2%}.".replace("%", " %")
-    ends = [f"{known[name]:.2%}" + (f" ({name})" if len(name) <= MOST_LETTERS else "") for name in (low, high)]
-    return f"{what} lies between {' and '.join(ends)}.".replace("%", " %")
+        return f"{what} is {percent(known[low])}."
+    ends = [percent(known[name]) + (f" ({name})" if len(name) <= MOST_LETTERS else "") for name in (low, high)]
+    return f"{what} lies between {' and '.join(ends)}."
