@@ -563,10 +563,8 @@ def test_batch_first_is_read_and_the_log_says_which_tensor_and_dimension_were_ta
     module = Tapped(nn.LSTM(4, 5), lambda m, x: m.part(x.transpose(0, 1))[0])
     got = watch(module, tmp_path, batches(shape=(7, 3)), RowGradientRecorder(modules="part"))["part_grad_norm"]
     same(got, [lengths(gradient.sum(0)) for gradient in module.gradients], rtol=1e-4)
-    assert said == [
-        "modules=part: tapped input of shape (7, 4, 4); rows are dimension 0 (7 rows), the batch is dimension 1."
-        " Others: dim, batch_dim, argument, output."
-    ]
+    words = "tapped input of shape (7, 4, 4); rows are dimension 0 (7 rows), the batch is dimension 1."
+    assert said == [f"modules=part: {words} Others: dim, batch_dim, argument, output."]
 
 
 @pytest.mark.parametrize(("shape", "dim"), [((6, 4, 3), 1), ((3, 10), -1), ((2, 5, 4, 3), 2)])

@@ -113,7 +113,8 @@ class _Choice:
         which = f"output {name}".strip() if place.output else name
         self.tell(
             f"{tap.name}: tapped {which} of shape {tuple(value.shape)}; rows are dimension {rows}"
-            f" ({value.shape[rows]} rows), the batch is dimension {tap.batch_dim}. Others: dim, batch_dim, argument, output."
+            f" ({value.shape[rows]} rows), the batch is dimension {tap.batch_dim}. Others: dim, batch_dim, argument,"
+            " output."
         )
 
     def _error(self, leaves: Leaves, named: Leaves) -> UserError:

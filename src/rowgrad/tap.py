@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
 from rowgrad.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 LEAST = 3  # dimensions: batch, rows, columns
 # Attributes under which torch wraps a module: not part of the name that its author gave it.
@@ -39,10 +39,10 @@ class Layout(NamedTuple):
             return g.movedim(self.batch, 0).unsqueeze(1)  # one time step, one row
         return g if (self.batch, self.rows) == (0, -2) else g.movedim((self.batch, self.rows), (0, -2))
 
-    def shape(self, x: Tensor) -> torch.Size:
+    def shape(self, x: Tensor) -> tuple[int, ...]:
         """The shape of τ: (..., rows, columns)."""
         if self.packed is not None:
-            return torch.Size((len(self.packed.batch_sizes), *x.shape[1:]))
+            return (len(self.packed.batch_sizes), *x.shape[1:])
         return self.images(x.detach()).shape[1:]
 
 
@@ -51,7 +51,7 @@ class _Through(torch.autograd.Function):
 
     # With `setup_context`, which functorch's transforms would need, every call takes three times as long.
     @staticmethod
-    def forward(ctx: Any, x: Tensor, tau: Tensor, images: Tensor | None, layout: Layout, name: str) -> Tensor:
+    def forward(ctx: Any, x: Tensor, tau: Tensor, _images: Tensor | None, layout: Layout, name: str) -> Tensor:
         ctx.layout, ctx.dtype, ctx.watch = layout, tau.dtype, None
         if torch.compiler.is_compiling():
             return x.view_as(x)  # a compiler then refuses to change it in place, where it would lose the skip
@@ -60,7 +60,7 @@ class _Through(torch.autograd.Function):
         return x.detach()  # shares memory and version with x but is not a view, so it may be changed in place
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # ty: ignore[invalid-method-override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # ty: ignore[incompatible-method-override]
         if ctx.watch is not None:
             ctx.watch.check(gradient)
         images = ctx.layout.images(gradient)
@@ -112,7 +112,7 @@ class RowTap(nn.Module):
 
     Rows are the second to last dimension: image rows of (B, C, H, W), time steps or tokens of (B, T, D). The tap has no
     parameter and no buffer, so it is in no optimizer, no checkpoint and no gradient clipping.
-    With gradients off, as in evaluation, while a model is traced, and inside `torch.func`'s transforms, it does nothing.
+    It does nothing with gradients off, as in evaluation, while a model is traced, and inside `torch.func`'s transforms.
     `model.zero_grad()` and `model.requires_grad_()` do not reach it: its own switch is `enabled`, and `reset()` forgets
     its gradient.
 
@@ -139,7 +139,18 @@ class RowTap(nn.Module):
         enabled: whether it keeps gradients.
         per_image: whether it also keeps the gradient of each single image (or sequence).
         name: for messages.
+        listeners: are called when a gradient arrives, before it is added.
+        earlier: the gradient of earlier passes, which `grad` contains.
     """
+
+    listeners: list[Callable[[], None]]
+    earlier: Tensor | None
+    _holders: dict[int, bool]  # who wants the tap on or off, by id
+    _sums: list[tuple[int, Tensor]]  # τ of each shape, with the number of its call when collecting
+    _images: Tensor | None  # τ of a whole batch
+    _latest: Tensor | None  # τ of the latest tensor that went through in this pass
+    _call: int
+    _is_over: bool  # the pass of the latest call
 
     def __init__(
         self,
@@ -160,16 +171,8 @@ class RowTap(nn.Module):
 
     @staticmethod
     def _empty() -> dict[str, Any]:
-        return {
-            "listeners": [],  # are called when a gradient arrives, before it is added
-            "_holders": {},  # who wants the tap on or off, by id
-            "earlier": None,  # the gradient of earlier passes, which `grad` contains
-            "_sums": [],  # τ of each shape, with the number of its call when collecting
-            "_images": None,  # τ of a whole batch
-            "_latest": None,  # τ of the latest tensor that went through in this pass
-            "_call": 0,
-            "_is_over": False,  # the pass of the latest call
-        }
+        lists = {"listeners": [], "_holders": {}, "_sums": []}
+        return {**lists, "earlier": None, "_images": None, "_latest": None, "_call": 0, "_is_over": False}
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and files begin without gradients."""
@@ -215,8 +218,8 @@ class RowTap(nn.Module):
 
     def reset(self) -> None:
         """Sets the gradient to zero."""
-        # τ of shapes without a gradient are dropped: sequences of many lengths do not fill the memory. One whose gradient
-        # is still to come lives on in the graph, and comes back with it.
+        # A τ without a gradient is dropped: sequences of many lengths would fill the memory. If its gradient is still to
+        # come, it lives on in the graph and comes back with it.
         used = [(call, tau) for call, tau in self._sums if tau.grad is not None or tau is self._latest]
         self._sums = self._sums if self.collect else used or self._sums[-1:]
         for _, tau in self._sums:
@@ -269,7 +272,7 @@ class RowTap(nn.Module):
         """The rows of all calls below each other; of calls that no gradient reached, zeros."""
         if not self.collect:
             return next(iter(calls.values()))
-        places = {call: tau for call, tau in self._sums if call <= max(max(calls), self._call)}
+        places = {call: tau for call, tau in self._sums if call <= max(*calls, self._call)}
         return torch.cat([calls.get(call, torch.zeros_like(places[call])) for call in sorted(places)], -2)
 
     def extra_repr(self) -> str:

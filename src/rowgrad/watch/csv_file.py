@@ -10,7 +10,6 @@ import os
 import re
 import zlib
 from itertools import count
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
@@ -23,6 +22,7 @@ from rowgrad.watch.quantities import row_tags
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
 
 SINGLE, DOUBLE = 9, 17  # decimal digits that tell each number of 32 bits, and of 64 bits, from all others
 Norms = dict[str, Tensor]  # norms (T, H) by the names of their quantities

@@ -1,8 +1,8 @@
 """Which gradient an optimizer's step uses: that of the backward passes since its weights' gradients were last empty.
 
 Gradients are emptied by optimizers, by `module.zero_grad()`, by Lightning, by a learning-rate finder, or by hand. So
-hooks on the weights and the taps tell when a backward pass begins, and what the weights hold at that moment tells whether
-it is the first of a step. What came back in other passes, as in those of an attack on the input, is not in it.
+hooks on the weights and the taps tell when a backward pass begins, and what the weights hold at that moment tells
+whether it is the first of a step. What came back in other passes, as in those of an attack on the input, is not in it.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Weights:
             grad = parameter.grad
             if grad is None:
                 continue
-            # Only a gradient that was changed since the last pass, as by `zero_grad(set_to_none=False)`, is looked into.
+            # Only a gradient that was changed since the last pass is looked into: `zero_grad(set_to_none=False)`.
             if self._known == (id(grad), grad._version) or bool(grad.count_nonzero()):  # noqa: SLF001
                 return False
         return True

@@ -10,8 +10,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lightning.pytorch import LightningModule
-    from torch import Tensor
+    from torch import Tensor, nn
     from torch.optim import Optimizer
 
     from rowgrad.model.classifier import RowClassifier
@@ -61,7 +60,7 @@ class Quantity:
     of_rank: bool = False
     may_be_joined: bool = True
 
-    def fits(self, module: LightningModule) -> bool:
+    def fits(self, module: nn.Module) -> bool:
         """Whether this module has the quantity."""
         return True
 
@@ -111,7 +110,7 @@ class TapNorm(Quantity):
 class OfTheta(Quantity):
     """Of modules that have trainable rows θ. In other modules an attribute `theta` may be anything."""
 
-    def fits(self, module: LightningModule) -> bool:
+    def fits(self, module: nn.Module) -> bool:
         from rowgrad.tap import watched_of  # imported late: torch
 
         return watched_of(module).pair is not None and hasattr(module, "theta")

@@ -89,7 +89,7 @@ class RowGradientRecorder(pl.Callback):
             every_n_steps=every_n_steps,
             flush_every_n_steps=flush_every_n_steps,
             quantities=quantities,
-            modules=modules,
+            modules=modules,  # ty: ignore[invalid-argument-type]  (its reader takes names, too)
             pairs=pairs,
             bins=bins,
         )

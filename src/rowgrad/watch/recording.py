@@ -75,7 +75,7 @@ class Recording:
         except UserError:
             self.leave()
             raise
-        self._recorded = {q.tap for q in self.quantities if isinstance(q, TapNorm) and q.tap is not None}
+        self._recorded = {tap for quantity in self.quantities if (tap := _tap_of(quantity)) is not None}
         self.streams: list[Stream] = []
         self.log = Log()
         self._optimizers: Sequence[Optimizer] = ()
@@ -209,14 +209,13 @@ class Recording:
         """What each quantity keeps of the coming step: unscaled, averaged over ranks, shared with nothing else."""
         kept: dict[str, Tensor | None] = {}
         for quantity in self.quantities:
-            if isinstance(quantity, TapNorm) and quantity.tap is not None:
-                kept[quantity.name] = grads.get(quantity.tap)  # a pass never changes an earlier one's gradient
+            if (tap := _tap_of(quantity)) is not None:
+                kept[quantity.name] = grads.get(tap)  # a pass never changes an earlier one's gradient
             else:
                 one = quantity.before_step(self.module)
                 kept[quantity.name] = None if one is None else one.detach().clone()
-        of_rank = {quantity.name: quantity for quantity in self.quantities if quantity.of_rank}
-        rows = {name: quantity.tap.rows for name, quantity in of_rank.items() if isinstance(quantity, TapNorm)}
-        kept |= self._ranks({name: kept[name] for name in of_rank}, rows)
+        rows = {q.name: tap.rows if (tap := _tap_of(q)) else None for q in self.quantities if q.of_rank}
+        kept |= self._ranks({name: kept[name] for name in rows}, rows)
         return [self._unscaled(quantity, kept[quantity.name], optimizer) for quantity in self.quantities]
 
     def _unscaled(self, quantity: Quantity, kept: Tensor | None, optimizer: Optimizer | None) -> Tensor | None:
@@ -239,8 +238,8 @@ class Recording:
         for quantity, one in zip(self.quantities, kept, strict=True):
             if one is not None:
                 size += EACH * min(one.shape[-2], self.settings.bins or one.shape[-2])
-            elif isinstance(quantity, TapNorm) and quantity.tap is not None and quantity.tap.enabled:
-                self._warn(f"{quantity.name} is not recorded yet: {self._why_silent(quantity.tap)}.")
+            elif (tap := _tap_of(quantity)) is not None and tap.enabled:
+                self._warn(f"{quantity.name} is not recorded yet: {self._why_silent(tap)}.")
         if size > MUCH:
             self._warn(
                 f"each step writes {size // 1024} KB. bins=32 joins neighbouring rows to 32 norms, every_n_steps=10"
@@ -257,6 +256,10 @@ class Recording:
         if _is_compiled(self.module, name):
             return f"{words}, or it was compiled before training began: compile it in configure_model, or tap the input"
         return f"{words}. Its parent may use its weights without calling it, as nn.MultiheadAttention does"
+
+
+def _tap_of(quantity: Quantity) -> RowTap | None:
+    return quantity.tap if isinstance(quantity, TapNorm) else None
 
 
 def _parameters_of(optimizer: Optimizer) -> Callable[[], list[Tensor]]:

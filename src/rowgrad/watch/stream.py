@@ -12,7 +12,6 @@ from torch.nn.functional import pad
 from rowgrad.errors import UserError
 from rowgrad.tap import stacked, summed
 from rowgrad.watch.csv_file import DOUBLE, SINGLE, Norms, NormsFile, Rows, read_norms
-from rowgrad.watch.loggers import Log, Scalars
 from rowgrad.watch.norms import cut_fraction, means
 from rowgrad.watch.quantities import ARRIVES, GRAD_NORM, REACHES
 
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from rowgrad.tap import Watched
+    from rowgrad.watch.loggers import Log, Scalars
     from rowgrad.watch.quantities import Quantity
 
 BYTES = 32 * 2**20  # of gradients on the device; beyond that they are written at once
