@@ -169,7 +169,7 @@ class Run:
 
         if not {REACHES, ARRIVES} <= self.norms.keys():
             return None
-        return float(cut_fraction(self.norms[REACHES], self.norms[ARRIVES]).mean())
+        return float(cut_fraction(self.norms[REACHES], self.norms[ARRIVES]).nanmean())
 
     def weights(self, checkpoint: Path | None = None) -> dict[str, Tensor]:
         """Names and values of all weights.

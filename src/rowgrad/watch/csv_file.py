@@ -36,15 +36,17 @@ class NormsFile:
     Args:
         path: of the file, which is created with the first steps.
         count: the lines that it has already.
+        names: of the rows of quantities that have any.
 
     Attributes:
         count: the lines that it has, one for each recorded step.
     """
 
-    def __init__(self, path: Path, count: int = 0) -> None:
+    def __init__(self, path: Path, count: int = 0, names: Mapping[str, Sequence[str]] | None = None) -> None:
         self.path, self.count = path, count
         self._file: TextIO | None = None
         self._heights: dict[str, int] = {}
+        self._names = names or {}
         self._has_header = False
         self._crc: int | None = None
 
@@ -61,7 +63,7 @@ class NormsFile:
             self._open()
         if not self._has_header:
             self._has_header, self._heights = True, _heights(norms)
-            self._write(header(self._heights))
+            self._write(header(self._heights, self._names))
         heights = {**self._heights}
         for name, height in _heights(norms).items():
             heights[name] = max(heights.get(name, 0), height)
@@ -122,7 +124,7 @@ class NormsFile:
     def _widen(self, heights: dict[str, int]) -> None:
         """Rewrites the file with further columns, which are empty in its lines."""
         old = self._heights
-        text = header(heights)
+        text = header(heights, self._names)
         self._release()
         for line in self.path.read_text(encoding="utf-8").splitlines()[1:]:
             step, *cells = line.split(",")
@@ -150,13 +152,21 @@ class NormsFile:
         self._file.flush()
 
 
-def open_norms_file(folder: Path, name: str, earlier: Mapping[str, Any], *, writes: bool = True) -> NormsFile:
+def open_norms_file(
+    folder: Path,
+    name: str,
+    earlier: Mapping[str, Any],
+    names: Mapping[str, Sequence[str]] | None = None,
+    *,
+    writes: bool = True,
+) -> NormsFile:
     """The file that a run writes to: its own, if it is resumed and nobody else has it, else one that no other run has.
 
     Args:
         folder: where.
         name: of the optimizer, if there are several.
         earlier: what the checkpoint knows of the run's files, by their names.
+        names: of the rows of quantities that have any.
         writes: whether this process writes it; only one of several does.
     """
     usual = RunFolder(folder).norms_file
@@ -166,11 +176,12 @@ def open_norms_file(folder: Path, name: str, earlier: Mapping[str, Any], *, writ
     folder.mkdir(parents=True, exist_ok=True)
     own = re.compile(re.escape(stem) + r"(-\d+)?" + re.escape(usual.suffix))
     for file in [file for file in earlier if own.fullmatch(file)]:
-        found = NormsFile(usual.with_name(file))
+        found = NormsFile(usual.with_name(file), names=names)
         if found.claim(earlier[file]):
             return found
     for number in count():
-        found = NormsFile(usual.with_name(f"{stem}{f'-{number}' if number else ''}{usual.suffix}"))
+        file = f"{stem}{f'-{number}' if number else ''}{usual.suffix}"
+        found = NormsFile(usual.with_name(file), names=names)
         if found.claim():
             return found
     raise AssertionError("numbers do not end")
@@ -211,9 +222,9 @@ def holds(path: Path, known: Mapping[str, Any]) -> bool:
         return _checksum(line for line, _ in zip(file, sizes[1:], strict=False)) == known["checksum"]
 
 
-def header(heights: dict[str, int]) -> str:
+def header(heights: Mapping[str, int], names: Mapping[str, Sequence[str]]) -> str:
     """The first line."""
-    columns = [tag for quantity, height in heights.items() for tag in row_tags(quantity, height)]
+    columns = [tag for name, height in heights.items() for tag in row_tags(name, height, names.get(name, ()))]
     return ",".join(["step", *columns]) + "\n"
 
 
@@ -249,7 +260,7 @@ def heights_of(path: Path) -> dict[str, int]:
         with path.open(encoding="utf-8", errors="replace") as file:
             first = next(file, "")
         for name in first.strip().split(",")[1:] if first.endswith("\n") else ():
-            quantity = name.rpartition("/row_")[0]
+            quantity = name.rpartition("/")[0]
             heights[quantity] = heights.get(quantity, 0) + 1
     return heights
 

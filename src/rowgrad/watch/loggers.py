@@ -105,7 +105,14 @@ class Log(NamedTuple):
         """A trainer's loggers, in this process."""
         return cls(writers(trainer), other_loggers(trainer))
 
-    def write(self, steps: Sequence[int], scalars: Scalars, norms: Norms, prefix: str = "") -> None:
+    def write(
+        self,
+        steps: Sequence[int],
+        scalars: Scalars,
+        norms: Norms,
+        prefix: str = "",
+        rows: Mapping[str, Sequence[str]] | None = None,
+    ) -> None:
         """Logs T steps: one event a step to TensorBoard, one `log_metrics` a step to any other logger.
 
         Args:
@@ -113,9 +120,10 @@ class Log(NamedTuple):
             scalars: (T,) by their tags.
             norms: (T, H) by the names of their quantities.
             prefix: of all tags.
+            rows: the rows' names, of quantities that have any.
         """
-        names = [*scalars, *(tag for name, values in norms.items() for tag in row_tags(name, values.shape[1]))]
-        tags = [prefix + name for name in names]
+        of_rows = (row_tags(name, values.shape[1], (rows or {}).get(name, ())) for name, values in norms.items())
+        tags = [prefix + name for name in [*scalars, *(tag for tags in of_rows for tag in tags)]]
         if not tags:
             return
         table = torch.cat([*(column[:, None] for column in scalars.values()), *norms.values()], 1)

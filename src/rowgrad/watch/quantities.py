@@ -10,6 +10,8 @@ import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
@@ -21,14 +23,24 @@ REACHES, ARRIVES = f"row{GRAD_NORM}", f"input{GRAD_NORM}"  # before and after th
 COSINE, RATIO = "grad_bias/cosine", "grad_bias/norm_ratio"  # of the weights' gradient and the one without detach
 STOPPED = "row_grad_stopped"  # the share of each row's whole gradient that detach stops
 
+LAYER_GRAD, LAYER_UPDATE = "layer_grad_norm", "layer_update_ratio"
+TOTAL = "total"  # the row of all layers together
+
 ROW = re.compile(r"(?P<quantity>.+)/row_(?P<row>\d{1,4})")  # the tag of one row
+LAYER = re.compile(rf"(?P<quantity>(?:.+\.)?(?:{LAYER_GRAD}|{LAYER_UPDATE}))/(?P<layer>.+)")  # the tag of one layer
 FACTS = "rowgrad"  # the plugin name of records that describe a run, one JSON object each
 ABOUT, SELECTED, OUTCOME = (f"{FACTS}/{name}" for name in ("about", "selected", "outcome"))  # their tags
 
 
-def row_tags(quantity: str, height: int) -> list[str]:
-    """TensorBoard tags and CSV columns of a quantity, one for each of the H rows: `row_grad_norm/row_00`, ..."""
-    return [f"{quantity}/row_{row:02d}" for row in range(height)]
+def row_tags(quantity: str, height: int, names: Sequence[str] = ()) -> list[str]:
+    """TensorBoard tags and CSV columns of a quantity, one for each of the H rows: `row_grad_norm/row_00`, ...
+
+    Args:
+        quantity: its name.
+        height: H.
+        names: of the rows, if they have any: `layer_grad_norm/encoder.linear`, ...
+    """
+    return [f"{quantity}/{name}" for name in names or (f"row_{row:02d}" for row in range(height))]
 
 
 class Quantity:
@@ -41,6 +53,7 @@ class Quantity:
         in_csv: whether it has columns in `row_gradients.csv`.
         of_rank: whether each process has a value of its own; the mean over processes is recorded.
         may_be_joined: whether its numbers are norms, so that those of many rows may be joined to fewer.
+        names: of the rows, if they have any.
 
     Example:
         >>> class ThetaNorm(Quantity):
@@ -59,6 +72,7 @@ class Quantity:
     in_csv: bool = False
     of_rank: bool = False
     may_be_joined: bool = True
+    names: Sequence[str] = ()
 
     def fits(self, module: nn.Module) -> bool:
         """Whether this module has the quantity."""
@@ -146,6 +160,95 @@ class RowUpdateNorm(OfTheta):
 
     def after_step(self, kept: Tensor, module: RowClassifier) -> None:
         kept.sub_(module.theta.detach())
+
+
+class OfLayers(Quantity):
+    """One number for each layer: for each module that has parameters of its own, by its name, and for all together.
+
+    Args:
+        module: whose layers.
+        depth: how many parts of a layer's name count: with 1, `encoder.0.linear` and `encoder.1.linear` are `encoder`;
+            None for all.
+    """
+
+    in_csv = True
+    may_be_joined = False
+
+    def __init__(self, module: nn.Module, depth: int | None = None) -> None:
+        self.layers: dict[str, list[nn.Parameter]] = {}
+        for name, parameter in module.named_parameters():
+            if parameter.requires_grad:
+                path = name.split(".")[:-1] or [name]
+                layer = ".".join(path[:depth]).replace("/", "_")
+                self.layers.setdefault(layer, []).append(parameter)
+        self.names = [*self.layers, TOTAL]
+
+    def by_layer(self, norms: Sequence[Tensor | None]) -> Tensor:
+        """Norms of all parameters, in their order, as norms of the layers and of all together, (layers + 1, 1).
+
+        NaN for a layer of which no parameter has one.
+        """
+        import torch
+
+        known = [norm for norm in norms if norm is not None]
+        if not known:
+            return torch.full((len(self.names), 1), torch.nan)
+        squares = iter(torch.stack(known).double().square())
+        given = iter(norms)
+        sums = []
+        for parameters in self.layers.values():
+            own = [next(squares) for _ in parameters if next(given) is not None]
+            sums.append(torch.stack(own).sum() if own else known[0].new_tensor(torch.nan, dtype=torch.float64))
+        each = torch.stack(sums)
+        return torch.cat([each, each.nansum()[None]]).sqrt()[:, None]
+
+
+class LayerGradNorm(OfLayers):
+    """‖∂L/∂w‖₂ of each layer's parameters w together, before clipping: the gradient that the optimizer's step uses."""
+
+    name = LAYER_GRAD
+    title = "Gradient of each layer's parameters, ‖∂L/∂w‖"
+    unit = "loss per unit of w"
+
+    def before_step(self, module: Any) -> Tensor:
+        return self.by_layer(_sizes([p.grad for parameters in self.layers.values() for p in parameters]))
+
+    def is_scaled(self, optimizer: Optimizer | None) -> bool:
+        return getattr(optimizer, "_step_supports_amp_scaling", False)  # as of RowGradNorm
+
+
+class LayerUpdateRatio(OfLayers):
+    """‖Δw‖₂ ÷ ‖w‖₂ of each layer's parameters w: how far a step moves them, beside their size before it."""
+
+    name = LAYER_UPDATE
+    title = "How far a step moves each layer, ‖Δw‖ / ‖w‖"
+    unit = "share"
+
+    def before_step(self, module: Any) -> Tensor:
+        self._before = [p.detach().clone() for parameters in self.layers.values() for p in parameters]
+        return self.by_layer(_sizes(self._before))
+
+    def after_step(self, kept: Tensor, module: Any) -> None:
+        after = [p.detach() for parameters in self.layers.values() for p in parameters]
+        moved = self.by_layer(_sizes([new - old for new, old in zip(after, self._before, strict=True)]))
+        self._before = []
+        kept.copy_(moved / kept)  # inf where a weight of zeros has moved, NaN where it stayed
+
+
+def _sizes(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """The norm of each tensor in 64 bits; 0.0 if and only if all of it is."""
+    import torch
+
+    known = [tensor.coalesce().values() if tensor.is_sparse else tensor for tensor in tensors if tensor is not None]
+    if known and known[0].is_cuda:
+        norms = torch._foreach_norm(known, 2, torch.float64)  # noqa: SLF001
+    else:  # in 64 bits it takes ten times as long on a CPU; in 32, squares of numbers below 1e-22 vanish
+        norms = [
+            norm.double() if norm else torch.linalg.vector_norm(tensor, dtype=torch.float64)
+            for norm, tensor in zip(torch._foreach_norm(known), known, strict=True)  # noqa: SLF001
+        ]
+    found = iter(norms)
+    return [None if tensor is None else next(found) for tensor in tensors]
 
 
 KNOWN: dict[str, Quantity] = {one.name: one for one in (RowGradNorm(), TapNorm("input"), RowUpdateNorm())}

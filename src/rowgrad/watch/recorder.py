@@ -67,6 +67,10 @@ class RowGradientRecorder(pl.Callback):
             `{"decoder": {"argument": "memory"}, "cell": {"output": True, "collect": True}}`. The keys are those of
             `rowgrad.attach.Place`; by default it is the input.
         pairs: names of two taps each, before and after a cut.
+        layers: whether the norm of each layer's parameters' gradients is recorded too, without any tap, and of all
+            together: `layer_grad_norm/<layer>`, `layer_grad_norm/total`. A number joins layers by the first parts of
+            their names: with 1, `encoder.0.linear` is `encoder`.
+        update_ratios: whether `layer_update_ratio/<layer>` is recorded with them, ‖Δw‖ / ‖w‖. It copies the weights.
         bins: the most norms of a tap at a step; those of more rows are joined, as the root of their sum of squares.
         dirpath: the folder of `row_gradients.csv`; by default the logger's, else the trainer's `default_root_dir`.
 
@@ -82,6 +86,8 @@ class RowGradientRecorder(pl.Callback):
         quantities: Sequence[str | Quantity] | None = RecorderSettings.quantities,
         modules: str | Sequence[str] | Mapping[str, Mapping[str, Any]] = (),
         pairs: Sequence[Sequence[str]] = (),
+        layers: bool | int = RecorderSettings.layers,
+        update_ratios: bool = RecorderSettings.update_ratios,
         bins: int | None = RecorderSettings.bins,
         dirpath: Path | None = None,
     ) -> None:
@@ -91,6 +97,8 @@ class RowGradientRecorder(pl.Callback):
             quantities=quantities,
             modules=modules,  # ty: ignore[invalid-argument-type]  (its reader takes names, too)
             pairs=pairs,
+            layers=layers,
+            update_ratios=update_ratios,
             bins=bins,
         )
         self.dirpath = dirpath
@@ -131,7 +139,8 @@ class RowGradientRecorder(pl.Callback):
         earlier = self._earlier if trainer.global_step > 0 else {}
 
         def file_of(name: str) -> NormsFile:
-            return open_norms_file(folder, name, earlier, writes=trainer.is_global_zero)
+            names = self.recording.names if self.recording else {}
+            return open_norms_file(folder, name, earlier, names, writes=trainer.is_global_zero)
 
         self.recording.follow(trainer.optimizers, getattr(trainer.precision_plugin, "scaler", None))
         self.recording.open(
@@ -155,7 +164,7 @@ class RowGradientRecorder(pl.Callback):
         selected = [row for row, is_selected in enumerate(watched.selected) if is_selected]
         for writer in writers(trainer) if trainer.global_step == 0 else ():
             # Written even if empty: with such a record, TensorBoard shows the tab Rows from the start.
-            add_facts(writer, SELECTED, {"selected": selected} if selected else {})
+            add_facts(writer, SELECTED, ({"selected": selected} if selected else {}) | self.recording.facts)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -394,12 +403,12 @@ class Recorder:
         files, writes = self._state["files"], is_first_rank()
         events = [SummaryWriter(str(self.folder), purge_step=self._steps or None, flush_secs=LIVE)] if writes else []
         self.recording.open(
-            lambda name: open_norms_file(self.folder, name, files, writes=writes),
+            lambda name: open_norms_file(self.folder, name, files, self.recording.names, writes=writes),
             Log(events),
             counts=self._state["counts"],
         )
         for writer in events:
-            add_facts(writer, SELECTED, {})
+            add_facts(writer, SELECTED, self.recording.facts)
 
 
 def _warn(words: str) -> None:

@@ -11,7 +11,7 @@ from rowgrad.errors import UserError, nearest
 from rowgrad.tap import find_taps, named_parts, watched_of
 from rowgrad.watch.loggers import Log
 from rowgrad.watch.passes import BackwardPasses, Weights
-from rowgrad.watch.quantities import GRAD_NORM, KNOWN, Quantity, TapNorm
+from rowgrad.watch.quantities import GRAD_NORM, KNOWN, LayerGradNorm, LayerUpdateRatio, Quantity, TapNorm
 from rowgrad.watch.stream import BYTES, RankMean, Stream
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ class Recording:
                 self.taps[name], handle = attach(module, name, Place(**place), tell)
                 self._attached[self.taps[name]] = name
                 self._handles.append(handle)
-            self.quantities = choose_quantities(module, self.taps, settings.quantities)
+            layers = layer_quantities(module, settings)
+            self.quantities = choose_quantities(module, self.taps, settings.quantities, layers)
             self.pairs = choose_pairs(self.watched, self.taps, settings.pairs, self.quantities)
         except UserError:
             self.leave()
@@ -98,6 +99,16 @@ class Recording:
         self._passes = BackwardPasses(self._recorded, self._weights, self._note_scale)
         for tap in self.taps.values():
             tap.hold(self, on=tap in self._recorded)
+
+    @property
+    def names(self) -> dict[str, Sequence[str]]:
+        """The names of rows, of quantities that have any."""
+        return {quantity.name: quantity.names for quantity in self.quantities if quantity.names}
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the tab needs to know of the recording: in which order layers are."""
+        return {"layers": list(next(iter(self.names.values())))} if self.names else {}
 
     def open(
         self, file_of: Callable[[str], NormsFile], log: Log, *, counts: Sequence[int], keeps_history: bool = False
@@ -280,21 +291,24 @@ def _is_compiled(module: nn.Module, name: str) -> bool:
 
 
 def choose_quantities(
-    module: nn.Module, taps: Mapping[str, RowTap], chosen: Sequence[str | Quantity] | None
+    module: nn.Module,
+    taps: Mapping[str, RowTap],
+    chosen: Sequence[str | Quantity] | None,
+    layers: Sequence[Quantity] = (),
 ) -> list[Quantity]:
     """What is recorded of a module: all that it has, or the chosen part of that, and quantities of one's own.
 
     Raises:
         UserError: there is nothing to record, or no quantity of a name.
     """
-    if chosen is None and not taps:
+    if chosen is None and not taps and not layers:
         raise UserError(
             f"RowGradientRecorder finds no tap in {type(module).__name__}: put self.tap = RowTap() into __init__ and"
             ' x = self.tap(x) into forward, or name a submodule: RowGradientRecorder(modules="encoder").'
         )
     norms = [TapNorm(name, tap) for name, tap in taps.items()]
     others = [quantity for quantity in KNOWN.values() if not isinstance(quantity, TapNorm) and quantity.fits(module)]
-    found: dict[str, Quantity] = {quantity.name: quantity for quantity in [*norms, *others]}  # θ's own before its tap's
+    found: dict[str, Quantity] = {quantity.name: quantity for quantity in [*norms, *others, *layers]}  # θ's own before its tap's
     if chosen is None:
         return list(found.values())
     for name in chosen:
@@ -303,6 +317,15 @@ def choose_quantities(
             raise UserError(f"callbacks.recorder.quantities: {type(module).__name__} has no {name}{hint}")
     own = [quantity for quantity in chosen if isinstance(quantity, Quantity)]
     return [*(quantity for name, quantity in found.items() if name in chosen), *own]
+
+
+def layer_quantities(module: nn.Module, settings: RecorderSettings) -> list[Quantity]:
+    """What is recorded of each layer's parameters."""
+    if settings.layers is False:
+        return []
+    depth = None if settings.layers is True else settings.layers
+    kinds = [LayerGradNorm, LayerUpdateRatio] if settings.update_ratios else [LayerGradNorm]
+    return [kind(module, depth) for kind in kinds]
 
 
 def choose_pairs(

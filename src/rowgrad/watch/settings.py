@@ -80,6 +80,12 @@ class RecorderSettings(Settings, key="callbacks.recorder"):
     pairs: Sequence[Sequence[str]] = setting(
         [], PAIRS, "further pairs of taps, before and after a cut, for grad_flow/cut_fraction"
     )
+    layers: bool | int = setting(
+        False,
+        Limit(lambda v: isinstance(v, bool) or whole(1).fits(v), "true, false, or how many parts of a name are a layer"),
+        "norms of each layer's parameters' gradients, too; a number joins layers by the first parts of their names",
+    )
+    update_ratios: bool = setting(False, BOOLEAN, "how far each step moves each layer, too; needs layers")
     bins: int | None = setting(None, or_null(whole(1)), "the most norms of a quantity at a step; more rows are joined")
 
 

@@ -113,7 +113,7 @@ class Stream:
         if in_csv := {q.name: norms[q.name] for q in self.quantities if q.in_csv}:
             self.file.append(steps, in_csv, self._digits, rows)  # first: an error in what follows loses no step
         scalars = step_scalars(norms, outputs.double().cpu(), self.pairs, self.watched)
-        log.write(shown, scalars, norms, self.prefix)
+        log.write(shown, scalars, norms, self.prefix, {q.name: q.names for q in self.quantities})
 
     def recorded(self) -> tuple[Tensor, Norms]:
         """Steps (T,) and norms (T, H) by the names of their quantities: from the history, else from the file."""
