@@ -4,13 +4,12 @@ import json
 
 import pytest
 import torch
-from conftest import PROJECT, command, configure, train
+from conftest import EVALUATE, command, configure, done, summary, train
 
 from rowgrad.results.evaluation import describe_views, metrics_table
 from rowgrad.scenario.scenario import Scenario
 from rowgrad.training.train import load_run
 
-EVALUATE = PROJECT / "scripts" / "evaluate.py"
 QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null", "callbacks.pictures=null"]
 
 
@@ -22,13 +21,8 @@ def modified(tmp_path_factory):
     return folder
 
 
-def summary(run):
-    return json.loads((run / "summary.json").read_text())
-
-
 def evaluated(run, *more):
-    result = command(EVALUATE, run, *more, cwd=run.parent)
-    assert result.returncode == 0, result.stderr
+    result = done(EVALUATE, run, *more, cwd=run.parent)
     assert max(map(len, result.stdout.splitlines())) <= 80
     return result.stdout
 

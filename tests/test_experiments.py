@@ -4,14 +4,13 @@ import json
 
 import pytest
 import torch
-from conftest import CONFIGS, PROJECT, command, configure, events, norms
+from conftest import CONFIGS, PROJECT, TRAIN, command, configure, done, events, norms
 from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from rowgrad.training.settings import read_settings
 
-TRAIN = PROJECT / "scripts" / "train.py"
 NAMES = sorted(path.stem for path in (CONFIGS / "experiment").glob("*.yaml"))
 # How many jobs each sweep has, and the keys that its cases differ in besides the seed.
 SWEEPS = {
@@ -45,11 +44,10 @@ def summaries(folder):
 
 def sweep(tmp_path, *arguments):
     """Runs a sweep on digits as a user would."""
-    result = command(
+    done(
         TRAIN, "-m", *arguments, "data=digits", "callbacks.progress=null", f"hydra.sweep.dir={tmp_path / 'sweep'}",
         cwd=tmp_path, timeout=500,
     )  # fmt: skip
-    assert result.returncode == 0, result.stderr
     return summaries(tmp_path / "sweep")
 
 
@@ -102,8 +100,7 @@ def test_the_repair_needs_its_network_and_then_only_rows_that_learn_repair(tmp_p
     assert missing.stderr.splitlines()[-1].endswith(f"This trains one: python {making}")
     assert "Traceback" not in missing.stderr
     script, *arguments = making.split()
-    made = command(PROJECT / script, *arguments, "data=digits", "trainer.max_epochs=8", cwd=tmp_path)
-    assert made.returncode == 0, made.stderr
+    done(PROJECT / script, *arguments, "data=digits", "trainer.max_epochs=8", cwd=tmp_path)
     found = sweep(tmp_path, *few, "trainer.max_epochs=12", "data.shift=0", "callbacks.pictures=null")
     learning, broken_cut, healthy_cut, all_cut = (facts["test/acc"] for facts in found)
     assert learning > all_cut + 0.1
@@ -135,10 +132,7 @@ def test_a_cut_row_moves_on_by_momentum_and_weight_decay_and_by_nothing_else(tmp
 @pytest.mark.slow
 def test_straight_through_is_what_teaches_rows_before_a_quantisation(tmp_path):
     source = tmp_path / "network"
-    made = command(
-        TRAIN, "scenario=baseline", "data=digits", "trainer.max_epochs=8", f"hydra.run.dir={source}", cwd=tmp_path
-    )
-    assert made.returncode == 0, made.stderr
+    done(TRAIN, "scenario=baseline", "data=digits", "trainer.max_epochs=8", f"hydra.run.dir={source}", cwd=tmp_path)
     found = sweep(
         tmp_path,
         "experiment=straight_through",

@@ -1,24 +1,18 @@
 """A run's folder: one process trains in it, a full disk or a missing folder leaves nothing that is in the way."""
 
-import json
 import re
 import shutil
 import signal
 import time
 
 import pytest
-from conftest import PROJECT, command, events, recorded_steps, start, weights
+from conftest import REPORT, TRAIN, command, done, events, recorded_steps, start, summary, weights
 
 from rowgrad.folders import RunFolder
 from rowgrad.results.run import Run
 
-TRAIN, REPORT = PROJECT / "scripts" / "train.py", PROJECT / "scripts" / "report.py"
 QUICK = ["data=digits", "trainer.accelerator=cpu", "model=mlp", "callbacks.progress=null", "callbacks.pictures=null"]
 QUICK += ["callbacks.histograms=null"]
-
-
-def summary(folder):
-    return json.loads((folder / "summary.json").read_text())
 
 
 def when(path, process):
@@ -83,8 +77,7 @@ def test_a_disk_that_is_full_at_the_very_start_leaves_a_run_that_can_begin_or_go
     again = [f"resume={run}"] if config.exists() else arguments[1:]
     assert not config.exists() or config.stat().st_size > 0
     assert not list(tmp_path.rglob("*.part"))
-    result = command(TRAIN, *again, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    done(TRAIN, *again, cwd=tmp_path)
     assert summary(run)["status"] == "done"
     assert recorded_steps(run) == [0, 1, 2] == [step for step, _ in events(run)["train/loss"]]
 

@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, command, events
+from conftest import PROJECT, TRAIN, done, events
 
 import rowgrad
 from rowgrad.errors import PIPELINE
@@ -155,8 +155,7 @@ def test_the_wheel_trains_from_anywhere_what_the_clone_trains(installed, tmp_pat
     words = [*QUICK, "scenario=augment", "seed=4"]
     result = python(installed, "-m", "rowgrad", *words, "hydra.run.dir=run", cwd=tmp_path / "empty")
     assert result.returncode == 0, result.stderr
-    clone = command(PROJECT / "scripts" / "train.py", *words, "hydra.run.dir=clone", cwd=tmp_path)
-    assert clone.returncode == 0, clone.stderr
+    done(TRAIN, *words, "hydra.run.dir=clone", cwd=tmp_path)
     files = [tmp_path / "empty" / "run" / "row_gradients.csv", tmp_path / "clone" / "row_gradients.csv"]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert len(files[0].read_text().splitlines()) == 3

@@ -10,7 +10,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 import torch
-from conftest import LIGHT, PROJECT, command, configure, start
+from conftest import LIGHT, TRAIN, command, configure, start
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -22,7 +22,6 @@ from rowgrad.errors import UserError
 from rowgrad.model.settings import OptimizerSettings
 from rowgrad.training.settings import OFFERED, read_settings
 
-TRAIN = PROJECT / "scripts" / "train.py"
 OPERATIONS = "Accepted: none, shift, scale, noise, flip, blur, erase, static, quantise, each with its number"
 ROWS = "Accepted: all, none, an index (5, -1), a slice (0:14, ::2) or a list of these ([0:3,-1])."
 RANGE = "an image has 28 rows, 0 to 27 (or -28 to -1 from the bottom)"

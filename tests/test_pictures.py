@@ -1,12 +1,11 @@
 """Pictures, histograms, texts and hyperparameters of a run in TensorBoard."""
 
 import io
-import json
 
 import numpy as np
 import pytest
 import torch
-from conftest import build, configure, norms, recorded_steps, train, weights
+from conftest import build, configure, norms, recorded_steps, summary, train, weights
 from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -278,7 +277,7 @@ def test_hyperparameters_are_logged_with_the_final_metrics(ended):
     assert metrics == {"test/acc", "test/loss", "grad_flow/mean_cut_fraction", "grad_bias/mean_cosine"}
     assert "session_end_info" in found
     scalars = watched(folder)
-    facts = json.loads((folder / "summary.json").read_text())
+    facts = summary(folder)
     for tag, name in {
         "test/acc": "test/acc",
         "test/loss": "test/loss",

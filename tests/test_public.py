@@ -2,17 +2,15 @@
 
 import doctest
 import inspect
-import json
 
 import pytest
 import torch
-from conftest import LIGHT, PROJECT, command, norms, start, wait_for
+from conftest import LIGHT, TRAIN, command, norms, start, summary, wait_for
 
 import rowgrad
 from rowgrad.errors import UserError
 
 QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null"]
-TRAIN = PROJECT / "scripts" / "train.py"
 
 
 def test_importing_it_imports_nothing_heavy(tmp_path):
@@ -53,7 +51,7 @@ def test_a_run_can_be_trained_opened_and_drawn_in_a_notebook(tmp_path, monkeypat
     for opened in (run, again):
         assert opened.steps.tolist() == [0, 1, 2, 3]
         assert opened.norms["row_grad_norm"].equal(norms(run.folder.path, "row_grad_norm"))
-        assert opened.summary == json.loads((run.folder.path / "summary.json").read_text())
+        assert opened.summary == summary(run.folder.path)
         assert (opened.status, opened.seed, opened.height) == ("done", 3, 28)
         assert opened.theta.shape == (1, 28, 28)
         assert set(opened.figures()) == {"row_gradients", "learnt_rows"}

@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 import torch
-from conftest import PROJECT, command, configure, norms, train
+from conftest import REPORT, command, configure, done, norms, train
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from omegaconf import OmegaConf
@@ -31,7 +31,6 @@ from rowgrad.watch.figures import INK, round_logarithms
 
 _, row_atlas, *_ = load_analyses()  # repair, row_atlas, truncation, vanishing
 describe_atlas = row_atlas.describe_atlas
-REPORT = PROJECT / "scripts" / "report.py"
 QUANTITIES = ("row_grad_norm", "input_grad_norm")
 QUICK = ["data=digits", "callbacks.progress=null", "trainer.accelerator=cpu", "trainer.max_steps=4", "model=mlp"]
 QUICK += ["callbacks.pictures=null", "callbacks.histograms=null"]
@@ -58,8 +57,7 @@ def runs(folder):
 
 @pytest.fixture(scope="module")
 def page(folder):
-    result = command(REPORT, folder / "sweep", cwd=folder)
-    assert result.returncode == 0, result.stderr
+    result = done(REPORT, folder / "sweep", cwd=folder)
     assert result.stdout == f"4 runs: {folder / 'sweep' / 'report' / 'report.html'}\n"
     return folder / "sweep" / "report" / "report.html"
 

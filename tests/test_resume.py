@@ -8,21 +8,29 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROJECT, command, configure, events, norms, recorded_steps, start, train, weights
+from conftest import (
+    PROJECT,
+    TRAIN,
+    command,
+    configure,
+    done,
+    events,
+    norms,
+    recorded_steps,
+    start,
+    summary,
+    train,
+    weights,
+)
 from omegaconf import OmegaConf
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from rowgrad.errors import UserError
 from rowgrad.watch.csv_file import cut_back
 
-TRAIN = PROJECT / "scripts" / "train.py"
 QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null"]
 # Every source of randomness: order and shifts of images, noise, probability, dropout.
 RANDOM = ["model=mlp", "model.network.dropout=0.3", "scenario.operation=noise 1"]
-
-
-def summary(folder):
-    return json.loads((folder / "summary.json").read_text())
 
 
 def saved(folder):
@@ -216,8 +224,7 @@ def test_a_run_killed_after_its_last_step_is_validated_and_tested(run22, tmp_pat
 
 def test_a_finished_run_says_so_and_is_left_alone(run22, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in run22.rglob("*")}
-    result = command(TRAIN, f"resume={run22}", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    result = done(TRAIN, f"resume={run22}", cwd=tmp_path)
     accuracy = f"{summary(run22)['test/acc']:.2%}"
     assert result.stdout == f"{run22} is finished: test accuracy {accuracy}. trainer.max_epochs=… extends it.\n"
     assert {path: path.stat().st_mtime_ns for path in run22.rglob("*")} == before
@@ -227,8 +234,7 @@ def test_a_finished_run_says_so_and_is_left_alone(run22, tmp_path):
 def test_max_epochs_beside_resume_extends_a_run(run22, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(run22, folder)
-    result = command(TRAIN, f"resume={folder}", "trainer.max_epochs=3", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    done(TRAIN, f"resume={folder}", "trainer.max_epochs=3", cwd=tmp_path)
     assert summary(folder)["train/steps"] == 33
     assert recorded_steps(folder) == list(range(33))
     old = (run22 / "row_gradients.csv").read_bytes()

@@ -14,7 +14,20 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import DEFAULTS, PROJECT, command, configure, events, recorded_steps, start, train, wait_for, weights
+from conftest import (
+    DEFAULTS,
+    TRAIN,
+    command,
+    configure,
+    done,
+    events,
+    recorded_steps,
+    start,
+    summary,
+    train,
+    wait_for,
+    weights,
+)
 from filelock import FileLock
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from joblib.externals.loky.process_executor import TerminatedWorkerError
@@ -33,16 +46,11 @@ from rowgrad.folders import SweepFolder
 from rowgrad.training.jobs import Sweep, command_to_repeat, run_job
 from rowgrad.training.naming import job_name
 
-TRAIN = PROJECT / "scripts" / "train.py"
 QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null", "trainer.max_steps=4"]
 
 
 def sweep(*arguments, cwd, **others):
     return command(TRAIN, "-m", *QUICK, "hydra.sweep.dir=sweep", *arguments, cwd=cwd, **others)
-
-
-def summary(folder):
-    return json.loads((folder / "summary.json").read_text())
 
 
 def table(folder):
@@ -150,8 +158,7 @@ def test_the_hparams_tab_has_a_runs_settings_and_metrics(answered):
 def test_the_same_command_again_trains_nothing(answered):
     _, folder = answered
     before = {path: path.stat().st_mtime_ns for job in folder.glob("*/job.json") for path in job.parent.rglob("*")}
-    result = command(TRAIN, f"sweep.resume={folder}", cwd=folder.parent)
-    assert result.returncode == 0, result.stderr
+    result = done(TRAIN, f"sweep.resume={folder}", cwd=folder.parent)
     assert result.stdout.count(" is done already.") == 8
     after = {path: path.stat().st_mtime_ns for path in before}
     assert {path.name for path in before if before[path] != after[path]} <= {".lock"}
@@ -204,8 +211,7 @@ def test_a_sweep_with_a_job_that_raises_and_one_that_is_killed_ends_complete_whe
     ended = {path: path.stat().st_mtime_ns for path in jobs[0].rglob("*.*") if path.suffix != ".lock"}
 
     (jobs[1] / "tensorboard").unlink()
-    again = command(TRAIN, *arguments, cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
+    again = done(TRAIN, *arguments, cwd=tmp_path)
     assert again.stdout.count(" is done already.") == 1
     assert "resuming from step " in again.stdout
     assert "sweep          sweep: 4 done\n" in again.stdout
@@ -433,8 +439,7 @@ def test_a_killed_worker_ends_the_sweep_with_a_plain_line_and_the_sweep_can_be_r
     words = "Cannot train: a worker process was killed, and joblib ended the sweep.\n"
     assert errors == words, errors
     assert "go on          python scripts/train.py sweep.resume=sweep\n" in output
-    again = command(TRAIN, "sweep.resume=sweep", cwd=tmp_path)
-    assert again.returncode == 0, again.stderr
+    again = done(TRAIN, "sweep.resume=sweep", cwd=tmp_path)
     assert "sweep          sweep: 3 done\n" in again.stdout
     alone = command(TRAIN, *QUICK[:-1], "trainer.max_epochs=6", "seed=1", "hydra.run.dir=alone", cwd=tmp_path)
     assert alone.returncode == 0
@@ -493,8 +498,7 @@ def test_optuna_looks_for_the_best_validation_accuracy_and_goes_on_with_its_stud
     wait_for(process, lambda: len(list(folder.glob("*/summary.json"))) == 1)
     process.kill()
     process.wait(timeout=60)
-    result = command(TRAIN, "sweep.resume=sweep", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    result = done(TRAIN, "sweep.resume=sweep", cwd=tmp_path)
     assert "is done already." in result.stdout  # the sampler's seed asks for the same trials first
     accuracies = [summary(job.parent)["val/acc"] for job in folder.glob("*/job.json")]
     assert len(accuracies) >= 3

@@ -1,14 +1,11 @@
 """What people type wrong, once a traceback or accepted in silence: each is one plain line, or a note that says so."""
 
-import json
-
 import pytest
-from conftest import PROJECT, command
+from conftest import TRAIN, command, done, summary
 
 import rowgrad
 from rowgrad.errors import words_for
 
-TRAIN = PROJECT / "scripts" / "train.py"
 TINY = ["data=digits", "model=mlp", "trainer.accelerator=cpu", "callbacks.progress=null", "callbacks.pictures=null"]
 
 WRONG = {
@@ -118,7 +115,6 @@ NOTED = {
 
 @pytest.mark.parametrize("typed", NOTED)
 def test_what_is_overruled_or_cut_is_said(tmp_path, typed):
-    result = command(TRAIN, *TINY, "data.batch_size=500", "hydra.run.dir=run", typed, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    result = done(TRAIN, *TINY, "data.batch_size=500", "hydra.run.dir=run", typed, cwd=tmp_path)
     assert NOTED[typed] in " ".join(result.stdout.split())
-    assert json.loads((tmp_path / "run" / "summary.json").read_text())["status"] == "done"
+    assert summary(tmp_path / "run")["status"] == "done"
