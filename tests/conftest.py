@@ -80,6 +80,21 @@ def run(tmp_path, device, request):
     return run_
 
 
+@pytest.fixture(scope="session")
+def swept(tmp_path_factory) -> tuple[str, Path]:
+    """A sweep over scenario, detach and seed by the real command: what it printed, and its folder."""
+
+    def make(folder: Path) -> None:
+        quick = ["data=digits", "model=mlp", "trainer.accelerator=cpu", "trainer.max_steps=4"]
+        quick += ["callbacks.progress=null", "callbacks.pictures=null", "callbacks.histograms=null"]
+        varied = ["scenario=modify,augment", "scenario.detach=true,false", "seed=0,1"]
+        result = done(TRAIN, "-m", *quick, *varied, "hydra.sweep.dir=sweep", cwd=folder)
+        (folder / "printed.txt").write_text(result.stdout)
+
+    folder = made_once(tmp_path_factory, "swept", make)
+    return (folder / "printed.txt").read_text(), folder / "sweep"
+
+
 @pytest.fixture
 def mnist() -> Path:
     """The folder of real MNIST; the test is skipped if MNIST_ROOT is not set."""
