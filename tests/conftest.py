@@ -39,6 +39,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 PROJECT = Path(__file__).resolve().parents[1]
 CONFIGS = PROJECT / "configs"
 TRAIN, EVALUATE, REPORT = (PROJECT / "scripts" / f"{name}.py" for name in ("train", "evaluate", "report"))
+# A run on real digits that neither draws a picture nor a progress bar.
+QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null", "callbacks.pictures=null"]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 

@@ -15,7 +15,7 @@ import grpc
 import numpy as np
 import pytest
 import torch
-from conftest import build, configure, events, summary, train
+from conftest import QUICK, build, configure, events, summary, train
 from foreign import Segmenter, fit
 from tensorboard.backend.application import TensorBoardWSGI, make_plugin_loader
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
@@ -35,7 +35,6 @@ from rowgrad.watch.hparams import digest_but_for_seed
 from rowgrad.watch.loggers import add_facts
 from rowgrad.watch.quantities import ABOUT, OUTCOME
 
-QUICK = ["data=digits", "callbacks.progress=null", "callbacks.pictures=null", "trainer.accelerator=cpu"]
 AT = "/data/plugin/rowgrad"
 
 

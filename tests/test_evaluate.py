@@ -4,13 +4,11 @@ import json
 
 import pytest
 import torch
-from conftest import EVALUATE, command, configure, done, summary, train
+from conftest import EVALUATE, QUICK, command, configure, done, summary, train
 
 from rowgrad.results.evaluation import describe_views, metrics_table
 from rowgrad.scenario.scenario import Scenario
 from rowgrad.training.train import load_run
-
-QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null", "callbacks.pictures=null"]
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import signal
 
 import pytest
 from conftest import (
+    QUICK,
     REPORT,
     TRAIN,
     assert_identical,
@@ -22,14 +23,13 @@ from conftest import (
 from rowgrad.folders import RunFolder
 from rowgrad.results.run import Run
 
-QUICK = ["data=digits", "trainer.accelerator=cpu", "model=mlp", "callbacks.progress=null", "callbacks.pictures=null"]
-QUICK += ["callbacks.histograms=null"]
+QUICKEST = [*QUICK, "model=mlp", "callbacks.histograms=null"]
 
 
 @pytest.mark.slow
 def test_a_run_that_is_trained_is_not_resumed_by_another_process_and_is_never_called_killed(tmp_path):
     alone, run = tmp_path / "alone", tmp_path / "run"
-    long = [*QUICK, "trainer.max_epochs=30", "callbacks.checkpoints.every_n_steps=5"]
+    long = [*QUICKEST, "trainer.max_epochs=30", "callbacks.checkpoints.every_n_steps=5"]
     long.append("callbacks.recorder.flush_every_n_steps=5")
     first = start(TRAIN, *long, f"hydra.run.dir={run}", cwd=tmp_path)
     wait_for(first, (run / "checkpoints" / "last.ckpt").exists)
@@ -49,7 +49,7 @@ def test_a_run_that_is_trained_is_not_resumed_by_another_process_and_is_never_ca
 
 
 def test_a_run_that_was_killed_is_called_so(tmp_path):
-    process = start(TRAIN, *QUICK, "trainer.max_epochs=100", f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path)
+    process = start(TRAIN, *QUICKEST, "trainer.max_epochs=100", f"hydra.run.dir={tmp_path / 'run'}", cwd=tmp_path)
     wait_for(process, (tmp_path / "run" / "row_gradients.csv").exists)
     process.kill()
     process.wait()
@@ -60,7 +60,7 @@ def test_a_run_that_was_killed_is_called_so(tmp_path):
 @pytest.mark.parametrize("limit", [200, 30_000, 300_000])  # up to the config, the norms, a checkpoint
 def test_a_disk_that_is_full_leaves_a_run_that_can_begin_or_go_on(tmp_path, limit):
     run = tmp_path / "run"
-    arguments = [str(TRAIN), *QUICK, "trainer.max_steps=3", f"hydra.run.dir={run}"]
+    arguments = [str(TRAIN), *QUICKEST, "trainer.max_steps=3", f"hydra.run.dir={run}"]
     code = (
         f"import resource, runpy, sys\nresource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, {limit}))\n"
         f"sys.argv = {arguments}\nrunpy.run_path(sys.argv[0], run_name='__main__')\n"
@@ -81,7 +81,7 @@ def test_a_disk_that_is_full_leaves_a_run_that_can_begin_or_go_on(tmp_path, limi
 def test_a_folder_that_is_removed_in_mid_run_is_one_plain_line(tmp_path):
     run = tmp_path / "run"
     long = ["trainer.max_epochs=100", "callbacks.checkpoints.every_n_steps=5", f"hydra.run.dir={run}"]
-    process = start(TRAIN, *QUICK, *long, cwd=tmp_path)
+    process = start(TRAIN, *QUICKEST, *long, cwd=tmp_path)
     wait_for(process, (run / "checkpoints" / "last.ckpt").exists)
     process.send_signal(signal.SIGSTOP)
     shutil.rmtree(run)

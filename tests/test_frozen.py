@@ -4,12 +4,11 @@ import shutil
 
 import pytest
 import torch
-from conftest import TRAIN, assert_identical, build, configure, done, norms, refused, summary, train, weights
+from conftest import QUICK, TRAIN, assert_identical, build, configure, done, norms, refused, summary, train, weights
 
 from rowgrad.errors import UserError
 from rowgrad.training.train import evaluate, load_run
 
-QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null", "callbacks.pictures=null"]
 FROZEN = ["scenario=baseline", "corruption=row_shift", "model.freeze=true", "optimizer.rows_lr=0.05"]
 FROZEN += ["optimizer.schedule=constant"]
 
@@ -47,7 +46,14 @@ def test_a_network_that_is_taken_over_learns_unless_it_is_frozen(source, tmp_pat
 
 def test_a_frozen_network_stays_to_the_last_bit_while_the_rows_repair_the_camera(source, tmp_path):
     folder, model = source
-    frozen = [*QUICK, *FROZEN, *model, f"model.checkpoint={folder}", "trainer.max_epochs=4"]
+    frozen = [
+        *QUICK,
+        *FROZEN,
+        *model,
+        f"model.checkpoint={folder}",
+        "trainer.max_epochs=4",
+        "callbacks.histograms=null",
+    ]
     accuracy = {}
     for rows in ("none", "all"):
         train(configure(*frozen, f"scenario.rows={rows}"), tmp_path / rows)

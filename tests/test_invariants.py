@@ -60,6 +60,9 @@ CASES = {
 }
 
 
+CUT = {"augment", "augment-half", "modify", "modify-control", "quantised-control", "all-cut"}
+
+
 class Tape(pl.Callback):
     """Records the start of each optimizer step: data, θ, the network, and the images that the operation changes."""
 
@@ -126,11 +129,13 @@ def compare(folder, module, steps, known, rtol=2e-5):
 
 @pytest.mark.parametrize("network", ["cnn", "mlp"])
 @pytest.mark.parametrize("case", CASES)
-def test_recorded_norms_and_losses_equal_the_oracle(tmp_path, device, case, network):
+def test_1_to_5_recorded_norms_and_losses_equal_the_oracle(tmp_path, device, case, network):
     overrides, known = CASES[case]
     module, steps = fit(tmp_path, device, *overrides, f"model={network}")
     assert [step["step"] for step in steps] == [0, 1, 2, 3]
-    compare(tmp_path, module, steps, known)
+    compare(tmp_path, module, steps, known)  # exact zeros are the same ones
+    selected = (norms(tmp_path, "row_grad_norm") == 0).all(0).nonzero()[:, 0].tolist()
+    assert selected == (list(known["rows"]) if case in CUT else [])
 
 
 @pytest.mark.parametrize("network", ["cnn", "mlp"])
@@ -171,14 +176,6 @@ def test_random_rows_are_cut_and_the_others_are_not(tmp_path, device):
         torch.testing.assert_close(row[index], wanted, rtol=2e-5, atol=2e-7)
 
 
-def test_1_detach_and_replace_cut_exactly_the_selected_rows(run):
-    folder = run("scenario=augment")
-    row, into = norms(folder, "row_grad_norm"), norms(folder, "input_grad_norm")
-    assert (row[:, :14] == 0).all()
-    assert (into[:, :14] > 0).all()
-    assert (row[:, 14:] > 0).all()
-
-
 def test_2_observing_leaves_a_run_bit_identical_to_the_baseline(run):
     folders = [run("scenario=" + name, "seed=3", name=name) for name in ("visualize", "baseline")]
     assert_identical(*folders)
@@ -208,13 +205,6 @@ def test_3_straight_through_passes_the_gradient_on_unchanged_and_without_it_a_qu
     assert (row[:, :14] == 0).all()
     assert (into[:, :14] > 0).all()
     assert events(through)["train/loss"][0] == events(through.with_name("row_grad_norm"))["train/loss"][0]
-
-
-@pytest.mark.parametrize("detach", ["true", "false"])
-def test_4_excluded_rows_get_zero_with_and_without_detach(run, detach):
-    row = norms(run("scenario=modify", f"scenario.detach={detach}"), "row_grad_norm")
-    assert (row[:, 14:] == 0).all()
-    assert (row[:, :14] > 0).all()
 
 
 def test_5_without_a_scenario_row_and_input_gradient_are_equal_bit_for_bit(run):

@@ -6,9 +6,9 @@ import threading
 
 import lightning.pytorch as pl
 import pytest
-from conftest import TRAIN, assert_identical, configure, done, events, recorded_steps, train
+from conftest import QUICK, TRAIN, configure, done, events, recorded_steps, train
 from omegaconf import OmegaConf
-from test_switches import QUICK, RANDOM, SNAPSHOTS, read_csv, summary
+from test_switches import read_csv, summary
 
 from rowgrad.errors import UserError
 
@@ -28,20 +28,6 @@ def test_every_logger_of_a_list_gets_every_number_at_its_step_and_the_hyperparam
         assert [step for step, _ in logged[tag]] == steps
     hyperparameters = OmegaConf.load(version / "hparams.yaml")
     assert (hyperparameters.scenario, hyperparameters.seed, hyperparameters.rows) == ("augment", 0, "0:14")
-
-
-def test_a_run_that_goes_on_has_every_step_in_its_tables(tmp_path):
-    alone, resumed = tmp_path / "alone", tmp_path / "killed-13"
-    options = ["logger=csv", "callbacks.checkpoints.every_n_steps=5", "trainer.max_epochs=2"]
-    train(configure(*QUICK, *RANDOM, SNAPSHOTS, *options), alone)
-    train(OmegaConf.load(resumed / "config.yaml"), resumed, resume=True)
-    before, after = (read_csv(resumed / "csv" / f"version_{number}" / "metrics.csv") for number in (0, 1))
-    for tag, values in read_csv(alone / "csv" / "version_0" / "metrics.csv").items():
-        assert sorted({*before.get(tag, []), *after.get(tag, [])}) == sorted(values), tag
-    assert [step for step, _ in after["train/loss"]] == list(range(11, 22))
-    assert [step for step, _ in before["train/loss"]] == list(range(11))
-    assert (resumed / "csv" / "version_1" / "hparams.yaml").is_file()
-    assert_identical(alone, resumed)
 
 
 @pytest.mark.parametrize("typed", ["logger=null", "logger=none"])

@@ -5,6 +5,7 @@ import torch
 from conftest import assert_identical, configure, events, norms, summary, train, weights
 from omegaconf import OmegaConf
 from test_invariants import expected, fit
+from test_switches import SNAPSHOTS
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
 from rowgrad import UserError, open_run
@@ -16,14 +17,7 @@ from rowgrad.watch.csv_file import NormsFile, read_norms
 from rowgrad.watch.norms import cut_fraction, row_norms
 from rowgrad.watch.recorder import RowGradientRecorder
 
-QUICK = [
-    "data=digits",
-    "trainer.accelerator=cpu",
-    "callbacks.progress=null",
-    "scenario=augment",
-    "corruption=row_noise",
-]
-SNAPSHOTS = "+callbacks.snapshots={_target_: test_switches.Snapshots}"
+QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null", "corruption=row_noise"]
 NUMBERS = {"64-true": torch.float64, "16-true": torch.float16, "bf16-true": torch.bfloat16}
 EPS = "+optimizer.algorithm.eps=1e-4"  # AdamW's own is 0 in 16 bits
 

@@ -5,12 +5,10 @@ import inspect
 
 import pytest
 import torch
-from conftest import LIGHT, TRAIN, command, norms, refused, summary
+from conftest import LIGHT, QUICK, TRAIN, command, norms, refused, summary
 
 import rowgrad
 from rowgrad.errors import UserError
-
-QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null", "callbacks.pictures=null"]
 
 
 def test_importing_it_imports_nothing_heavy(tmp_path):
@@ -57,6 +55,7 @@ def test_a_run_can_be_trained_opened_and_drawn_in_a_notebook(tmp_path, monkeypat
         assert set(opened.figures()) == {"row_gradients", "learnt_rows"}
     longer = rowgrad.train(f"resume={run.folder}", "trainer.max_steps=6")
     assert longer.steps.tolist() == [0, 1, 2, 3, 4, 5]
+    assert longer.config.trainer.max_steps == 6
 
 
 def test_a_mistake_in_a_notebook_raises_a_user_error(tmp_path, monkeypatch):

@@ -10,14 +10,13 @@ import torch
 from conftest import (
     EVALUATE,
     PROJECT,
+    QUICK,
     TRAIN,
     assert_identical,
-    command,
     configure,
     done,
     events,
     mistake,
-    norms,
     recorded_steps,
     refused,
     start,
@@ -26,14 +25,11 @@ from conftest import (
 )
 from omegaconf import OmegaConf
 from test_parts import torchs_one_cycle
+from test_switches import RANDOM
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from rowgrad.errors import UserError
 from rowgrad.watch.csv_file import cut_back
-
-QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null", "callbacks.pictures=null"]
-# Every source of randomness: order and shifts of images, noise, probability, dropout.
-RANDOM = ["model=mlp", "model.network.dropout=0.3", "scenario.operation=noise 1"]
 
 
 def saved(folder):
@@ -219,19 +215,6 @@ def test_a_finished_run_says_so_and_is_left_alone(run22, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_max_epochs_beside_resume_extends_a_run(run22, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(run22, folder)
-    done(TRAIN, f"resume={folder}", "trainer.max_epochs=3", cwd=tmp_path)
-    assert summary(folder)["train/steps"] == 33
-    assert recorded_steps(folder) == list(range(33))
-    old = (run22 / "row_gradients.csv").read_bytes()
-    assert (folder / "row_gradients.csv").read_bytes().startswith(old)
-    assert saved(folder).trainer.max_epochs == 3
-    again = command(TRAIN, f"resume={folder}", cwd=tmp_path)
-    assert "is finished" in again.stdout
-
-
 def test_an_extended_run_has_the_longer_runs_learning_rates_from_its_first_new_step_on(run22, tmp_path):
     folder, rates = tmp_path / "run", []
     shutil.copytree(run22, folder)
@@ -271,12 +254,6 @@ def test_lines_of_the_csv_are_cut_back_to_a_step(tmp_path):
         path.write_text(content)
         cut_back(path, step)
         assert path.read_text() == left
-
-
-def test_a_checkpoint_holds_plain_values_and_tensors_only(run22):
-    state = torch.load(run22 / "checkpoints" / "last.ckpt", weights_only=True)
-    assert state["global_step"] == 22
-    assert norms(run22, "row_grad_norm").shape == (22, 28)
 
 
 @pytest.mark.parametrize(

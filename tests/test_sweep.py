@@ -65,6 +65,7 @@ def trained_steps(folder):
 
 def test_a_sweep_ends_with_a_line_for_each_job(swept):
     _, folder = swept
+    assert (folder / "report" / "report.html").is_file()
     lines = table(folder)
     assert len(lines) == 8
     for name, line in lines.items():

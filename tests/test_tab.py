@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from conftest import PROJECT, TRAIN, done, summary, wait_until
+from conftest import PROJECT, QUICK, TRAIN, done, summary, wait_until
 from torch.utils.tensorboard import SummaryWriter
 
 from rowgrad.watch.loggers import StepEvents
@@ -20,7 +20,6 @@ pytestmark = pytest.mark.browser
 # Playwright is installed by `make test-browser` alone; elsewhere these tests are not selected.
 browser = pytest.importorskip("browser", exc_type=ImportError)
 
-QUICK = ["data=digits", "callbacks.progress=null", "callbacks.pictures=null", "trainer.accelerator=cpu"]
 HOSTILE = "<img src=x onerror=document.title='taken'>"
 RUNS = {
     "augment": ["scenario=augment"],
