@@ -20,6 +20,7 @@ from filelock import FileLock
 from forked import Forked, Nursery
 from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 import rowgrad
 from rowgrad.errors import words_for
@@ -95,6 +96,12 @@ def swept(tmp_path_factory) -> tuple[str, Path]:
 
     folder = made_once(tmp_path_factory, "swept", make)
     return (folder / "printed.txt").read_text(), folder / "sweep"
+
+
+@pytest.fixture
+def events_in_order(monkeypatch):
+    """TensorBoard reads files of one second by the order of their names, in which 9 comes after 10."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(1000))
 
 
 @pytest.fixture

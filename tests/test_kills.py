@@ -15,7 +15,6 @@ from conftest import configure, train
 from kill import differences
 from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import OmegaConf
-from tensorboard.summary.writer import event_file_writer
 
 from rowgrad.data.datamodule import ImageData
 from rowgrad.folders import RunFolder
@@ -30,15 +29,11 @@ QUICK += ["callbacks.recorder.flush_every_n_steps=2", "callbacks.histograms.ever
 QUICK += ["callbacks.pictures.every_n_steps=3"]
 # Row updates of before a resume are in no file, so that their picture is another one.
 QUICK += ["callbacks.recorder.quantities=[row_grad_norm,input_grad_norm]", "callbacks.pictures.digits=1"]
+pytestmark = pytest.mark.usefixtures("events_in_order")
+
 SNAPSHOTS = [f"+callbacks.{name}={{_target_: test_kills.{name}}}" for name in ("Before", "After")]
 STOPPING = "+callbacks.stopping={_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/acc, mode: max"
 STOPPING += ", patience: 1, min_delta: 1}"
-
-
-@pytest.fixture(autouse=True)
-def _in_order(monkeypatch):
-    """TensorBoard reads files of one second by the order of their names, in which 9 comes after 10."""
-    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(1000))
 
 
 def take_snapshot(trainer, name):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import assert_identical, configure, events, norms, summary, train, weights
 from omegaconf import OmegaConf
-from test_invariants import expected, fit
+from test_invariants import CASES, expected, fit
 from test_switches import SNAPSHOTS
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
@@ -106,17 +106,12 @@ def test_a_tiny_gradient_of_64_bits_is_not_zero_in_any_file(tmp_path):
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
-@pytest.mark.parametrize("scenario", ["baseline", "augment", "modify", "visualize"])
-def test_in_64_bits_norms_equal_plain_autograd(tmp_path, scenario, model):
-    told = {
-        "baseline": {},
-        "augment": {"rows": range(14), "operation": lambda row: row + 1},
-        "modify": {"rows": range(14, 28), "route": "exclude"},
-        "visualize": {},
-    }[scenario]
-    module, steps = fit(tmp_path, "cpu", f"scenario={scenario}", f"model={model}", precision="64-true")
-    rows, inputs, _ = expected(module, steps, told)
+@pytest.mark.parametrize("case", ["baseline", "augment-half", "modify", "visualize"])
+def test_in_64_bits_norms_equal_plain_autograd(tmp_path, case, model):
+    overrides, known = CASES[case]
+    module, steps = fit(tmp_path, "cpu", *overrides, f"model={model}", precision="64-true")
+    rows, inputs, _ = expected(module, steps, known)
     reaches, arrives = norms(tmp_path, "row_grad_norm"), norms(tmp_path, "input_grad_norm")
     torch.testing.assert_close(reaches, rows, rtol=1e-10, atol=0)
     torch.testing.assert_close(arrives, inputs, rtol=1e-10, atol=0)
-    assert reaches.equal(arrives) == (scenario in {"baseline", "visualize"})
+    assert reaches.equal(arrives) == (case in {"baseline", "visualize"})

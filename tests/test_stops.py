@@ -20,7 +20,6 @@ from conftest import (
     wait_for,
 )
 from omegaconf import OmegaConf
-from tensorboard.summary.writer import event_file_writer
 
 from rowgrad.data.datamodule import ImageData
 from rowgrad.errors import run_script
@@ -30,6 +29,8 @@ from rowgrad.training.signals import STOPPING, StopOnSignal
 QUICK = ["data=digits", "trainer.accelerator=cpu", "model=mlp", "callbacks.progress=null", "callbacks.pictures=null"]
 QUICK += ["scenario.operation=noise 1", "model.network.dropout=0.3", "trainer.accumulate_grad_batches=2"]
 QUICK += ["trainer.max_epochs=2", "callbacks.histograms=null"]
+
+pytestmark = pytest.mark.usefixtures("events_in_order")
 
 
 class Sender(pl.Callback):
@@ -41,12 +42,6 @@ class Sender(pl.Callback):
         if trainer.global_step == 4 and batch_idx % 2 and Sender.number:
             os.kill(os.getpid(), Sender.number)
             Sender.number = None
-
-
-@pytest.fixture(autouse=True)
-def _in_order(monkeypatch):
-    """TensorBoard reads files of one second by the order of their names, in which 9 comes after 10."""
-    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(1000))
 
 
 SENDER = "+callbacks.sender={_target_: test_stops.Sender}"

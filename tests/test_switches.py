@@ -34,7 +34,10 @@ class Snapshots(pl.Callback):
 class Seen(pl.Callback):
     """Keeps the labels of each training batch, epoch by epoch, and at which steps a run was validated."""
 
+    latest = None
+
     def __init__(self):
+        Seen.latest = self
         self.epochs, self.validated, self.learning_rates = [], [], []
 
     def on_train_epoch_start(self, trainer, pl_module):
@@ -52,16 +55,8 @@ class Seen(pl.Callback):
 
 def watched(folder, *overrides):
     """Trains, and gives what was seen on the way."""
-    seen = []
-
-    class Watching(Seen):
-        def __init__(self):
-            super().__init__()
-            seen.append(self)
-
-    globals()["Watching"] = Watching
-    train(configure(*QUICK, "model=mlp", "+callbacks.seen={_target_: test_switches.Watching}", *overrides), folder)
-    return seen[0]
+    train(configure(*QUICK, "model=mlp", "+callbacks.seen={_target_: test_switches.Seen}", *overrides), folder)
+    return Seen.latest
 
 
 def read_csv(file):
