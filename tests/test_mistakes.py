@@ -4,7 +4,6 @@ import json
 import socket
 
 import pytest
-import torch
 from conftest import LIGHT, TRAIN, command, configure, refused, start
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -67,24 +66,6 @@ QUICK = {
     "+trainer.logger=csv": "trainer.logger is decided by another key: write logger=csv or logger=none.",
     "data.root=${nowhere}": "Interpolation key 'nowhere' not found",
 }
-# These need torch or the data to be known.
-SLOW = {
-    "data.batch_size=1298": "data.batch_size=1298 is larger than the 1297 training images of digits.",
-    "+trainer.foo=1": "trainer.foo=1 cannot be had here: Trainer.__init__() got an unexpected keyword argument 'foo'",
-    "+logger.tensorboard.foo=1": "logger.tensorboard: Logger.__init__() got an unexpected keyword argument 'foo'",
-    "+model.network.foo=1": "model.network: StridedConvNet.__init__() got an unexpected keyword argument 'foo'",
-    "scenario.operation=RandomFoo": "scenario.operation=RandomFoo: there is no operation 'RandomFoo'.",
-    "model.network._target_=os.system": "model.network: ",
-    "+trainer.fast_dev_run=often": "trainer.fast_dev_run=often cannot be had here: ",
-    "+trainer.limit_train_batches=1.5": "trainer.limit_train_batches=1.5 cannot be had here: ",
-    "+trainer.profiler=simpel": "trainer.profiler=simpel cannot be had here: ",
-    "trainer.devices=0": "trainer.devices=0, trainer.precision=32-true cannot be had here: ",
-}
-if not torch.cuda.is_available():
-    SLOW["trainer.accelerator=gpu"] = (
-        "trainer.accelerator=gpu, trainer.devices=1, trainer.precision=32-true cannot be had"
-    )
-
 
 ANSWERS = """
 import json, sys
@@ -107,12 +88,6 @@ def test_mistakes_are_answered_at_once_and_in_plain_words(tmp_path):
     assert answers.keys() == QUICK.keys()
     assert not {typed: words for typed, words in answers.items() if not words.startswith(QUICK[typed])}
     assert not list(tmp_path.rglob("*.*"))
-
-
-@pytest.mark.parametrize("typed", SLOW)
-def test_a_mistake_that_only_torch_or_the_data_know_is_plain_too(tmp_path, typed):
-    assert SLOW[typed] in refused(TRAIN, "data=digits", "trainer.max_steps=1", typed, cwd=tmp_path)
-    assert not list(tmp_path.rglob("*.json"))
 
 
 def test_runs_that_start_together_never_share_a_folder(tmp_path):

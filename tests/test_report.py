@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 import torch
-from conftest import REPORT, command, configure, norms, refused, train
+from conftest import REPORT, command, configure, norms, train
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from omegaconf import OmegaConf
@@ -18,6 +18,7 @@ from PIL import Image
 
 from rowgrad import open_run
 from rowgrad.config import flat
+from rowgrad.errors import UserError
 from rowgrad.folders import RunFolder, SweepFolder, find_run_folders
 from rowgrad.results import plots, report
 from rowgrad.results.analysis import load_analyses
@@ -183,10 +184,9 @@ def test_a_killed_run_is_shown_with_what_it_left(folder, tmp_path, monkeypatch):
 def test_what_is_not_a_run_is_named(folder, tmp_path, spoil, words):
     shutil.copytree(folder / "sweep" / "a", tmp_path / "a")
     spoil(tmp_path / "a")
-    line = refused(REPORT, tmp_path / "a", cwd=tmp_path)
-    assert words in line
-    assert str(tmp_path / "a") in line
-    assert not (tmp_path / "a" / "report").exists()
+    with pytest.raises(UserError, match=words) as info:
+        RunSet([open_run(found) for found in find_run_folders([tmp_path / "a"])])
+    assert str(tmp_path / "a") in str(info.value)
 
 
 def altered(run, summary=None, **config):

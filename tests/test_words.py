@@ -1,6 +1,7 @@
-"""What people type wrong, once a traceback or accepted in silence: each is one plain line, or a note that says so."""
+"""What people type wrong, and only torch, the data or a class know: one plain line, or a note that says so."""
 
 import pytest
+import torch
 from conftest import TRAIN, done, mistake, refused, summary
 
 import rowgrad
@@ -8,6 +9,15 @@ import rowgrad
 TINY = ["data=digits", "model=mlp", "trainer.accelerator=cpu", "callbacks.progress=null", "callbacks.pictures=null"]
 
 WRONG = {
+    "data.batch_size=1298": "data.batch_size=1298 is larger than the 1297 training images of digits.",
+    "+trainer.foo=1": "trainer.foo=1 cannot be had here: Trainer.__init__() got an unexpected keyword argument 'foo'",
+    "+logger.tensorboard.foo=1": "logger.tensorboard: Logger.__init__() got an unexpected keyword argument 'foo'",
+    "+model.network.foo=1": "model.network: MLP.__init__() got an unexpected keyword argument 'foo'",
+    "scenario.operation=RandomFoo": "scenario.operation=RandomFoo: there is no operation 'RandomFoo'.",
+    "model.network._target_=os.system": "model.network: ",
+    "+trainer.fast_dev_run=often": "trainer.fast_dev_run=often cannot be had here: ",
+    "+trainer.limit_train_batches=1.5": "trainer.limit_train_batches=1.5 cannot be had here: ",
+    "trainer.devices=0": "trainer.devices=0, trainer.precision=32-true cannot be had here: ",
     "model.network.depth=3": "Key 'depth' is not in struct. Accepted: _target_, hidden, dropout; +KEY=VALUE ",
     "trainer.accelerator=tpu": "cannot be had here: ",
     "model=null": "Config group override must be a string or a list. Got NoneType",
@@ -47,6 +57,10 @@ WRONG = {
     "hydra.run.dir='{0}/" + "x" * 300 + "'": "File name too long",
     "trainer={max_epochs:-1}": "optimizer.schedule=one_cycle needs an end: trainer.max_epochs or trainer.max_steps.",
 }
+
+
+if not torch.cuda.is_available():
+    WRONG["trainer.accelerator=gpu"] = "trainer.accelerator=gpu, trainer.devices=1, trainer.precision=32-true cannot be"
 
 
 @pytest.mark.parametrize("typed", WRONG, ids=lambda typed: typed[:60])
