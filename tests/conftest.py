@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import atexit
 import csv
+import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -14,10 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from filelock import FileLock
 from forked import Forked, Nursery
 from hydra import compose, initialize_config_dir
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
+import rowgrad
+from rowgrad.errors import words_for
 from rowgrad.folders import RunFolder
 from rowgrad.training.build import build as build_settings
 from rowgrad.training.settings import read_settings
@@ -33,6 +39,9 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PROJECT = Path(__file__).resolve().parents[1]
 CONFIGS = PROJECT / "configs"
+TRAIN, EVALUATE, REPORT = (PROJECT / "scripts" / f"{name}.py" for name in ("train", "evaluate", "report"))
+# A run on real digits that neither draws a picture nor a progress bar.
+QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null", "callbacks.pictures=null"]
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 
 
@@ -72,6 +81,27 @@ def run(tmp_path, device, request):
         return tmp_path / name
 
     return run_
+
+
+@pytest.fixture(scope="session")
+def swept(tmp_path_factory) -> tuple[str, Path]:
+    """A sweep over scenario, detach and seed by the real command: what it printed, and its folder."""
+
+    def make(folder: Path) -> None:
+        quick = ["data=digits", "model=mlp", "trainer.accelerator=cpu", "trainer.max_steps=4"]
+        quick += ["callbacks.progress=null", "callbacks.pictures=null", "callbacks.histograms=null"]
+        varied = ["scenario=modify,augment", "scenario.detach=true,false", "seed=0,1"]
+        result = done(TRAIN, "-m", *quick, *varied, "hydra.sweep.dir=sweep", cwd=folder)
+        (folder / "printed.txt").write_text(result.stdout)
+
+    folder = made_once(tmp_path_factory, "swept", make)
+    return (folder / "printed.txt").read_text(), folder / "sweep"
+
+
+@pytest.fixture
+def events_in_order(monkeypatch):
+    """TensorBoard reads files of one second by the order of their names, in which 9 comes after 10."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(1000))
 
 
 @pytest.fixture
@@ -114,6 +144,32 @@ def command(*arguments: object, cwd: Path, timeout: int = 300, **others: Any) ->
     return subprocess.CompletedProcess(process.args, process.wait(), output, errors)
 
 
+def done(*arguments: object, cwd: Path, **others: Any) -> subprocess.CompletedProcess[str]:
+    """Runs a script that must succeed."""
+    result = command(*arguments, cwd=cwd, **others)
+    assert result.returncode == 0, result.stderr
+    return result
+
+
+def refused(*arguments: object, cwd: Path, **others: Any) -> str:
+    """Runs a script that must fail with one line, which is returned: no traceback, no warning before it."""
+    result = command(*arguments, cwd=cwd, **others)
+    assert result.returncode == 1, result.stderr
+    (line,) = result.stderr.splitlines()
+    return line
+
+
+def mistake(*typed: str) -> str:
+    """The plain words with which `rowgrad.train` answers these overrides, as the command does."""
+    try:
+        rowgrad.train(*typed)
+    except Exception as error:
+        if (words := words_for(error)) is None:
+            raise
+        return words
+    return "nothing: it was trained"
+
+
 def wait_for(process: Forked | subprocess.Popen, condition: Callable[[], object], seconds: int = 120) -> None:
     """Waits until a condition holds while a process runs."""
     deadline = time.monotonic() + seconds
@@ -141,6 +197,11 @@ def norms(folder: Path, quantity: str) -> torch.Tensor:
     return torch.tensor([[float(row[name]) for name in columns] for row in rows], dtype=torch.float64)
 
 
+def summary(folder: Path) -> dict[str, Any]:
+    """A run's `summary.json`."""
+    return json.loads((folder / "summary.json").read_text())
+
+
 def recorded_steps(folder: Path) -> list[int]:
     """The `step` column of `row_gradients.csv`, read at once because the run may be writing to it."""
     text = (folder / "row_gradients.csv").read_text()
@@ -157,6 +218,28 @@ def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
 def weights(folder: Path, name: str = "last.ckpt") -> dict[str, torch.Tensor]:
     """The weights in a run's checkpoint."""
     return torch.load(folder / "checkpoints" / name, weights_only=True)["state_dict"]
+
+
+def assert_identical(folder: Path, other: Path) -> None:
+    """Two runs have recorded the same norms and ended with the same weights, to the last bit."""
+    assert (folder / "row_gradients.csv").read_bytes() == (other / "row_gradients.csv").read_bytes()
+    ours, others = weights(folder), weights(other)
+    assert ours.keys() == others.keys()
+    assert not [name for name, value in ours.items() if not value.equal(others[name])]
+
+
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that one worker of this session fills and all of them read. Whoever changes a file copies the folder."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"made-once-{name}"
+    finished = folder.with_suffix(".finished")
+    with FileLock(folder.with_suffix(".lock")):
+        if not finished.exists():
+            shutil.rmtree(folder, ignore_errors=True)  # another worker's attempt that failed
+            folder.mkdir()
+            make(folder)
+            finished.touch()
+    return folder
 
 
 @pytest.fixture(scope="module")

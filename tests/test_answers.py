@@ -194,18 +194,14 @@ def test_two_runs_with_one_seed_and_one_detach_are_not_paired_and_the_table_says
 
 # ---- sentences
 
+POINTS = "-0.22 points (95 % interval"
+
 
 @pytest.mark.parametrize(
     ("paired", "words"),
     [
-        (
-            Paired(-0.0022, 3, -0.0070, 0.0026, 0.2),
-            "no change of x was shown: -0.22 points (95 % interval -0.70 to +0.26, 3 pairs)",
-        ),
-        (
-            Paired(-0.0022, 3, -0.0030, -0.0014, 0.01),
-            "x changes by -0.22 points (95 % interval -0.30 to -0.14, 3 pairs)",
-        ),
+        (Paired(-0.0022, 3, -0.0070, 0.0026, 0.2), f"no change of x was shown: {POINTS} -0.70 to +0.26, 3 pairs)"),
+        (Paired(-0.0022, 3, -0.0030, -0.0014, 0.01), f"x changes by {POINTS} -0.30 to -0.14, 3 pairs)"),
         (Paired(0.01, 1), "x with detach minus without is +1.00 points in one pair, too few to show a change"),
         (Paired(0.01, 4), "x changes by +1.00 points in each of 4 pairs"),
         (Paired(0.0, 1), "x is the same in one pair"),

@@ -1,10 +1,8 @@
 """How wrong a cut gradient is: cosine, ratio of norms and stopped share against an oracle; training is unchanged."""
 
-import json
-
 import pytest
 import torch
-from conftest import events, norms, weights
+from conftest import assert_identical, events, norms, summary
 from oracle import gradients_in_sequence
 from test_invariants import fit
 from test_sequences import SMALL, Edges
@@ -66,8 +64,8 @@ def test_detaching_an_image_changes_no_weights_gradient(run, scenario, network):
     )
     logged = events(folder)
     assert logged["grad_bias/cosine"] == logged["grad_bias/norm_ratio"] == [(0, 1.0), (2, 1.0)]
-    summary = json.loads((folder / "summary.json").read_text())
-    assert summary["grad_bias/cosine"] == summary["grad_bias/norm_ratio"] == 1.0
+    facts = summary(folder)
+    assert facts["grad_bias/cosine"] == facts["grad_bias/norm_ratio"] == 1.0
     if scenario == "augment":
         stopped = [logged[f"row_grad_stopped/row_{row:02d}"][0][1] for row in range(28)]
         assert stopped == [1.0] * 14 + [0.0] * 14
@@ -95,9 +93,7 @@ def test_training_is_bit_identical_with_it(run, typed):
     with_it, without = (
         run(*typed, *often, *more, name=n) for n, more in {"a": [], "b": ["callbacks.bias=null"]}.items()
     )
-    assert (with_it / "row_gradients.csv").read_bytes() == (without / "row_gradients.csv").read_bytes()
-    tensors = [weights(folder) for folder in (with_it, without)]
-    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+    assert_identical(with_it, without)
     assert len(events(with_it)["grad_bias/cosine"]) == 4
 
 
@@ -105,7 +101,7 @@ def test_without_detach_nothing_is_measured(run):
     for name, typed in {"idle": ["scenario=baseline"], "control": ["scenario.detach=false"]}.items():
         folder = run(*typed, "model=mlp", "trainer.max_steps=2", "callbacks.bias.every_n_steps=1", name=name)
         assert not [tag for tag in events(folder) if tag.startswith("grad_bias/")]
-        assert "grad_bias/cosine" not in json.loads((folder / "summary.json").read_text())
+        assert "grad_bias/cosine" not in summary(folder)
 
 
 def test_only_steps_of_the_schedule_are_compared(run):

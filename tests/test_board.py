@@ -2,7 +2,6 @@
 
 import base64
 import csv
-import json
 import struct
 import subprocess
 import sys
@@ -16,7 +15,7 @@ import grpc
 import numpy as np
 import pytest
 import torch
-from conftest import build, configure, events, train
+from conftest import QUICK, build, configure, events, summary, train
 from foreign import Segmenter, fit
 from tensorboard.backend.application import TensorBoardWSGI, make_plugin_loader
 from tensorboard.backend.event_processing.data_provider import MultiplexerDataProvider
@@ -36,7 +35,6 @@ from rowgrad.watch.hparams import digest_but_for_seed
 from rowgrad.watch.loggers import add_facts
 from rowgrad.watch.quantities import ABOUT, OUTCOME
 
-QUICK = ["data=digits", "callbacks.progress=null", "callbacks.pictures=null", "trainer.accelerator=cpu"]
 AT = "/data/plugin/rowgrad"
 
 
@@ -166,8 +164,7 @@ def test_runs_have_facts_and_an_accuracy(runs, both, loader):
     assert [quantity["name"] for quantity in answer["quantities"]] == [
         "row_grad_norm", "input_grad_norm", "row_update_norm", "row_grad_stopped",
     ]  # fmt: skip
-    summary = json.loads((runs / "augment" / "summary.json").read_text())
-    assert augment["accuracy"] == ["test/acc", pytest.approx(summary["test/acc"])]
+    assert augment["accuracy"] == ["test/acc", pytest.approx(summary(runs / "augment")["test/acc"])]
     assert augment["ended"]
     facts = augment["facts"]
     assert (facts["status"], facts["selected"], facts["edges"]) == ("done", list(range(14)), False)

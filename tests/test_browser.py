@@ -1,16 +1,13 @@
 """What people look at, in a real Chromium: TensorBoard's pages of a real run, and the report. `make test-browser`."""
 
-import json
-
 import pytest
-from conftest import PROJECT, command, wait_until
+from conftest import REPORT, TRAIN, done, summary, wait_until
 
 pytestmark = pytest.mark.browser
 
 # Playwright is installed by `make test-browser` alone; elsewhere these tests are not selected.
 browser = pytest.importorskip("browser", exc_type=ImportError)
 
-TRAIN, REPORT = PROJECT / "scripts" / "train.py", PROJECT / "scripts" / "report.py"
 LINES = "es => es.filter(e => (e.getAttribute('d') || '').split('L').length > 5).length"
 
 
@@ -19,8 +16,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("browser") / "run"
     overrides = ["data=digits", "scenario=augment", "trainer.accelerator=cpu", f"hydra.run.dir={folder}"]
     overrides.append("callbacks.bias.every_n_steps=2")
-    result = command(TRAIN, *overrides, "trainer.max_epochs=2", cwd=folder.parent)
-    assert result.returncode == 0, result.stderr
+    done(TRAIN, *overrides, "trainer.max_epochs=2", cwd=folder.parent)
     return folder
 
 
@@ -58,7 +54,7 @@ def test_images_load(chromium, address):
 def test_hparams_list_scenario_and_final_metrics(chromium, address, run):
     page = browser.open_tab(chromium, address, "hparams")
     table = page.locator("tf-hparams-table-view vaadin-grid")
-    facts = json.loads((run / "summary.json").read_text())
+    facts = summary(run)
     columns = ["detach", "lr", "rows", "scenario", "seed", "test/acc", "test/loss", "grad_flow/mean_cut_fraction"]
     values = ["true", "0.010000", "0:14", "augment", *(f"{facts[k]:.5g}" for k in ("test/acc", "cut_fraction"))]
     for text in [*columns, *values]:
@@ -74,8 +70,7 @@ def test_texts_are_readable(chromium, address):
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_report_shows_its_figures_and_can_be_read(chromium, run, scheme):
-    result = command(REPORT, run, cwd=run.parent)
-    assert result.returncode == 0, result.stderr
+    done(REPORT, run, cwd=run.parent)
     page = chromium.new_page(viewport={"width": 1100, "height": 900}, color_scheme=scheme)
     errors, asked = [], []
     page.on("pageerror", lambda error: errors.append(str(error)))

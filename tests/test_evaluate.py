@@ -4,14 +4,11 @@ import json
 
 import pytest
 import torch
-from conftest import PROJECT, command, configure, train
+from conftest import EVALUATE, QUICK, command, configure, done, summary, train
 
 from rowgrad.results.evaluation import describe_views, metrics_table
 from rowgrad.scenario.scenario import Scenario
 from rowgrad.training.train import load_run
-
-EVALUATE = PROJECT / "scripts" / "evaluate.py"
-QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null", "callbacks.pictures=null"]
 
 
 @pytest.fixture(scope="module")
@@ -22,13 +19,8 @@ def modified(tmp_path_factory):
     return folder
 
 
-def summary(run):
-    return json.loads((run / "summary.json").read_text())
-
-
 def evaluated(run, *more):
-    result = command(EVALUATE, run, *more, cwd=run.parent)
-    assert result.returncode == 0, result.stderr
+    result = done(EVALUATE, run, *more, cwd=run.parent)
     assert max(map(len, result.stdout.splitlines())) <= 80
     return result.stdout
 
@@ -123,38 +115,44 @@ def test_a_scenario_that_does_not_exist_is_one_line(modified):
 
 # ---- the words, of scenarios that no run is trained for
 
-SCENARIOS = {
-    "baseline": Scenario(name="baseline", height=28),
-    "visualize": Scenario(name="visualize", rows="0:14", operation="scale 0.5", route="observe", height=28),
-    "augment": Scenario(name="augment", rows="0:14", operation="shift 1", probability=0.5, height=28),
-    "always": Scenario(name="always", rows=3, operation="flip", probability=0.5, when="train and eval", height=28),
-    "hidden": Scenario(name="hidden", rows="14:28", route="exclude", height=28),
-    "blind": Scenario(name="blind", rows="14:28", route="exclude", when="train and eval", height=28),
-    "late": Scenario(name="late", rows=3, route="exclude", when="train and eval", from_step=50, height=28),
-    "drawn": Scenario(name="drawn", rows="0:14", random_rows=5, operation="erase", height=28),
-}
 UNTOUCHED = "the images as they are"
-SAID = {
-    "baseline": f"{UNTOUCHED}; with the rows changed, the same",
-    "visualize": f"{UNTOUCHED}; with the rows changed, the same",
-    "augment": f"{UNTOUCHED} (augment is active in training only); with the rows changed, rows 0–13 shifted by +1",
+IN_TRAINING = "is active in training only); with the rows changed,"
+ALWAYS = {"when": "train and eval"}
+# name -> settings, and what is said
+VIEWS = {
+    "baseline": ({}, f"{UNTOUCHED}; with the rows changed, the same."),
+    "visualize": ({"rows": "0:14", "route": "observe"}, f"{UNTOUCHED}; with the rows changed, the same."),
+    "augment": (
+        {"rows": "0:14", "operation": "shift 1", "probability": 0.5},
+        f"{UNTOUCHED} (augment {IN_TRAINING} rows 0–13 shifted by +1, in every image.",
+    ),
     "always": (
-        "row 3 flipped from left to right with probability 0.5; with the rows changed, row 3 flipped from left to right"
+        {"rows": 3, "operation": "scale 2", "probability": 0.5, **ALWAYS},
+        "row 3 scaled by 2 with probability 0.5; with the rows changed, row 3 scaled by 2, in every image.",
     ),
-    "hidden": f"{UNTOUCHED} (hidden is active in training only); with the rows changed, black in rows 14–27",
-    "late": f"{UNTOUCHED} (late is not active at step 10); with the rows changed, black in row 3",
+    "hidden": (
+        {"rows": "14:28", "route": "exclude"},
+        f"{UNTOUCHED} (hidden {IN_TRAINING} black in rows 14–27, in every image.",
+    ),
+    "late": (
+        {"rows": 3, "route": "exclude", "from_step": 50, **ALWAYS},
+        f"{UNTOUCHED} (late is not active at step 10); with the rows changed, black in row 3, in every image.",
+    ),
     "drawn": (
-        f"{UNTOUCHED} (drawn is active in training only); with the rows changed, 5 of rows 0–13 (drawn for each image)"
-        " erased to 0"
+        {"rows": "0:14", "random_rows": 5, "operation": "erase"},
+        f"{UNTOUCHED} (drawn {IN_TRAINING} 5 of rows 0–13 (drawn for each image) erased to 0, in every image.",
     ),
-    "blind": "black in rows 14–27; with the rows changed, black in rows 14–27",
+    "blind": (
+        {"rows": "14:28", "route": "exclude", **ALWAYS},
+        "black in rows 14–27; with the rows changed, black in rows 14–27, in every image.",
+    ),
 }
 
 
-@pytest.mark.parametrize("name", SAID)
+@pytest.mark.parametrize("name", VIEWS)
 def test_what_the_network_saw_is_said_by_route_phase_and_schedule(name):
-    end = "." if SAID[name].endswith("the same") else ", in every image."
-    assert describe_views(SCENARIOS[name], 10) == SAID[name] + end
+    settings, words = VIEWS[name]
+    assert describe_views(Scenario(name=name, height=28, **settings), 10) == words
 
 
 def test_a_metric_that_was_not_reported_and_a_difference_however_small_are_shown():

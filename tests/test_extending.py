@@ -5,8 +5,7 @@ import re
 import shlex
 
 import pytest
-import torch
-from conftest import PROJECT, command, events, norms
+from conftest import EVALUATE, PROJECT, REPORT, command, done, events, norms, refused, summary, weights
 from omegaconf import OmegaConf
 from sklearn.metrics import f1_score
 
@@ -29,15 +28,10 @@ def follow(recipe, folder, *more):
     words = shlex.split(line)
     assert words[:3] == ["python", "-m", "rowgrad"]
     quick = [] if "data=stripes" in words else ["data=digits"]
-    quick += [
-        "trainer.max_steps=6",
-        "trainer.accelerator=cpu",
-        "callbacks.progress=null",
-        f"hydra.run.dir={folder}/run",
-    ]
-    result = command(LAUNCHER, *words[3:], *quick, *more, cwd=folder)
-    assert result.returncode == 0, result.stderr
-    return folder / "run", json.loads((folder / "run" / "summary.json").read_text()), result.stdout
+    quick += ["trainer.max_steps=6", "trainer.accelerator=cpu", "callbacks.progress=null", "callbacks.pictures=null"]
+    quick.append(f"hydra.run.dir={folder}/run")
+    result = done(LAUNCHER, *words[3:], *quick, *more, cwd=folder)
+    return folder / "run", summary(folder / "run"), result.stdout
 
 
 def test_every_recipe_is_followed_here():
@@ -66,22 +60,18 @@ def test_a_network_with_a_state_is_cut_between_rows(tmp_path):
 
 def test_a_network_is_trained_resumed_and_evaluated_by_whoever_trusts_it(tmp_path):
     run, facts, _ = follow("A network", tmp_path)
-    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    assert state["network.rows.0.weight"].shape == (16, 28)
-    evaluate = [PROJECT / "scripts" / "evaluate.py", run]
-    refused = command(*evaluate, cwd=tmp_path)
-    assert refused.returncode == 1
-    assert refused.stderr.startswith("Cannot evaluate: model.network: ")
-    assert "my_network.RowMixer" in refused.stderr
-    assert refused.stderr.endswith("If it is yours: trust=[my_network].\n")
-    assert len(refused.stderr.splitlines()) == 1
+    assert weights(run)["network.rows.0.weight"].shape == (16, 28)
+    evaluate = [EVALUATE, run]
+    line = refused(*evaluate, cwd=tmp_path)
+    assert line.startswith("Cannot evaluate: model.network: ")
+    assert "my_network.RowMixer" in line
+    assert line.endswith("If it is yours: trust=[my_network].")
     trusted = command(*evaluate, "--trust", "my_network", "--format", "json", cwd=tmp_path)
     assert json.loads(trusted.stdout)["test/acc"] == facts["test/acc"]
     resume = [f"resume={run}", "trainer.max_steps=8"]
     assert "If it is yours: trust=[my_network]." in command(LAUNCHER, *resume, cwd=tmp_path).stderr
-    resumed = command(LAUNCHER, *resume, "trust=[my_network]", cwd=tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
-    assert json.loads((run / "summary.json").read_text())["train/steps"] == 8
+    done(LAUNCHER, *resume, "trust=[my_network]", cwd=tmp_path)
+    assert summary(run)["train/steps"] == 8
 
 
 @pytest.mark.slow
@@ -92,11 +82,9 @@ def test_a_data_set_of_another_size_with_three_channels(tmp_path):
     head, *lines = (run / "row_gradients.csv").read_text().splitlines()
     assert len(head.split(",")) == 1 + 2 * 20
     assert len(lines) == 6
-    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    assert state["theta"].shape == (3, 20, 16)
-    report = command(PROJECT / "scripts" / "report.py", run, "--out", tmp_path / "report", cwd=tmp_path)
-    assert report.returncode == 0, report.stderr
-    evaluate = [PROJECT / "scripts" / "evaluate.py", run, "--trust", "stripes", "--format", "json"]
+    assert weights(run)["theta"].shape == (3, 20, 16)
+    done(REPORT, run, "--out", tmp_path / "report", cwd=tmp_path)
+    evaluate = [EVALUATE, run, "--trust", "stripes", "--format", "json"]
     trusted = command(*evaluate, cwd=tmp_path)
     assert json.loads(trusted.stdout)["test/acc"] == facts["test/acc"]
 
@@ -104,9 +92,9 @@ def test_a_data_set_of_another_size_with_three_channels(tmp_path):
 def test_rows_that_a_data_set_of_ones_own_does_not_have_are_said_plainly(tmp_path):
     follow("A data set", tmp_path)
     words = ["--config-dir", "configs", "data=stripes", "data.batch_size=20", "scenario.rows=20"]
-    result = command(LAUNCHER, *words, cwd=tmp_path)
     limits = "an image has 20 rows, 0 to 19 (or -20 to -1 from the bottom)"
-    assert result.stderr == f"Cannot train: scenario.rows=20 is out of range: {limits}.\n"
+    line = refused(LAUNCHER, *words, cwd=tmp_path)
+    assert line == f"Cannot train: scenario.rows=20 is out of range: {limits}."
 
 
 def test_a_metric(tmp_path):

@@ -32,22 +32,13 @@ SLOW |= {"trainer.accelerator", "data.source", "data.root", "data.name", "data.f
 KEYS = sorted({part.full_key(name) for part in OFFERED for name in part.defaults()} - SLOW)
 INNER = ["model.network.hidden", "model.network.dropout", "optimizer.algorithm.betas", "optimizer.algorithm.fused"]
 INNER += [
-    "callbacks.recorder",
-    "callbacks.pictures",
-    "callbacks.histograms",
-    "callbacks.checkpoints",
     "logger.tensorboard",
+    *(f"callbacks.{name}" for name in ("recorder", "pictures", "histograms", "checkpoints")),
 ]
 NEW = ["nonsense", "scenario.nonsense", "trainer.limit_train_batches", "trainer.overfit_batches", "trainer.profiler"]
 NEW += ["trainer.val_check_interval", "trainer.fast_dev_run", "trainer.reload_dataloaders_every_n_epochs", "trainer.x"]
-NEW += [
-    "optimizer.algorithm.eps",
-    "optimizer.algorithm.x",
-    "model.network.x",
-    "model.metrics.m",
-    "callbacks.c",
-    "logger.l",
-]
+NEW += ["optimizer.algorithm.eps", "optimizer.algorithm.x", "model.network.x", "model.metrics.m", "callbacks.c"]
+NEW += ["logger.l"]
 
 NUMBERS = st.one_of(
     st.integers(-3, 40).map(str),
@@ -55,16 +46,12 @@ NUMBERS = st.one_of(
 )
 OPERATIONS = ["shift", "scale", "noise", "flip", "blur", "erase", "static", "quantise", "none", "RandomRotation", "Pad"]
 OPERATIONS += ["ToPILImage", "MixUp", "GaussianBlur", "Lambda", "Normalize", "RandomErasing", "Compose", "Resize", "x"]
+ODD = ["null", "true", "false", "none", "all", "''", "[]", "{}", "[1,2]", "{a:1}", "[[row,input]]", "??", "../x"]
+ODD += ["{_target_:torch.nn.Identity}", "{_target_:os.nothing}", "{_target_:3}", "${seed}", "${no}"]
+ROWS = ["0:14", "::2", "-1", "0:99", "[0:3,-1]", "14:0", "::0", "replace", "observe", "exclude", "16-true"]
 TEXTS = st.one_of(
-    st.sampled_from(
-        ["null", "true", "false", "none", "all", "''", "[]", "{}", "[1,2]", "{a:1}", "[[row,input]]", "??"]
-    ),
-    st.sampled_from(
-        ["0:14", "::2", "-1", "0:99", "[0:3,-1]", "14:0", "::0", "replace", "observe", "exclude", "16-true"]
-    ),
-    st.sampled_from(
-        ["{_target_:torch.nn.Identity}", "{_target_:os.nothing}", "{_target_:3}", "${seed}", "${no}", "../x"]
-    ),
+    st.sampled_from(ODD),
+    st.sampled_from(ROWS),
     st.sampled_from(["[/x]", "a/b", "$x$", "'a b'", "x" * 300, "\\{", "=", "a=b", "a,b", "'", "[", "é", "bf16-mixed"]),
     st.builds(lambda name, *numbers: f"'{' '.join([name, *numbers])}'", st.sampled_from(OPERATIONS), NUMBERS),
     st.text(max_size=5),

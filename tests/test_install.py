@@ -11,7 +11,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, command, events
+from conftest import PROJECT, QUICK, TRAIN, done, events
 
 import rowgrad
 from rowgrad.errors import PIPELINE
@@ -21,13 +21,6 @@ pytestmark = pytest.mark.slow
 
 PYPROJECT = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
 IMPORTED_AS = {"google-crc32c": "google_crc32c", "hydra-core": "hydra", "scikit-learn": "sklearn"}
-QUICK = [
-    "data=digits",
-    "trainer.max_steps=2",
-    "trainer.accelerator=cpu",
-    "callbacks.progress=null",
-    "callbacks.pictures=null",
-]
 LINE = 'pip install "rowgrad[pipeline]"'
 
 # A Python in which the packages of the pipeline are not installed: neither found nor listed.
@@ -152,11 +145,10 @@ def test_the_wheel_trains_from_anywhere_what_the_clone_trains(installed, tmp_pat
     (tmp_path / "empty").mkdir()
     where = python(installed, "-c", "import rowgrad; print(rowgrad.__file__)", cwd=tmp_path / "empty")
     assert where.stdout == f"{installed}/rowgrad/__init__.py\n"
-    words = [*QUICK, "scenario=augment", "seed=4"]
+    words = [*QUICK, "trainer.max_steps=2", "scenario=augment", "seed=4"]
     result = python(installed, "-m", "rowgrad", *words, "hydra.run.dir=run", cwd=tmp_path / "empty")
     assert result.returncode == 0, result.stderr
-    clone = command(PROJECT / "scripts" / "train.py", *words, "hydra.run.dir=clone", cwd=tmp_path)
-    assert clone.returncode == 0, clone.stderr
+    done(TRAIN, *words, "hydra.run.dir=clone", cwd=tmp_path)
     files = [tmp_path / "empty" / "run" / "row_gradients.csv", tmp_path / "clone" / "row_gradients.csv"]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert len(files[0].read_text().splitlines()) == 3

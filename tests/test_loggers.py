@@ -6,13 +6,11 @@ import threading
 
 import lightning.pytorch as pl
 import pytest
-from conftest import PROJECT, command, configure, events, recorded_steps, train
+from conftest import QUICK, TRAIN, configure, done, events, recorded_steps, train
 from omegaconf import OmegaConf
-from test_switches import QUICK, RANDOM, SNAPSHOTS, read_csv, summary
+from test_switches import read_csv, summary
 
 from rowgrad.errors import UserError
-
-TRAIN = PROJECT / "scripts" / "train.py"
 
 
 def test_every_logger_of_a_list_gets_every_number_at_its_step_and_the_hyperparameters(tmp_path):
@@ -32,25 +30,10 @@ def test_every_logger_of_a_list_gets_every_number_at_its_step_and_the_hyperparam
     assert (hyperparameters.scenario, hyperparameters.seed, hyperparameters.rows) == ("augment", 0, "0:14")
 
 
-def test_a_run_that_goes_on_has_every_step_in_its_tables(tmp_path):
-    alone, resumed = tmp_path / "alone", tmp_path / "killed-13"
-    options = ["logger=csv", "callbacks.checkpoints.every_n_steps=5", "trainer.max_epochs=2"]
-    train(configure(*QUICK, *RANDOM, SNAPSHOTS, *options), alone)
-    train(OmegaConf.load(resumed / "config.yaml"), resumed, resume=True)
-    before, after = (read_csv(resumed / "csv" / f"version_{number}" / "metrics.csv") for number in (0, 1))
-    for tag, values in read_csv(alone / "csv" / "version_0" / "metrics.csv").items():
-        assert sorted({*before.get(tag, []), *after.get(tag, [])}) == sorted(values), tag
-    assert [step for step, _ in after["train/loss"]] == list(range(11, 22))
-    assert [step for step, _ in before["train/loss"]] == list(range(11))
-    assert (resumed / "csv" / "version_1" / "hparams.yaml").is_file()
-    assert (alone / "row_gradients.csv").read_bytes() == (resumed / "row_gradients.csv").read_bytes()
-
-
 @pytest.mark.parametrize("typed", ["logger=null", "logger=none"])
 def test_without_a_logger_norms_and_summary_are_left(tmp_path, typed):
     arguments = [*QUICK, "model=mlp", "trainer.max_steps=3", typed, f"hydra.run.dir={tmp_path / 'run'}"]
-    result = command(TRAIN, *arguments, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    result = done(TRAIN, *arguments, cwd=tmp_path)
     assert "watch it" not in result.stdout
     assert result.stdout.splitlines()[-1] == "run's folder   run"
     assert not (tmp_path / "run" / "tensorboard").exists()
@@ -93,8 +76,7 @@ def wandb_numbers(folder):
 def test_a_sweep_logged_to_wandb_leaves_a_run_of_its_own_for_each_job(tmp_path):
     pytest.importorskip("wandb")
     overrides = ["logger=[csv,wandb]", "seed=0,1", "trainer.max_steps=4", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
-    result = command(TRAIN, "-m", *QUICK, "model=mlp", *overrides, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    done(TRAIN, "-m", *QUICK, "model=mlp", *overrides, cwd=tmp_path)
     for seed in (0, 1):
         job = tmp_path / "sweep" / f"seed-{seed}"
         (offline,) = (job / "wandb").glob("offline-run-*")

@@ -1,12 +1,11 @@
 """Pictures, histograms, texts and hyperparameters of a run in TensorBoard."""
 
 import io
-import json
 
 import numpy as np
 import pytest
 import torch
-from conftest import build, configure, norms, recorded_steps, train, weights
+from conftest import build, configure, norms, recorded_steps, summary, train, weights
 from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -43,7 +42,7 @@ def ended(tmp_path_factory):
     """A run of each scenario."""
     root, scenarios = tmp_path_factory.mktemp("ended"), ("baseline", "augment", "visualize", "modify")
     for scenario in scenarios:
-        train(configure(*QUICK, f"scenario={scenario}", "seed=3"), root / scenario)
+        train(configure(*QUICK, "model=mlp", f"scenario={scenario}", "seed=3"), root / scenario)
     return {scenario: root / scenario for scenario in scenarios}
 
 
@@ -54,9 +53,9 @@ def test_a_run_ends_with_its_pictures(ended):
         for tag in PICTURES:
             (event,) = accumulator.Images(tag)
             assert event.step == 10
-            picture = np.asarray(Image.open(io.BytesIO(event.encoded_image_string)).convert("RGB"))
-            assert min(picture.shape[:2]) > 300
-            assert len(np.unique(picture.reshape(-1, 3), axis=0)) > 20
+            picture = Image.open(io.BytesIO(event.encoded_image_string)).convert("RGB")
+            assert min(picture.size) > 300
+            assert len(picture.getcolors(maxcolors=picture.width * picture.height)) > 20
 
 
 def test_a_picture_shows_what_the_recorder_wrote_from_before_a_resume_too(tmp_path, monkeypatch):
@@ -67,7 +66,7 @@ def test_a_picture_shows_what_the_recorder_wrote_from_before_a_resume_too(tmp_pa
         return Figure()
 
     monkeypatch.setattr(figures, "heatmaps", keep)
-    config = configure(*QUICK, "scenario=augment", "trainer.max_steps=5")
+    config = configure(*QUICK, "model=mlp", "trainer.max_steps=5")
     train(config, tmp_path / "run")
     config.trainer.max_steps = 9
     train(config, tmp_path / "run", resume=True)
@@ -91,9 +90,8 @@ def test_digits_are_shown_as_the_last_step_had_them(tmp_path, monkeypatch):
         original(self, trainer, module, outputs, batch, batch_idx)
 
     monkeypatch.setattr(Pictures, "on_train_batch_end", keep)
-    train(
-        configure(*QUICK, "scenario=augment", "scenario.probability=1", "callbacks.pictures.digits=3"), tmp_path / "r"
-    )
+    typed = ["model=mlp", "scenario.probability=1", "callbacks.pictures.digits=3"]
+    train(configure(*QUICK, *typed), tmp_path / "r")
     views, bars = shown[-1]
     batch, rows = batches[-1]
     u = batch.images[:3] + rows
@@ -212,7 +210,7 @@ def test_histograms_are_of_an_images_own_loss_in_whatever_micro_batches(run):
 
 def test_pictures_and_histograms_come_every_so_many_steps_and_pictures_at_the_end(run):
     every = ["callbacks.histograms.every_n_steps=10", "callbacks.pictures.every_n_steps=10"]
-    accumulator = watched(run("scenario=augment", "data.batch_size=64", *every))
+    accumulator = watched(run("model=mlp", "data.batch_size=64", *every))
     assert [event.step for event in accumulator.Images(PICTURES[0])] == [9, 19, 20]
     tags = accumulator.Tags()["histograms"]
     parts = ("selected_rows", "other_rows")
@@ -278,7 +276,7 @@ def test_hyperparameters_are_logged_with_the_final_metrics(ended):
     assert metrics == {"test/acc", "test/loss", "grad_flow/mean_cut_fraction", "grad_bias/mean_cosine"}
     assert "session_end_info" in found
     scalars = watched(folder)
-    facts = json.loads((folder / "summary.json").read_text())
+    facts = summary(folder)
     for tag, name in {
         "test/acc": "test/acc",
         "test/loss": "test/loss",

@@ -2,17 +2,13 @@
 
 import doctest
 import inspect
-import json
 
 import pytest
 import torch
-from conftest import LIGHT, PROJECT, command, norms, start, wait_for
+from conftest import LIGHT, QUICK, TRAIN, command, norms, refused, summary
 
 import rowgrad
 from rowgrad.errors import UserError
-
-QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null"]
-TRAIN = PROJECT / "scripts" / "train.py"
 
 
 def test_importing_it_imports_nothing_heavy(tmp_path):
@@ -53,12 +49,13 @@ def test_a_run_can_be_trained_opened_and_drawn_in_a_notebook(tmp_path, monkeypat
     for opened in (run, again):
         assert opened.steps.tolist() == [0, 1, 2, 3]
         assert opened.norms["row_grad_norm"].equal(norms(run.folder.path, "row_grad_norm"))
-        assert opened.summary == json.loads((run.folder.path / "summary.json").read_text())
+        assert opened.summary == summary(run.folder.path)
         assert (opened.status, opened.seed, opened.height) == ("done", 3, 28)
         assert opened.theta.shape == (1, 28, 28)
         assert set(opened.figures()) == {"row_gradients", "learnt_rows"}
     longer = rowgrad.train(f"resume={run.folder}", "trainer.max_steps=6")
     assert longer.steps.tolist() == [0, 1, 2, 3, 4, 5]
+    assert longer.config.trainer.max_steps == 6
 
 
 def test_a_mistake_in_a_notebook_raises_a_user_error(tmp_path, monkeypatch):
@@ -81,52 +78,8 @@ def test_help_has_the_meaning_and_the_default_of_every_key(tmp_path):
             assert part.parts()[name].metadata["words"] in line
 
 
-@pytest.mark.slow
-def test_a_second_process_in_a_runs_folder_is_refused(tmp_path):
-    run = tmp_path / "run"
-    first = start(
-        TRAIN,
-        *QUICK,
-        "trainer.max_epochs=30",
-        "callbacks.checkpoints.every_n_steps=5",
-        "hydra.run.dir=run",
-        cwd=tmp_path,
-    )
-    wait_for(first, (run / "checkpoints" / "previous.ckpt").is_file)
-    assert (run / ".lock").exists()
-    second = command(TRAIN, "resume=run", cwd=tmp_path)
-    assert second.returncode == 1
-    assert second.stderr == "Cannot train: run is being trained by another process.\n"
-    assert first.wait(timeout=120) == 0
-    assert len(norms(run, "row_grad_norm")) == 330
-    assert not (run / ".lock").exists()
-
-
 def test_a_start_that_fails_says_one_line_and_leaves_everything_as_it_was(tmp_path):
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "mine.txt").write_text("mine")
-    result = command(TRAIN, *QUICK, "scenario.rows=28", cwd=tmp_path)
-    assert result.returncode == 1
-    assert len(result.stderr.splitlines()) == 1
-    assert result.stderr.startswith("Cannot train: ")
+    assert refused(TRAIN, *QUICK, "scenario.rows=28", cwd=tmp_path).startswith("Cannot train: ")
     assert [path.name for path in tmp_path.rglob("*")] == ["logs", "mine.txt"]
-
-
-@pytest.mark.parametrize(
-    ("typed", "words"),
-    [
-        ("+nonsense=1", "nonsense is unknown. Accepted: seed, resume, trust, data, "),
-        ("+sead=1", "sead is unknown; did you mean seed?"),
-        ("+scenario.detatch=false", "scenario.detatch is unknown; did you mean detach? Accepted: name, rows, "),
-        (
-            "+callbacks.recorder.evry_n_steps=2",
-            "callbacks.recorder.evry_n_steps is unknown; did you mean every_n_steps?",
-        ),
-        ("model.network=null", "model.network=None is not a group of settings."),
-        ("callbacks.histograms=none", "callbacks.histograms=none is not a _target_ with its arguments, or null."),
-    ],
-)
-def test_an_unknown_key_is_refused(typed, words):
-    with pytest.raises(UserError) as error:
-        rowgrad.train(*QUICK, typed)
-    assert str(error.value).startswith(words)

@@ -10,7 +10,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 import torch
-from conftest import PROJECT, command, configure, norms, train
+from conftest import REPORT, command, configure, norms, train
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from omegaconf import OmegaConf
@@ -18,7 +18,8 @@ from PIL import Image
 
 from rowgrad import open_run
 from rowgrad.config import flat
-from rowgrad.folders import RunFolder, find_run_folders
+from rowgrad.errors import UserError
+from rowgrad.folders import RunFolder, SweepFolder, find_run_folders
 from rowgrad.results import plots, report
 from rowgrad.results.analysis import load_analyses
 from rowgrad.results.plots import PAGE, SIZES, add_legend
@@ -31,7 +32,6 @@ from rowgrad.watch.figures import INK, round_logarithms
 
 _, row_atlas, *_ = load_analyses()  # repair, row_atlas, truncation, vanishing
 describe_atlas = row_atlas.describe_atlas
-REPORT = PROJECT / "scripts" / "report.py"
 QUANTITIES = ("row_grad_norm", "input_grad_norm")
 QUICK = ["data=digits", "callbacks.progress=null", "trainer.accelerator=cpu", "trainer.max_steps=4", "model=mlp"]
 QUICK += ["callbacks.pictures=null", "callbacks.histograms=null"]
@@ -57,11 +57,10 @@ def runs(folder):
 
 
 @pytest.fixture(scope="module")
-def page(folder):
-    result = command(REPORT, folder / "sweep", cwd=folder)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout == f"4 runs: {folder / 'sweep' / 'report' / 'report.html'}\n"
-    return folder / "sweep" / "report" / "report.html"
+def page(swept):
+    """The report that a sweep writes when it ends."""
+    _, folder = swept
+    return folder / "report" / "report.html"
 
 
 def test_runs_are_found_in_a_sweeps_folder_and_each_once(folder):
@@ -153,8 +152,9 @@ def test_text_and_axes_take_the_pages_colour(page):
     assert not re.findall(r"(?:fill|stroke): ?#0{6}", pictures)
 
 
-def test_the_same_runs_give_the_same_figures_in_another_process(page, runs):
-    for name, plot in draw(RunSet(runs)).items():
+def test_the_same_runs_give_the_same_figures_in_another_process(page, swept):
+    _, folder = swept
+    for name, plot in draw(RunSet.of_sweep(SweepFolder(folder))).items():
         picture = svg(plot.on(), name).replace(INK, "currentColor")
         assert picture.partition("<svg ")[2] in page.read_text()
 
@@ -184,12 +184,9 @@ def test_a_killed_run_is_shown_with_what_it_left(folder, tmp_path, monkeypatch):
 def test_what_is_not_a_run_is_named(folder, tmp_path, spoil, words):
     shutil.copytree(folder / "sweep" / "a", tmp_path / "a")
     spoil(tmp_path / "a")
-    result = command(REPORT, tmp_path / "a", cwd=tmp_path)
-    assert result.returncode == 1
-    assert words in result.stderr
-    assert str(tmp_path / "a") in result.stderr
-    assert "Traceback" not in result.stderr
-    assert not (tmp_path / "a" / "report").exists()
+    with pytest.raises(UserError, match=words) as info:
+        RunSet([open_run(found) for found in find_run_folders([tmp_path / "a"])])
+    assert str(tmp_path / "a") in str(info.value)
 
 
 def altered(run, summary=None, **config):

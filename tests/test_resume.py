@@ -2,27 +2,34 @@
 
 import json
 import os
-import re
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import PROJECT, command, configure, events, norms, recorded_steps, start, train, weights
+from conftest import (
+    EVALUATE,
+    PROJECT,
+    QUICK,
+    TRAIN,
+    assert_identical,
+    configure,
+    done,
+    events,
+    mistake,
+    recorded_steps,
+    refused,
+    start,
+    summary,
+    train,
+)
 from omegaconf import OmegaConf
+from test_parts import torchs_one_cycle
+from test_switches import RANDOM
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from rowgrad.errors import UserError
 from rowgrad.watch.csv_file import cut_back
-
-TRAIN = PROJECT / "scripts" / "train.py"
-QUICK = ["data=digits", "trainer.accelerator=cpu", "callbacks.progress=null"]
-# Every source of randomness: order and shifts of images, noise, probability, dropout.
-RANDOM = ["model=mlp", "model.network.dropout=0.3", "scenario.operation=noise 1"]
-
-
-def summary(folder):
-    return json.loads((folder / "summary.json").read_text())
 
 
 def saved(folder):
@@ -50,17 +57,9 @@ def test_killed_runs_end_bit_identical_to_runs_left_alone(tmp_path):
     chains = {"mlp": RANDOM, "cnn": ["scenario.operation=RandomRotation 30", "trainer.accumulate_grad_batches=2"]}
     chains["cnn"] += ["scenario.random_rows=9", "scenario.from_step=10", "scenario.to_step=80", "corruption=row_noise"]
     options = ["--kills", "12", *QUICK, "trainer.max_epochs=16"]
+    kill, one_thread = PROJECT / "tools" / "kill.py", {"OMP_NUM_THREADS": "1"}
     processes = {
-        name: start(
-            PROJECT / "tools" / "kill.py",
-            tmp_path / name,
-            "--seed",
-            seed,
-            *options,
-            *overrides,
-            cwd=tmp_path,
-            env={"OMP_NUM_THREADS": "1"},
-        )
+        name: start(kill, tmp_path / name, "--seed", seed, *options, *overrides, cwd=tmp_path, env=one_thread)
         for seed, (name, overrides) in enumerate(chains.items())
     }
     for name, process in processes.items():
@@ -82,8 +81,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(run22, tmp_path, caps
     printed = capsys.readouterr().out
     assert f"{last} is damaged" in printed
     assert "resuming from step 20, previous.ckpt" in printed
-    assert (folder / "row_gradients.csv").read_bytes() == (run22 / "row_gradients.csv").read_bytes()
-    assert all(weights(folder)[key].equal(value) for key, value in weights(run22).items())
+    assert_identical(folder, run22)
     assert last.with_suffix(".damaged").read_bytes() == content
 
 
@@ -105,8 +103,7 @@ def test_a_checkpoint_that_knows_more_steps_than_the_csv_gives_way_to_the_one_be
         f"{last} knows more steps than the files (row_gradients.csv has the norms of 20 of the 22 recorded" in printed
     )
     assert "resuming from step 20, previous.ckpt" in printed
-    assert (folder / "row_gradients.csv").read_bytes() == (run22 / "row_gradients.csv").read_bytes()
-    assert all(weights(folder)[key].equal(value) for key, value in weights(run22).items())
+    assert_identical(folder, run22)
     assert last.with_suffix(".damaged").read_bytes() == known
 
 
@@ -125,11 +122,9 @@ def test_lines_that_no_checkpoint_can_do_without_are_missed_by_name(run22, tmp_p
     folder = copy_of(run22, tmp_path / "run")
     spoil(folder)
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    result = command(TRAIN, f"resume={folder}", cwd=tmp_path)
-    assert result.returncode == 1
+    words = mistake(f"resume={folder}")
     missing = f"row_gradients.csv has the norms of {count} of the 20 recorded steps"
-    assert f"previous.ckpt knows more steps than the files ({missing}). Put the files back" in result.stderr
-    assert len(result.stderr.splitlines()) == 1
+    assert f"previous.ckpt knows more steps than the files ({missing}). Put the files back" in words
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == before
 
 
@@ -177,9 +172,8 @@ def test_the_csv_is_on_the_disk_before_a_checkpoint_is(tmp_path, monkeypatch):
         fsync(number)
 
     monkeypatch.setattr(os, "fsync", keep)
-    train(
-        configure(*QUICK, "model=mlp", "trainer.max_steps=2", "callbacks.checkpoints.every_n_steps=1"), tmp_path / "run"
-    )
+    often = ["trainer.max_steps=2", "callbacks.checkpoints.every_n_steps=1"]
+    train(configure(*QUICK, "model=mlp", *often), tmp_path / "run")
     names = [name for name, _ in synced]
     first = names.index("last.ckpt.part")
     assert names[first - 1] == "row_gradients.csv"
@@ -191,11 +185,9 @@ def test_without_a_good_checkpoint_resume_says_which_files_it_tried(run22, tmp_p
     folder = copy_of(run22, tmp_path / "run")
     for name in ("last.ckpt", "previous.ckpt"):
         (folder / "checkpoints" / name).write_bytes(b"garbage")
-    result = command(TRAIN, f"resume={folder}", cwd=tmp_path)
-    assert result.returncode == 1
+    words = mistake(f"resume={folder}")
     both = (f"{folder / 'checkpoints' / name}.ckpt is damaged" for name in ("last", "previous"))
-    assert f"resume={folder}: {'; '.join(both)}. " in result.stderr
-    assert "Traceback" not in result.stderr
+    assert f"resume={folder}: {'; '.join(both)}. " in words
 
 
 def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(run22, tmp_path, capsys):
@@ -203,7 +195,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint_begins_again(run22, t
     shutil.rmtree(folder / "checkpoints")
     train(saved(folder), folder, resume=True)
     assert "resuming from the beginning: no checkpoint was written" in capsys.readouterr().out
-    assert (folder / "row_gradients.csv").read_bytes() == (run22 / "row_gradients.csv").read_bytes()
+    assert_identical(folder, run22)
     assert [step for step, _ in events(folder)["train/loss"]] == list(range(22))
 
 
@@ -217,26 +209,11 @@ def test_a_run_killed_after_its_last_step_is_validated_and_tested(run22, tmp_pat
 
 def test_a_finished_run_says_so_and_is_left_alone(run22, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in run22.rglob("*")}
-    result = command(TRAIN, f"resume={run22}", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
+    result = done(TRAIN, f"resume={run22}", cwd=tmp_path)
     accuracy = f"{summary(run22)['test/acc']:.2%}"
     assert result.stdout == f"{run22} is finished: test accuracy {accuracy}. trainer.max_epochs=… extends it.\n"
     assert {path: path.stat().st_mtime_ns for path in run22.rglob("*")} == before
     assert not list(tmp_path.iterdir())
-
-
-def test_max_epochs_beside_resume_extends_a_run(run22, tmp_path):
-    folder = tmp_path / "run"
-    shutil.copytree(run22, folder)
-    result = command(TRAIN, f"resume={folder}", "trainer.max_epochs=3", cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert summary(folder)["train/steps"] == 33
-    assert recorded_steps(folder) == list(range(33))
-    old = (run22 / "row_gradients.csv").read_bytes()
-    assert (folder / "row_gradients.csv").read_bytes().startswith(old)
-    assert saved(folder).trainer.max_epochs == 3
-    again = command(TRAIN, f"resume={folder}", cwd=tmp_path)
-    assert "is finished" in again.stdout
 
 
 def test_an_extended_run_has_the_longer_runs_learning_rates_from_its_first_new_step_on(run22, tmp_path):
@@ -249,26 +226,14 @@ def test_an_extended_run_has_the_longer_runs_learning_rates_from_its_first_new_s
     )
     train(longer, folder, resume=True)
     handle.remove()
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)])
-    torchs = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1.0, 33, pct_start=0.3, cycle_momentum=False)
-    expected = []
-    for _ in range(32):
-        expected.append(optimizer.param_groups[0]["lr"])
-        optimizer.step()
-        torchs.step()
-    expected.append(optimizer.param_groups[0]["lr"])
-    assert rates == pytest.approx(expected[22:], rel=1e-12)
+    assert rates == pytest.approx(torchs_one_cycle(33, 0.3)[22:], rel=1e-12)
 
 
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path, model):
     run = tmp_path / "run"
-    explode = [
-        "optimizer.schedule=constant",
-        "optimizer.lr=1e30",
-        "callbacks.checkpoints.every_n_steps=1",
-        f"model={model}",
-    ]
+    explode = ["optimizer.schedule=constant", "optimizer.lr=1e30", "callbacks.checkpoints.every_n_steps=1"]
+    explode.append(f"model={model}")
     with pytest.raises(UserError, match=r"(loss is (nan|inf) at step \d|is not finite after step \d).*last good"):
         train(configure(*QUICK, *explode, "trainer.max_epochs=50"), run)
     assert summary(run)["status"] == "failed"
@@ -276,25 +241,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path, mo
     for path in (run / "checkpoints").glob("*.ckpt"):
         state = torch.load(path, weights_only=True)["state_dict"]
         assert all(tensor.isfinite().all() for tensor in state.values() if tensor.is_floating_point())
-
-
-def test_a_full_disk_is_said_plainly_and_leaves_no_half_written_checkpoint(tmp_path):
-    run = tmp_path / "run"
-    arguments = [str(TRAIN), *QUICK, "model=mlp", "callbacks.recorder=null", f"hydra.run.dir={run}"]
-    code = (
-        "import resource, runpy, sys\n"
-        "resource.setrlimit(resource.RLIMIT_FSIZE, (300_000, 300_000))\n"
-        f"sys.argv = {arguments}\n"
-        "runpy.run_path(sys.argv[0], run_name='__main__')\n"
-    )
-    process = command("-c", code, cwd=tmp_path, timeout=120)
-    assert process.returncode == 1
-    assert "Cannot train: " in process.stderr
-    assert re.search(r"File too large|No space", process.stderr)
-    assert "Traceback" not in process.stderr
-    assert not list(run.rglob("*.part"))
-    assert not list(run.rglob("*.ckpt"))
-    assert summary(run)["status"] == "failed"
 
 
 def test_lines_of_the_csv_are_cut_back_to_a_step(tmp_path):
@@ -311,12 +257,6 @@ def test_lines_of_the_csv_are_cut_back_to_a_step(tmp_path):
         assert path.read_text() == left
 
 
-def test_a_checkpoint_holds_plain_values_and_tensors_only(run22):
-    state = torch.load(run22 / "checkpoints" / "last.ckpt", weights_only=True)
-    assert state["global_step"] == 22
-    assert norms(run22, "row_grad_norm").shape == (22, 28)
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -328,10 +268,8 @@ def test_a_checkpoint_holds_plain_values_and_tensors_only(run22):
     ],
 )
 def test_what_cannot_be_resumed_is_said_plainly(run22, tmp_path, arguments, words):
-    result = command(TRAIN, *(argument.format(run=run22) for argument in arguments), cwd=tmp_path)
-    assert result.returncode == 1
-    assert words.format(run=run22) in result.stderr
-    assert "Traceback" not in result.stderr
+    line = refused(TRAIN, *(argument.format(run=run22) for argument in arguments), cwd=tmp_path)
+    assert words.format(run=run22) in line
     assert not list(tmp_path.iterdir())
 
 
@@ -340,8 +278,5 @@ def test_a_checkpoint_of_another_model_is_refused(run22, tmp_path):
     config = saved(folder)
     config.model.network.hidden = [32]
     (folder / "config.yaml").write_text(OmegaConf.to_yaml(config))
-    for script, argument in (("train.py", f"resume={folder}"), ("evaluate.py", folder)):
-        result = command(PROJECT / "scripts" / script, argument, cwd=tmp_path)
-        assert result.returncode == 1
-        assert "does not fit the model" in result.stderr
-        assert "Traceback" not in result.stderr
+    for script, argument in ((TRAIN, f"resume={folder}"), (EVALUATE, folder)):
+        assert "does not fit the model" in refused(script, argument, cwd=tmp_path)

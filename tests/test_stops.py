@@ -1,29 +1,36 @@
 """Ctrl-C, SIGTERM and SIGUSR1: training ends with a whole step and exit code 130, and resumes to the last bit."""
 
-import json
 import os
 import signal
 import sys
 
 import lightning.pytorch as pl
 import pytest
-from conftest import DEFAULTS, PROJECT, command, configure, events, start, train, wait_for, weights
+from conftest import (
+    DEFAULTS,
+    TRAIN,
+    assert_identical,
+    command,
+    configure,
+    events,
+    recorded_steps,
+    start,
+    summary,
+    train,
+    wait_for,
+)
 from omegaconf import OmegaConf
-from tensorboard.summary.writer import event_file_writer
 
 from rowgrad.data.datamodule import ImageData
 from rowgrad.errors import run_script
 from rowgrad.model.classifier import RowClassifier
 from rowgrad.training.signals import STOPPING, StopOnSignal
 
-TRAIN = PROJECT / "scripts" / "train.py"
 QUICK = ["data=digits", "trainer.accelerator=cpu", "model=mlp", "callbacks.progress=null", "callbacks.pictures=null"]
 QUICK += ["scenario.operation=noise 1", "model.network.dropout=0.3", "trainer.accumulate_grad_batches=2"]
 QUICK += ["trainer.max_epochs=2", "callbacks.histograms=null"]
 
-
-def summary(folder):
-    return json.loads((folder / "summary.json").read_text())
+pytestmark = pytest.mark.usefixtures("events_in_order")
 
 
 class Sender(pl.Callback):
@@ -35,12 +42,6 @@ class Sender(pl.Callback):
         if trainer.global_step == 4 and batch_idx % 2 and Sender.number:
             os.kill(os.getpid(), Sender.number)
             Sender.number = None
-
-
-@pytest.fixture(autouse=True)
-def _in_order(monkeypatch):
-    """TensorBoard reads files of one second by the order of their names, in which 9 comes after 10."""
-    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(1000))
 
 
 SENDER = "+callbacks.sender={_target_: test_stops.Sender}"
@@ -57,8 +58,7 @@ def alone(tmp_path_factory):
 
 def is_as_if_left_alone(run, alone):
     train(OmegaConf.load(run / "config.yaml"), run, resume=True)
-    assert (run / "row_gradients.csv").read_bytes() == (alone / "row_gradients.csv").read_bytes()
-    assert all(weights(run)[key].equal(value) for key, value in weights(alone).items())
+    assert_identical(run, alone)
     facts = [{k: v for k, v in summary(folder).items() if k != "train/seconds"} for folder in (run, alone)]
     assert facts[0] == facts[1]
     assert events(run) == events(alone)
@@ -165,13 +165,8 @@ def test_ctrl_c_before_a_run_has_a_folder_is_one_line_and_leaves_nothing(tmp_pat
 
 def test_the_command_ends_with_130_and_says_how_to_go_on(tmp_path):
     run = tmp_path / "run"
-    arguments = [
-        *QUICK,
-        "trainer.max_epochs=100000",
-        "callbacks.recorder.flush_every_n_steps=5",
-        f"hydra.run.dir={run}",
-    ]
-    process = start("-c", DEFAULTS, TRAIN, *arguments, cwd=tmp_path)
+    endless = ["trainer.max_epochs=100000", "callbacks.recorder.flush_every_n_steps=5", f"hydra.run.dir={run}"]
+    process = start("-c", DEFAULTS, TRAIN, *QUICK, *endless, cwd=tmp_path)
     wait_for(process, (run / "row_gradients.csv").is_file)
     process.send_signal(signal.SIGINT)
     output, errors = process.communicate(timeout=60)
@@ -190,5 +185,4 @@ def test_ranks_stop_after_the_same_step_whichever_got_the_signal(tmp_path):
     process.send_signal(signal.SIGTERM)  # to rank 0 alone
     assert process.wait(timeout=60) == 130
     assert summary(run)["status"] == "interrupted"
-    steps = [int(line.partition(",")[0]) for line in (run / "row_gradients.csv").read_text().splitlines()[1:]]
-    assert steps == list(range(summary(run)["train/steps"]))
+    assert recorded_steps(run) == list(range(summary(run)["train/steps"]))

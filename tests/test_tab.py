@@ -9,7 +9,7 @@ import sys
 
 import pytest
 import torch
-from conftest import PROJECT, command, wait_until
+from conftest import PROJECT, QUICK, TRAIN, done, summary, wait_until
 from torch.utils.tensorboard import SummaryWriter
 
 from rowgrad.watch.loggers import StepEvents
@@ -20,8 +20,6 @@ pytestmark = pytest.mark.browser
 # Playwright is installed by `make test-browser` alone; elsewhere these tests are not selected.
 browser = pytest.importorskip("browser", exc_type=ImportError)
 
-TRAIN = PROJECT / "scripts" / "train.py"
-QUICK = ["data=digits", "callbacks.progress=null", "callbacks.pictures=null", "trainer.accelerator=cpu"]
 HOSTILE = "<img src=x onerror=document.title='taken'>"
 RUNS = {
     "augment": ["scenario=augment"],
@@ -41,8 +39,7 @@ PIXELS = """canvas => {
 def runs(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tab") / "runs"
     for name, words in RUNS.items():
-        result = command(TRAIN, *QUICK, *words, "trainer.max_epochs=2", f"hydra.run.dir={folder / name}", cwd=PROJECT)
-        assert result.returncode == 0, result.stderr
+        done(TRAIN, *QUICK, *words, "trainer.max_epochs=2", f"hydra.run.dir={folder / name}", cwd=PROJECT)
     shutil.copytree(folder / "augment" / "tensorboard", folder / HOSTILE)
     return folder
 
@@ -140,7 +137,7 @@ def test_cut_rows_are_the_grey_of_zero_and_others_are_not(chromium, address, dar
 def test_what_is_said_of_a_run_is_what_its_summary_has(chromium, address, runs):
     _, frame = open_rows(chromium, address)
     for run in RUNS:
-        facts = json.loads((runs / run / "summary.json").read_text())
+        facts = summary(runs / run)
         card = frame.locator(f"article[data-name='{run}/tensorboard'] .card").inner_text()
         assert f"{100 * facts['test/acc']:.2f} % test" in card
         assert "done" in card

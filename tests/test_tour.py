@@ -65,10 +65,6 @@ def test_the_file_is_small_and_names_no_machine_and_no_time():
     assert NOTEBOOK.metadata.language_info == {"name": "python"}
 
 
-def test_cells_are_short():
-    assert all(len(cell.source.splitlines()) <= 25 for cell in CODE)
-
-
 def test_every_question_has_a_folded_answer():
     questions = re.split(r"^\*\*\d+\.\*\* ", PROSE, flags=re.MULTILINE)[1:]
     assert len(questions) == 7

@@ -168,27 +168,22 @@ def test_neighbours_that_are_nonsense_are_passed_over(runs):
 
 def test_the_control_is_found_among_many_neighbours_by_its_config_alone(runs, tmp_path):
     wanted = runs["augment_off"].folder
-    files = {
-        "config.yaml": runs["augment"].folder.config_file.read_text(),
-        "summary.json": wanted.summary_file.read_text(),
-    }
-    others = ["lr: 0.01", "batch_size: 128", "deterministic: false", "seed: 0"]
-    for number, line in enumerate(others):
-        assert line in files["config.yaml"]
-        (tmp_path / str(number)).mkdir()
-        text = (
-            files["config.yaml"]
-            .replace(line, f"{line.partition(':')[0]}: 7")
-            .replace("  detach: true", "  detach: false")
-        )
-        (tmp_path / str(number) / "config.yaml").write_text(text)
-        (tmp_path / str(number) / "summary.json").write_text(files["summary.json"])
-    (tmp_path / "run").mkdir()
-    for name, text in files.items():
-        (tmp_path / "run" / name).write_text(text)
-    assert find_control(open_run(tmp_path / "run")) is None
+    config = runs["augment"].folder.config_file.read_text()
+
+    def put(name, text):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(text)
+        (tmp_path / name / "summary.json").write_text(wanted.summary_file.read_text())
+        return tmp_path / name
+
+    for number, line in enumerate(["lr: 0.01", "batch_size: 128", "deterministic: false", "seed: 0"]):
+        assert line in config
+        other = config.replace(line, f"{line.partition(':')[0]}: 7")
+        put(str(number), other.replace("  detach: true", "  detach: false"))
+    run = put("run", config)
+    assert find_control(open_run(run)) is None
     (tmp_path / "control").symlink_to(wanted.path)
-    assert find_control(open_run(tmp_path / "run")).folder.path == tmp_path / "control"
+    assert find_control(open_run(run)).folder.path == tmp_path / "control"
 
 
 @pytest.mark.parametrize(

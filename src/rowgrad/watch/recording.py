@@ -308,7 +308,8 @@ def choose_quantities(
         )
     norms = [TapNorm(name, tap) for name, tap in taps.items()]
     others = [quantity for quantity in KNOWN.values() if not isinstance(quantity, TapNorm) and quantity.fits(module)]
-    found: dict[str, Quantity] = {quantity.name: quantity for quantity in [*norms, *others, *layers]}  # θ's own before its tap's
+    every = [*norms, *others, *layers]  # θ's own before its tap's
+    found: dict[str, Quantity] = {quantity.name: quantity for quantity in every}
     if chosen is None:
         return list(found.values())
     for name in chosen:

@@ -82,7 +82,9 @@ class RecorderSettings(Settings, key="callbacks.recorder"):
     )
     layers: bool | int = setting(
         False,
-        Limit(lambda v: isinstance(v, bool) or whole(1).fits(v), "true, false, or how many parts of a name are a layer"),
+        Limit(
+            lambda v: isinstance(v, bool) or whole(1).fits(v), "true, false, or how many parts of a name are a layer"
+        ),
         "norms of each layer's parameters' gradients, too; a number joins layers by the first parts of their names",
     )
     update_ratios: bool = setting(False, BOOLEAN, "how far each step moves each layer, too; needs layers")
