@@ -3,6 +3,7 @@
 The situations come from public reports; each test stands for a kind, with its siblings as parameters.
 """
 
+import re
 import warnings
 
 import lightning.pytorch as pl
@@ -779,3 +780,76 @@ def test_a_loop_of_ones_own_is_resumed_with_its_file(tmp_path):
         train(recorder, data[3:])
         assert recorder.recorded()[0].tolist() == list(range(6))
     assert [file.name for file in tmp_path.glob("*.csv")] == ["row_gradients.csv"]
+
+
+# Layers, and alarms.
+
+
+def test_layers_have_the_norms_of_their_parameters_gradients_and_their_moves(tmp_path):
+    module = Told(nn.Sequential(nn.Linear(3, 4), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))))
+    wanted, moves = {}, {}
+
+    class Look(pl.Callback):
+        def on_before_optimizer_step(self, trainer, module, optimizer):
+            grads = {name: p.grad.clone() for name, p in module.network.named_parameters()}
+            for layer in ("0", "1.0", "1.1"):
+                parts = [g.double().flatten() for name, g in grads.items() if name.rpartition(".")[0] == layer]
+                wanted.setdefault(layer, []).append(torch.cat(parts).norm())
+            wanted.setdefault("total", []).append(torch.cat([g.double().flatten() for g in grads.values()]).norm())
+            old = torch.cat([p.detach().double().flatten() for p in module.network[0].parameters()])
+            new = old - 0.1 * torch.cat([p.grad.double().flatten() for p in module.network[0].parameters()])
+            moves.setdefault("0", []).append((new - old).norm() / old.norm())
+
+    recorder = RowGradientRecorder(layers=True, update_ratios=True, dirpath=tmp_path)
+    trainer(tmp_path, recorder, Look(), logger=TensorBoardLogger(tmp_path, name="", version="")).fit(module, batches())
+    norms = recorder.recorded()[1]
+    names = ["network.0", "network.1.0", "network.1.1", "total"]
+    header = (tmp_path / "row_gradients.csv").read_text().splitlines()[0].split(",")
+    assert [column for column in header if "layer_grad_norm" in column] == [f"layer_grad_norm/{n}" for n in names]
+    table = torch.stack([torch.stack(column) for column in wanted.values()], 1)
+    torch.testing.assert_close(norms["layer_grad_norm"], table, rtol=1e-6, atol=0)
+    torch.testing.assert_close(norms["layer_update_ratio"][:, 0], torch.stack(moves["0"]), rtol=1e-4, atol=0)
+    same(norms["tap_grad_norm"], module.wanted)
+
+
+def test_layers_can_be_joined_by_the_first_parts_of_their_names_and_need_no_tap(tmp_path):
+    module = Told(nn.Sequential(nn.Linear(3, 4), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))))
+    module.tap = nn.Identity()
+    recorder = RowGradientRecorder(layers=2, dirpath=tmp_path)
+    watch(module, tmp_path, recorder=recorder)
+    header = (tmp_path / "row_gradients.csv").read_text().splitlines()[0]
+    assert header == "step,layer_grad_norm/network.0,layer_grad_norm/network.1,layer_grad_norm/total"
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("infinite", r"step 30: gradient is not finite for the first time, at tap_grad_norm, row 0"),
+        ("explodes", r"step 30: gradient explodes at layer network\.0: norm .* times the usual"),
+        ("vanishes", r"gradient vanishes at layer network\.0: norm .* less than 1e-06 of the strongest layer's"),
+        ("unused", r"layer unused: its gradient is none in the first 10 recorded steps"),
+        ("cut", r"layer unused: its gradient is exactly 0 in the first 10 recorded steps"),
+    ],
+)
+def test_gradient_that_is_not_finite_explodes_vanishes_or_never_comes_is_said_once(tmp_path, how, words):
+    class Ill(Told):
+        def __init__(self):
+            super().__init__(nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 1)))
+            self.unused = nn.Linear(1, 1) if how in ("unused", "cut") else None
+
+        def training_step(self, x, batch_idx):
+            factor = {"infinite": float("inf"), "explodes": 1e6}.get(how, 1.0) if batch_idx == 30 else 1.0
+            hidden = self.network[0](self.tap(x))
+            if how == "vanishes":
+                hidden = hidden * 1e-9 + (hidden * (1 - 1e-9)).detach()
+            loss = self.network[1](hidden).square().mean() * factor
+            return loss + 0 * self.unused.weight.sum() + 0 * self.unused.bias.sum() if how == "cut" else loss
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=1e-9)
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        watch(Ill(), tmp_path, batches(40), RowGradientRecorder(layers=True))
+    found = [str(one.message) for one in said if "gradient" in str(one.message)]
+    assert len([one for one in found if re.search(words, one)]) == 1

@@ -114,7 +114,7 @@ def test_a_checkpoint_that_knows_more_steps_than_the_csv_gives_way_to_the_one_be
         (lambda folder: spoil_lines(folder, 3), 3),
         (lambda folder: spoil_lines(folder, 19, "20,\0\n" * 9), 19),
         (lambda folder: (folder / "row_gradients.csv").write_bytes(os.urandom(5000)), 0),
-        (lambda folder: (folder / "row_gradients.csv").write_text("step,x/row_00\n" + "0,1\n1,1\n" * 30), 0),
+        (lambda folder: (folder / "row_gradients.csv").write_text("step,x/row_00\n" + "0,1\n1,1\n" * 30), 2),
     ],
     ids=["deleted", "cut", "garbage", "noise", "other columns"],
 )

@@ -218,7 +218,7 @@ class RowTap(nn.Module):
 
     def reset(self) -> None:
         """Sets the gradient to zero."""
-        # A τ without a gradient is dropped: sequences of many lengths would fill the memory. If its gradient is still to
+        # A τ without a gradient is dropped: sequences of many lengths would fill the memory. If its gradient is yet to
         # come, it lives on in the graph and comes back with it.
         used = [(call, tau) for call, tau in self._sums if tau.grad is not None or tau is self._latest]
         self._sums = self._sums if self.collect else used or self._sums[-1:]

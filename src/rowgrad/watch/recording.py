@@ -9,6 +9,7 @@ import torch
 from rowgrad.attach import Place, attach
 from rowgrad.errors import UserError, nearest
 from rowgrad.tap import find_taps, named_parts, watched_of
+from rowgrad.watch.alarms import Alarms
 from rowgrad.watch.loggers import Log
 from rowgrad.watch.passes import BackwardPasses, Weights
 from rowgrad.watch.quantities import GRAD_NORM, KNOWN, LayerGradNorm, LayerUpdateRatio, Quantity, TapNorm
@@ -78,6 +79,7 @@ class Recording:
             raise
         self._recorded = {tap for quantity in self.quantities if (tap := _tap_of(quantity)) is not None}
         self.streams: list[Stream] = []
+        self._alarms: list[Alarms] = []
         self.log = Log()
         self._optimizers: Sequence[Optimizer] = ()
         self._weights: list[Weights] = []
@@ -137,6 +139,7 @@ class Recording:
             )
             for name, count in zip(names, counts, strict=True)
         ]
+        self._alarms = [Alarms(self._warn, self.names) for _ in self.streams]
         self._switch_taps()
 
     def before_step(self, number: int, step: int, shown: int) -> None:
@@ -182,8 +185,8 @@ class Recording:
 
     def flush(self, *, alone: bool = False) -> None:
         """Writes the recorded steps to the files and the loggers. `alone`: other ranks may be gone."""
-        for stream in self.streams:
-            stream.flush(self.log, alone=alone)
+        for stream, alarms in zip(self.streams, self._alarms, strict=True):
+            stream.flush(self.log, alarms, alone=alone)
 
     def known(self) -> dict[str, Any]:
         """What a checkpoint says of the files, by their names."""

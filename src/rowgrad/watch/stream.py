@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from rowgrad.tap import Watched
+    from rowgrad.watch.alarms import Alarms
     from rowgrad.watch.loggers import Log, Scalars
     from rowgrad.watch.quantities import Quantity
 
@@ -98,7 +99,7 @@ class Stream:
                 self.nbytes += one.nbytes
                 self._digits = DOUBLE if quantity.in_csv and one.dtype == torch.float64 else self._digits
 
-    def flush(self, log: Log, *, alone: bool) -> None:
+    def flush(self, log: Log, alarms: Alarms | None = None, *, alone: bool) -> None:
         """Writes the recorded steps. `alone`: other ranks may be gone, so outputs are not averaged over them."""
         if not self.steps:
             return
@@ -114,6 +115,8 @@ class Stream:
             self.file.append(steps, in_csv, self._digits, rows)  # first: an error in what follows loses no step
         scalars = step_scalars(norms, outputs.double().cpu(), self.pairs, self.watched)
         log.write(shown, scalars, norms, self.prefix, {q.name: q.names for q in self.quantities})
+        if alarms is not None:
+            alarms.look(steps, norms, rows)
 
     def recorded(self) -> tuple[Tensor, Norms]:
         """Steps (T,) and norms (T, H) by the names of their quantities: from the history, else from the file."""
