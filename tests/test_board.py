@@ -28,6 +28,7 @@ from tensorboard.plugins.base_plugin import TBContext
 from torch.utils.tensorboard import SummaryWriter
 from werkzeug.test import Client
 
+from rowgrad import RowGradientRecorder
 from rowgrad.board import Rows
 from rowgrad.board.plugin import PAGE
 from rowgrad.board.reading import parsed
@@ -325,3 +326,18 @@ def test_the_page_comes_from_here_alone(both):
     assert both["fast"].get(f"{AT}/plugin.py").status_code == 404
     assert both["fast"].get(f"{AT}/..%2fplugin.py").status_code == 404
     assert "export function render" in (PAGE / "index.js").read_text()
+
+
+def test_layers_are_rows_in_the_order_of_the_module_with_their_names(tmp_path):
+    fit(Segmenter(), Segmenter.batches(), tmp_path, recorder=RowGradientRecorder(layers=True, dirpath=tmp_path))
+    names = ["down", "up.1", "total"]
+    with (tmp_path / "row_gradients.csv").open() as file:
+        lines = list(csv.DictReader(file))
+    with clients(tmp_path) as both:
+        for client in both.values():
+            (run,) = told(client)["runs"]
+            assert run["quantities"]["layer_grad_norm"]["names"] == names
+            asked = {"run": run["name"], "quantity": "layer_grad_norm"}
+            _, values = unpacked(client.get(f"{AT}/norms", query_string=asked))
+            written = [[float(line[f"layer_grad_norm/{name}"]) for name in names] for line in lines]
+            np.testing.assert_allclose(values, written, rtol=1e-7)

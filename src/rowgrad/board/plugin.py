@@ -16,7 +16,17 @@ from tensorboard.plugins.scalar.metadata import PLUGIN_NAME as SCALARS
 from werkzeug.wrappers import Request, Response
 
 from rowgrad.board.reading import Reader
-from rowgrad.watch.quantities import ARRIVES, FACTS, GRAD_NORM, KNOWN, REACHES, STOPPED, TapNorm
+from rowgrad.watch.quantities import (
+    ARRIVES,
+    FACTS,
+    GRAD_NORM,
+    KNOWN,
+    REACHES,
+    STOPPED,
+    LayerGradNorm,
+    LayerUpdateRatio,
+    TapNorm,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -103,6 +113,9 @@ def _words(name: str) -> dict[str, str]:
     """Title and unit of a quantity; other scalars named `<name>/row_00` are titled by their name."""
     if name == STOPPED:
         return {"title": "What detach stops of each row's whole gradient", "unit": "share"}
+    for layers in (LayerGradNorm, LayerUpdateRatio):
+        if name.endswith(layers.name):
+            return {"title": layers.title, "unit": layers.unit}
     if name not in KNOWN and not name.endswith(GRAD_NORM):
         return {"title": name, "unit": ""}
     quantity = KNOWN.get(name) or TapNorm(name.removesuffix(GRAD_NORM))

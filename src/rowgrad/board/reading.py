@@ -10,10 +10,10 @@ import numpy as np
 from tensorboard.data.provider import RunTagFilter
 from tensorboard.plugins.scalar.metadata import PLUGIN_NAME as SCALARS
 
-from rowgrad.watch.quantities import FACTS, OUTCOME, ROW
+from rowgrad.watch.quantities import FACTS, LAYER, OUTCOME, ROW
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from tensorboard.context import RequestContext
     from tensorboard.data.provider import DataProvider, ScalarTimeSeries
@@ -30,10 +30,12 @@ class RowsOf:
     Attributes:
         tags: the tag of each row.
         step: the last logged step.
+        names: of the rows, if they are layers.
     """
 
     tags: Tags = field(default_factory=dict)
     step: int = 0
+    names: list[str] = field(default_factory=list)
 
 
 class Numbers(NamedTuple):
@@ -69,14 +71,21 @@ class Reader:
     def quantities(self, runs: list[str] | None = None) -> dict[str, dict[str, RowsOf]]:
         """The quantities of each run that has any, by run and name."""
         chosen = RunTagFilter(runs=runs) if runs is not None else None
-        return {run: found for run, tags in self._scalars(chosen).items() if (found := quantities_in(tags))}
+        facts = self._facts()
+        return {
+            run: found
+            for run, tags in self._scalars(chosen).items()
+            if (found := quantities_in(tags, facts.get(run, ({}, 0.0))[0].get("layers", ())))
+        }
 
     def runs(self) -> list[dict[str, Any]]:
         """Each run that has rows: name, quantities, facts about it, and its state."""
         scalars = self._scalars(None)
         starts = {run.run_id: run.start_time for run in self._provider.list_runs(self._context, **self._asked)}
-        found = {run: quantities for run, tags in scalars.items() if (quantities := quantities_in(tags))}
         facts, ends = self._facts(), self._last(ACCURACIES)
+        layers = {run: own.get("layers", ()) for run, (own, _) in facts.items()}
+        every = {run: quantities_in(tags, layers.get(run, ())) for run, tags in scalars.items()}
+        found = {run: quantities for run, quantities in every.items() if quantities}
         runs = []
         for name, quantities in sorted(found.items()):
             own, ended = facts.get(name, ({}, 0.0))
@@ -86,7 +95,7 @@ class Reader:
                 {
                     "name": name,
                     "quantities": {
-                        quantity: {"rows": max(rows.tags) + 1, "step": rows.step}
+                        quantity: {"rows": max(rows.tags) + 1, "step": rows.step, "names": rows.names}
                         for quantity, rows in quantities.items()
                     },
                     "facts": own,
@@ -131,14 +140,24 @@ class Reader:
         return facts
 
 
-def quantities_in(tags: Mapping[str, ScalarTimeSeries]) -> dict[str, RowsOf]:
-    """The quantities among a run's scalars."""
+def quantities_in(tags: Mapping[str, ScalarTimeSeries], layers: Sequence[str] = ()) -> dict[str, RowsOf]:
+    """The quantities among a run's scalars.
+
+    Args:
+        tags: the scalars.
+        layers: in which order layers are rows; others follow by name.
+    """
     found: dict[str, RowsOf] = {}
-    for tag, series in tags.items():
-        if match := ROW.fullmatch(tag):
-            rows = found.setdefault(match["quantity"], RowsOf())
-            rows.tags[int(match["row"])] = tag
-            rows.step = max(rows.step, series.max_step)
+    order = {layer: place for place, layer in enumerate(layers)} if isinstance(layers, list) else {}
+    for tag, series in sorted(tags.items(), key=lambda item: order.get(item[0].partition("/")[2], len(order))):
+        match = ROW.fullmatch(tag) or LAYER.fullmatch(tag)
+        if match is None:
+            continue
+        rows = found.setdefault(match["quantity"], RowsOf())
+        layer = match.groupdict().get("layer")
+        rows.tags[int(match["row"]) if layer is None else len(rows.names)] = tag
+        rows.names += [] if layer is None else [layer]
+        rows.step = max(rows.step, series.max_step)
     return found
 
 

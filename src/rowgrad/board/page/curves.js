@@ -8,13 +8,13 @@ const [WIDTH, HEIGHT, LEFT, BOTTOM, ZERO] = [520, 190, 56, 26, 14]; // ZERO: a s
 const MOST = 2000; // points of a curve
 
 /** Both charts. `curves` has, for each line, its name, place and series. */
-export function charts(curves, { row, step, title }, [from, to], ratios) {
+export function charts(curves, { row, step, title, name }, [from, to], ratios) {
   const over = curves.map((curve) => ({ ...curve, points: overSteps(curve.series, row, from, to) }));
   const across = curves.map((curve) => ({ ...curve, points: overRows(curve.series, step) }));
   const rows = Math.max(...curves.map((curve) => curve.series.height), 1);
   const by = ratios ? ", divided by the control's" : "";
   return [
-    chart(`Row ${row}: ${title}${by}`, over, [from, to], "step", "curve", ratios),
+    chart(`${name}: ${title}${by}`, over, [from, to], "step", "curve", ratios),
     chart(`Step ${step}: the profile over rows`, across, [0, rows - 1], "row", "profile", ratios),
   ];
 }

@@ -9,7 +9,7 @@ import { el, onceAFrame, say } from "./dom.js";
 import { Heatmap, picture } from "./heatmap.js";
 import { followTheme, onReload, watchWhileVisible } from "./host.js";
 import { actOnKey } from "./keys.js";
-import { cutOf, linesOf, meanOf, ratioOf } from "./lines.js";
+import { cutOf, linesOf, meanOf, namesOf, ratioOf } from "./lines.js";
 import { beside, emptiness, headOf, sampleNote } from "./pieces.js";
 import { Store } from "./store.js";
 
@@ -202,7 +202,8 @@ class Page {
     for (const heatmap of heatmaps) {
       heatmap.line = line;
       heatmap.element.classList.toggle("none", !line.members.some((run) => heatmap.quantity.name in run.quantities));
-      heatmap.draw(this.#series(line, heatmap.quantity.name), range, scales.of(line, heatmap.quantity.name), Array.isArray(selected) ? selected : [], edges);
+      const { name } = heatmap.quantity;
+      heatmap.draw(this.#series(line, name), range, scales.of(line, name), Array.isArray(selected) && !namesOf(line, name) ? selected : [], edges);
     }
   }
 
@@ -226,7 +227,8 @@ class Page {
     if (this.detail.hidden) return;
     const curves = lines.map((line) => ({ name: line.title, place: line.place, series: this.#series(line, quantity) })).filter((curve) => curve.series);
     const close = el("button", { type: "button", class: "close", title: "Close", onclick: () => this.choose({ quantity: null, row: null, step: null }) }, "×");
-    const point = { row, step, title };
+    const names = lines.map((line) => namesOf(line, quantity)).find(Boolean);
+    const point = { row, step, title, name: names?.[row] ?? `Row ${row}` };
     this.detail.replaceChildren(...charts(curves, point, range, ratios), legend(curves, point), close);
   }
 
@@ -241,16 +243,18 @@ class Page {
   /** Marks the row and the step under the mouse in every heatmap, and writes each heatmap's value there. */
   #read() {
     const { row, step } = this.point;
-    let said = "";
+    let [said, place] = ["", `row ${row}`];
     for (const name of this.seen) {
       for (const heatmap of this.rows.get(name)?.heatmaps ?? []) {
         const value = row === null ? heatmap.read(-1, null) : heatmap.read(row, step);
         heatmap.element.style.setProperty("--step", row === null ? "-9%" : `${(100 * (step - heatmap.range[0])) / (heatmap.range[1] - heatmap.range[0])}%`);
-        if (value && heatmap.frame.matches(":hover, :focus")) said = `: ${value}`;
+        if (!value || !heatmap.frame.matches(":hover, :focus")) continue;
+        said = `: ${value}`;
+        place = namesOf(heatmap.line, heatmap.quantity.name)?.[row] ?? place;
       }
     }
     document.body.style.setProperty("--row", row ?? -9);
-    say(this.reading, row === null ? "" : `row ${row}, step ${step}${said}`);
+    say(this.reading, row === null ? "" : `${place}, step ${step}${said}`);
   }
 }
 

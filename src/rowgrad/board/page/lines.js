@@ -108,6 +108,7 @@ function stoppedShare(reaches, arrives) {
     let [all, stopped] = [0, 0];
     for (let row = 0; row < height; row++) {
       const energy = arrives.values[other * height + row] ** 2;
+      if (Number.isNaN(energy)) continue;
       all += energy;
       if (reaches.values[place * height + row] === 0) stopped += energy;
     }
@@ -121,9 +122,15 @@ export function percent(share) {
   return `${(100 * share).toFixed(1)} %`;
 }
 
+/** The names of a quantity's rows, if they are layers. */
+export function namesOf(line, quantity) {
+  return line.members.map((run) => run.quantities[quantity]?.names).find((names) => names?.length);
+}
+
 /** A number under the mouse, with the digits of 32 bits. */
 export function shown(value) {
-  if (value === undefined || Number.isNaN(value)) return "–";
+  if (value === undefined) return "–";
+  if (Number.isNaN(value)) return "not recorded";
   if (value === 0) return "0 exactly";
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
   const size = Math.abs(value);
