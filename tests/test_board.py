@@ -161,7 +161,7 @@ def test_runs_have_facts_and_an_accuracy(runs, both, loader):
     answer = told(both[loader])
     augment, truncate = answer["runs"]
     assert [run["name"] for run in answer["runs"]] == ["augment/tensorboard", "truncate/tensorboard"]
-    assert augment["quantities"]["row_grad_norm"] == {"rows": 28, "step": 11}
+    assert augment["quantities"]["row_grad_norm"] == {"rows": 28, "step": 11, "names": []}
     assert [quantity["name"] for quantity in answer["quantities"]] == [
         "row_grad_norm", "input_grad_norm", "row_update_norm", "row_grad_stopped",
     ]  # fmt: skip
@@ -328,6 +328,7 @@ def test_the_page_comes_from_here_alone(both):
     assert "export function render" in (PAGE / "index.js").read_text()
 
 
+@pytest.mark.filterwarnings("ignore::lightning.fabric.utilities.warnings.PossibleUserWarning")
 def test_layers_are_rows_in_the_order_of_the_module_with_their_names(tmp_path):
     fit(Segmenter(), Segmenter.batches(), tmp_path, recorder=RowGradientRecorder(layers=True, dirpath=tmp_path))
     names = ["down", "up.1", "total"]

@@ -229,6 +229,7 @@ def test_an_extended_run_has_the_longer_runs_learning_rates_from_its_first_new_s
     assert rates == pytest.approx(torchs_one_cycle(33, 0.3)[22:], rel=1e-12)
 
 
+@pytest.mark.filterwarnings("ignore:step .*gradient is not finite")  # the recorder says it a step earlier
 @pytest.mark.parametrize("model", ["mlp", "cnn"])
 def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_step(tmp_path, model):
     run = tmp_path / "run"

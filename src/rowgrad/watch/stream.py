@@ -115,7 +115,7 @@ class Stream:
             self.file.append(steps, in_csv, self._digits, rows)  # first: an error in what follows loses no step
         scalars = step_scalars(norms, outputs.double().cpu(), self.pairs, self.watched)
         log.write(shown, scalars, norms, self.prefix, {q.name: q.names for q in self.quantities})
-        if alarms is not None:
+        if alarms is not None and not alone:
             alarms.look(steps, norms, rows)
 
     def recorded(self) -> tuple[Tensor, Norms]:
