@@ -131,10 +131,15 @@ def test_without_touching_the_module(here):
 
 
 def test_without_lightning(here):
-    names = run_block("Without Lightning")
-    assert names["tap"].grad.tolist() == torch.zeros(6, 4).tolist()
-    assert names["sequences"].shape == (8, 6, 4)
-    assert not list(here.iterdir())
+    run_block("Without Lightning")
+    steps, columns, table = recorded(here / "runs" / "mine" / "row_gradients.csv")
+    assert (steps, len(columns)) == ([0, 1, 2], 6)
+    assert (table > 0).all()
+    assert [step for step, _ in scalars(here / "runs" / "mine")["0_grad_norm/row_05"]] == [0, 1, 2]
+
+
+def test_another_tensor():
+    run_block("Another tensor, another dimension")
 
 
 def test_pairs(here):
@@ -147,20 +152,3 @@ def test_pairs(here):
     energy = after.square()
     logged = [value for _, value in scalars(here / LIGHTNINGS)["grad_flow/cut_fraction"]]
     assert logged == pytest.approx((energy[:, :4].sum(1) / energy.sum(1)).tolist(), rel=1e-5)
-
-
-def test_several_optimizers(here):
-    run_block("Several optimizers")
-    tables = [recorded(here / LIGHTNINGS / f"row_gradients.optimizer_{number}.csv") for number in (0, 1)]
-    assert [steps for steps, *_ in tables] == [[0, 2, 4], [1, 3, 5]]
-    assert not tables[0][2].equal(tables[1][2])
-    tags = scalars(here / LIGHTNINGS)
-    for number, (_, columns, table) in enumerate(tables):
-        for place, column in enumerate(columns):
-            values = [value for _, value in tags[f"optimizer_{number}.{column}"]]
-            assert values == pytest.approx(table[:, place].tolist())
-
-
-def test_sequences_of_different_lengths():
-    gradient = run_block("Sequences of different lengths")["tap"].grad
-    assert gradient[:, 0].tolist() == [4.0] * 4 + [2.0] * 3 + [0.0] * 3

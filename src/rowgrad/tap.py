@@ -218,13 +218,18 @@ class RowTap(nn.Module):
 
     def reset(self) -> None:
         """Sets the gradient to zero."""
+        self.begin_pass(None)
+        self._images = None
+
+    def begin_pass(self, earlier: Tensor | None) -> None:
+        """Begins a backward pass, which `grad` adds to the gradient of earlier ones."""
         # A τ without a gradient is dropped: sequences of many lengths would fill the memory. If its gradient is yet to
         # come, it lives on in the graph and comes back with it.
         used = [(call, tau) for call, tau in self._sums if tau.grad is not None or tau is self._latest]
         self._sums = self._sums if self.collect else used or self._sums[-1:]
         for _, tau in self._sums:
             tau.grad = None
-        self._images = self.earlier = None
+        self.earlier = earlier
 
     def finish_pass(self) -> Tensor | None:
         """Ends a forward and backward pass.

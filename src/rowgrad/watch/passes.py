@@ -126,8 +126,7 @@ class BackwardPasses:
         for weights in self.weights:
             weights.begin()
         for tap in self.taps:
-            tap.reset()
-            tap.earlier = next((weights.grads[tap] for weights in self.weights if tap in weights.grads), None)
+            tap.begin_pass(next((weights.grads[tap] for weights in self.weights if tap in weights.grads), None))
         Variable._execution_engine.queue_callback(self._end)  # noqa: SLF001
 
     def _end(self) -> None:

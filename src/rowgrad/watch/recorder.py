@@ -118,7 +118,7 @@ class RowGradientRecorder(pl.Callback):
 
     @property
     def quantities(self) -> list[Quantity]:
-        """What is recorded, during training."""
+        """What is recorded, after `check` or the start of training."""
         return [] if self.recording is None else self.recording.quantities
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -204,6 +204,8 @@ class RowGradientRecorder(pl.Callback):
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Writes every step that was completed before the failure."""
+        if "is a view and is being modified inplace" in str(exception):  # torch.compile says no more
+            rank_zero_warn("a compiled module changes a tapped tensor in place: write inplace=False, or tap what follows.")
         if self.recording is not None:
             self.recording.close(alone=True)
         self.teardown(trainer, pl_module, "fit")
@@ -249,7 +251,8 @@ class RowGradientRecorder(pl.Callback):
         Raises:
             UserError: it does not.
         """
-        Recording(module, self.settings).leave()
+        self.recording = Recording(module, self.settings)
+        self.recording.leave()
 
     def _begin(self, number: int, step: int) -> None:
         assert self.recording is not None

@@ -66,6 +66,16 @@ class Recording:
             tap.name = tap.name or name
         self._handles: list[RemovableHandle] = []
         self._attached: dict[RowTap, str] = {}
+        self.streams: list[Stream] = []
+        self._alarms: list[Alarms] = []
+        self.log = Log()
+        self._optimizers: Sequence[Optimizer] = ()
+        self._weights: list[Weights] = []
+        self._passes: BackwardPasses | None = None
+        self._pending: tuple[Stream, int, int, list[Tensor | None]] | None = None
+        self._scale = 1.0
+        self._scaler: torch.amp.GradScaler | None = None
+        self._is_checked = False
         try:
             for name, place in settings.modules.items():
                 self.taps[name], handle = attach(module, name, Place(**place), tell)
@@ -78,16 +88,6 @@ class Recording:
             self.leave()
             raise
         self._recorded = {tap for quantity in self.quantities if (tap := _tap_of(quantity)) is not None}
-        self.streams: list[Stream] = []
-        self._alarms: list[Alarms] = []
-        self.log = Log()
-        self._optimizers: Sequence[Optimizer] = ()
-        self._weights: list[Weights] = []
-        self._passes: BackwardPasses | None = None
-        self._pending: tuple[Stream, int, int, list[Tensor | None]] | None = None
-        self._scale = 1.0
-        self._scaler: torch.amp.GradScaler | None = None
-        self._is_checked = False
 
     def follow(self, optimizers: Sequence[Optimizer], scaler: torch.amp.GradScaler | None = None) -> None:
         """Begins to follow backward passes.
