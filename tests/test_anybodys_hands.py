@@ -3,6 +3,7 @@
 The situations come from public reports; each test stands for a kind, with its siblings as parameters.
 """
 
+import copy
 import re
 import warnings
 
@@ -14,6 +15,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.tuner import Tuner
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader
 
 from rowgrad import Recorder, RowGradientRecorder, RowTap
@@ -853,3 +855,52 @@ def test_gradient_that_is_not_finite_explodes_vanishes_or_never_comes_is_said_on
         watch(Ill(), tmp_path, batches(40), RowGradientRecorder(layers=True))
     found = [str(one.message) for one in said if "gradient" in str(one.message)]
     assert len([one for one in found if re.search(words, one)]) == 1
+
+
+def test_copies_and_files_of_a_watched_module_are_not_watched(tmp_path):
+    module = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    with Recorder(module, tmp_path, modules={"0": {"output": True}, "1": {}}, layers=True) as recorder:
+        torch.save(module, tmp_path / "whole.pt")
+        for copied in (copy.deepcopy(module), torch.load(tmp_path / "whole.pt", weights_only=False)):
+            copied(torch.ones(2, 5, 3)).sum().backward()
+            assert not any(tap.grad is not None for tap in recorder.recording.taps.values())
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+def test_checkpointed_activations_are_recorded_once(tmp_path, reentrant):
+    module, x = nn.Sequential(nn.Linear(3, 4), nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))), torch.randn(4, 5, 3)
+    leaf = module[0](x).detach().requires_grad_()
+    (gradient,) = torch.autograd.grad(module[1](leaf).square().mean(), leaf)
+    with Recorder(module, tmp_path, modules="1.0") as recorder:
+        checkpoint(module[1], module[0](x), use_reentrant=reentrant).square().mean().backward()
+        recorder.step()
+        same(recorder.recorded()[1]["1.0_grad_norm"], [lengths(gradient.sum(0))])
+
+
+def test_optimizers_that_take_turns_have_the_passes_that_reached_their_weights(tmp_path):
+    class Toggled(Told):
+        def __init__(self):
+            super().__init__(nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 1)]))
+            self.automatic_optimization = False
+            self.others = []
+
+        def training_step(self, x, batch_idx):
+            maker, judge = self.optimizers()
+            for optimizer, wanted, sign in ((maker, self.others, -1), (judge, self.wanted, 1)):
+                made = self.network[0](x) if optimizer is maker else self.network[0](x).detach()
+                leaf = made.detach().requires_grad_()
+                (gradient,) = torch.autograd.grad(sign * self.network[1](leaf).square().mean(), leaf)
+                wanted.append(lengths(gradient.sum(0)))
+                self.toggle_optimizer(optimizer)
+                self.manual_backward(sign * self.network[1](self.tap(made)).square().mean())
+                optimizer.step()
+                optimizer.zero_grad()
+                self.untoggle_optimizer(optimizer)
+
+        def configure_optimizers(self):
+            return [torch.optim.SGD(part.parameters(), lr=0.1) for part in self.network]
+
+    module, recorder = Toggled(), RowGradientRecorder()
+    watch(module, tmp_path, recorder=recorder)
+    same(recorder.recorded(0)[1]["tap_grad_norm"], module.others)
+    same(recorder.recorded(1)[1]["tap_grad_norm"], module.wanted)

@@ -69,19 +69,37 @@ def attach(
     tap = RowTap(place.rows, collect=place.collect)
     tap.name = f"modules={name}"
     choose = _Choice(part, tap, place, tell)
+    if place.output:
+        return tap, part.register_forward_hook(_After(tap, choose))
+    return tap, part.register_forward_pre_hook(_Before(tap, choose), with_kwargs=True)
 
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
-        chosen = choose(list(_leaves(_bound(part, args, kwargs))))
-        tapped = tap(chosen)
+
+class _Hook:
+    """A hook of a tap. In a copy of the module, or in a file, it does nothing."""
+
+    def __init__(self, tap: RowTap, choose: _Choice) -> None:
+        self.tap, self.choose = tap, choose
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Nothing, ()
+
+
+class _Before(_Hook):
+    def __call__(self, part: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
+        chosen = self.choose(list(_leaves(_bound(part, args, kwargs))))
+        tapped = self.tap(chosen)
         return _replaced(args, chosen, tapped), _replaced(dict(kwargs), chosen, tapped)
 
-    def after(_: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
-        chosen = choose(list(_leaves(output)))
-        return _replaced(output, chosen, tap(chosen))
 
-    if place.output:
-        return tap, part.register_forward_hook(after)
-    return tap, part.register_forward_pre_hook(before, with_kwargs=True)
+class _After(_Hook):
+    def __call__(self, _part: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+        chosen = self.choose(list(_leaves(output)))
+        return _replaced(output, chosen, self.tap(chosen))
+
+
+class _Nothing:
+    def __call__(self, *_: object) -> None:
+        """Changes nothing."""
 
 
 class _Choice:

@@ -205,7 +205,9 @@ class RowGradientRecorder(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Writes every step that was completed before the failure."""
         if "is a view and is being modified inplace" in str(exception):  # torch.compile says no more
-            rank_zero_warn("a compiled module changes a tapped tensor in place: write inplace=False, or tap what follows.")
+            rank_zero_warn(
+                "a compiled module changes a tapped tensor in place: write inplace=False, or tap what follows."
+            )
         if self.recording is not None:
             self.recording.close(alone=True)
         self.teardown(trainer, pl_module, "fit")
