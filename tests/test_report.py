@@ -479,3 +479,19 @@ def test_columns_in_which_all_agree_are_said_once():
     assert (table.header, table.body, words) == (["run", "seed"], [["a", "0"], ["b", "1"]], "model cnn")
     table, words = Table("", ["run", "model", "more"], [["a", "cnn", ""]]).condensed()
     assert (table.header, words) == (["run", "model"], "")
+
+
+def test_layers_are_drawn_with_their_names_and_the_faintest_is_named(tmp_path):
+    train(configure(*QUICK, "scenario=augment", "callbacks.recorder.layers=true"), tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    lines = [line.split(",") for line in (tmp_path / "run" / "row_gradients.csv").read_text().splitlines()]
+    columns = {name.partition("/")[2]: place for place, name in enumerate(lines[0]) if name.startswith("layer_")}
+    means = {name: statistics.mean(float(line[place]) for line in lines[1:]) for name, place in columns.items()}
+    means.pop("total")
+    weakest, strongest = min(means, key=means.get), max(means, key=means.get)
+    found = draw(RunSet([run]))["layers"]
+    ratio = means[weakest] / means[strongest]
+    assert found.verdict == f"{weakest} gets {ratio:.2f} of {strongest}'s gradient."
+    for size in SIZES:
+        labels = [label.get_text() for label in found.on(size).axes[0].get_yticklabels()]
+        assert labels == [*means, "total"]

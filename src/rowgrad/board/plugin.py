@@ -16,17 +16,7 @@ from tensorboard.plugins.scalar.metadata import PLUGIN_NAME as SCALARS
 from werkzeug.wrappers import Request, Response
 
 from rowgrad.board.reading import Reader
-from rowgrad.watch.quantities import (
-    ARRIVES,
-    FACTS,
-    GRAD_NORM,
-    KNOWN,
-    REACHES,
-    STOPPED,
-    LayerGradNorm,
-    LayerUpdateRatio,
-    TapNorm,
-)
+from rowgrad.watch.quantities import ARRIVES, FACTS, KNOWN, REACHES, describe_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,7 +64,7 @@ class RowsPlugin(TBPlugin):
         names = {name for run in runs for name in run["quantities"]}
         answer = {
             "runs": runs,
-            "quantities": [{"name": name, **_words(name)} for name in sorted(names, key=_place)],
+            "quantities": [_described(name) for name in sorted(names, key=_place)],
             "pair": [REACHES, ARRIVES],
             "kept": self._kept,
             "now": time.time(),
@@ -109,17 +99,9 @@ def _place(name: str) -> tuple[int, str]:
     return list(KNOWN).index(name) if name in KNOWN else len(KNOWN), name
 
 
-def _words(name: str) -> dict[str, str]:
-    """Title and unit of a quantity; other scalars named `<name>/row_00` are titled by their name."""
-    if name == STOPPED:
-        return {"title": "What detach stops of each row's whole gradient", "unit": "share"}
-    for layers in (LayerGradNorm, LayerUpdateRatio):
-        if name.endswith(layers.name):
-            return {"title": layers.title, "unit": layers.unit}
-    if name not in KNOWN and not name.endswith(GRAD_NORM):
-        return {"title": name, "unit": ""}
-    quantity = KNOWN.get(name) or TapNorm(name.removesuffix(GRAD_NORM))
-    return {"title": quantity.title, "unit": quantity.unit}
+def _described(name: str) -> dict[str, str]:
+    title, unit = describe_quantity(name)
+    return {"name": name, "title": title, "unit": unit}
 
 
 def _plain(value: Any) -> Any:

@@ -18,8 +18,8 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator, NullFormatter, NullLocator
 
-from rowgrad.watch.figures import INK, draw_heatmap, draw_scale, draw_theta, legend_of, round_logarithms, title_of
-from rowgrad.watch.quantities import ARRIVES, REACHES, Quantity
+from rowgrad.watch.figures import INK, draw_heatmap, draw_scale, draw_theta, legend_of, round_logarithms
+from rowgrad.watch.quantities import ARRIVES, KNOWN, REACHES, LayerGradNorm, Quantity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -251,7 +251,7 @@ def row_profiles(profiles: Mapping[str, Mapping[str, Tensor]], size: Size) -> Fi
         profiles: for each setting by its name: norms by their names, averaged over steps, (N, H) for N seeds.
         size: to draw for.
     """
-    titles = [title_of(quantity) for quantity in (REACHES, ARRIVES)]
+    titles = [KNOWN[quantity].title for quantity in (REACHES, ARRIVES)]
     figure, panels, looks = side_by_side(titles, list(profiles), size, sharey=True)
     height = max(norms.shape[-1] for setting in profiles.values() for norms in setting.values())
     for panel, quantity in zip(panels, (REACHES, ARRIVES), strict=True):
@@ -283,7 +283,7 @@ def compared_heatmaps(
     across = 1 if size.narrow or len(wall) <= 2 else 2  # noqa: PLR2004
     down, wide = -(-len(wall) // across), size.width / across
     names = [size.lines(name, 0.9 * wide, 2) for name in wall]
-    titles = [size.lines(title_of(quantity), 0.42 * wide, TITLE_LINES) for quantity in (REACHES, ARRIVES)]
+    titles = [size.lines(KNOWN[quantity].title, 0.42 * wide, TITLE_LINES) for quantity in (REACHES, ARRIVES)]
     heads = max(map(size.height, names)) + max(map(size.height, titles))
     tall, bar = (1.15 if size.narrow else 1.6) + heads, 0.6
     figure = Figure((size.width, down * tall + bar), layout=ConstrainedLayoutEngine(h_pad=0.02))
@@ -307,6 +307,29 @@ def compared_heatmaps(
     return figure
 
 
+def compared_layers(wall: Mapping[str, tuple[Tensor, Tensor, Sequence[str]]], scale: LogNorm, size: Size) -> Figure:
+    """Norms of each layer's gradient of several settings, all on one colour scale.
+
+    Args:
+        wall: steps (T,), norms (T, layers) and the layers' names, by the setting's name.
+        scale: of the colours.
+        size: to draw for.
+    """
+    most = max(len(layers) for *_, layers in wall.values())
+    across = 1 if size.narrow or len(wall) == 1 else 2
+    tall = max(1.3 * most * size.text / INCH, 1.2)
+    figure, panels = named_grid(list(wall), tall, size, across)
+    for panel, (steps, norms, layers) in zip(panels, wall.values(), strict=True):
+        draw_heatmap(panel, steps, norms, [False] * len(layers), scale)
+        room = int(0.5 * size.width / across * INCH / size.text)  # letters; the end of a name tells most
+        panel.set_yticks(range(len(layers)), [layer[-room:] for layer in layers])
+        label_steps(panel, 3)
+    colors = ScalarMappable(scale, "viridis")
+    figure.colorbar(colors, ax=panels, location="bottom", label=LayerGradNorm.unit, aspect=50, fraction=0.05)
+    figure.set_figheight(figure.get_figheight() + 0.7)
+    return figure
+
+
 def compared_theta(thetas: Mapping[str, tuple[Tensor, Sequence[bool]]], size: Size) -> Figure:
     """θ (C, H, W) of several settings on one colour scale, with the selected rows, by the setting's name."""
     limit = max(float(theta.abs().max()) for theta, _ in thetas.values()) or 1.0
@@ -322,9 +345,9 @@ def compared_theta(thetas: Mapping[str, tuple[Tensor, Sequence[bool]]], size: Si
     return figure
 
 
-def named_grid(names: Sequence[str], tall: float, size: Size) -> tuple[Figure, list[Axes]]:
-    """Panels of `tall` inches below their names, four side by side, or two on a narrow size."""
-    across = min(len(names), 2 if size.narrow else 4)
+def named_grid(names: Sequence[str], tall: float, size: Size, most: int | None = None) -> tuple[Figure, list[Axes]]:
+    """Panels of `tall` inches below their names, `most` side by side: by default four, or two on a narrow size."""
+    across = min(len(names), most or (2 if size.narrow else 4))
     down = -(-len(names) // across)
     titles = [size.lines(name, 0.85 * size.width / across, TITLE_LINES) for name in names]
     height = down * (tall + max(map(size.height, titles)) + 0.4)

@@ -20,7 +20,7 @@ from rowgrad.results.sentences import answer_runs
 from rowgrad.results.tables import compare_groups, compare_runs
 from rowgrad.scenario.settings import STATE
 from rowgrad.watch import figures, wording
-from rowgrad.watch.quantities import ARRIVES, REACHES
+from rowgrad.watch.quantities import ARRIVES, LAYER_GRAD, REACHES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -115,6 +115,7 @@ def draw(runs: RunSet) -> dict[str, Plot]:
         "row_profiles": _row_profiles(groups),
         "learning_curves": _learning_curves(groups),
         "learnt_rows": _learnt_rows(groups),
+        "layers": _layers(groups),
     }
     found = {f"{name}_{n}" if n > 1 else name: plot for name, some in kinds.items() for n, plot in enumerate(some, 1)}
     for more in call_analyses("figures", runs):
@@ -197,6 +198,24 @@ def _learnt_rows(groups: Sequence[RunGroup]) -> list[Plot]:
         return Plot(verdict, words, lambda size: plots.compared_theta(thetas, size))
 
     return [plot(some) for some in in_parts(known[:MOST], GRID)]
+
+
+def _layers(groups: Sequence[RunGroup]) -> list[Plot]:
+    known = [group for group in groups if group.steps is not None and LAYER_GRAD in group.norms]
+    shown = known[:MOST]
+    if not shown:
+        return []
+    scale = figures.log_scale([group.norms[LAYER_GRAD] for group in shown])
+    words = "Norms of the gradient of each layer's parameters, and of all together, on one colour scale."
+    words += _over_seeds(shown, "Norms are means over seeds") + _left_out(known)
+
+    def plot(some: Sequence[RunGroup]) -> Plot:
+        wall = {g.title: (g.steps, g.norms[LAYER_GRAD], g.first.layers) for g in some if g.steps is not None}
+        faintest = {g.name: wording.faintest_layer(g.norms[LAYER_GRAD], g.first.layers) for g in some}
+        verdict = " ".join(f"{seen} ({name})." if len(groups) > 1 else f"{seen}." for name, seen in faintest.items())
+        return Plot(verdict, words, lambda size: plots.compared_layers(wall, scale, size))
+
+    return [plot(some) for some in in_parts(shown, WALL)]
 
 
 # ---- verdicts

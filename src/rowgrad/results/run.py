@@ -134,6 +134,14 @@ class Run:
             raise UserError(f"{file} cannot be read: {in_one_line(error)[:200]}") from error
 
     @property
+    def layers(self) -> list[str]:
+        """The names of the layers whose norms were recorded."""
+        from rowgrad.watch.csv_file import row_names
+        from rowgrad.watch.quantities import LAYER_GRAD
+
+        return row_names(self.folder.norms_file, LAYER_GRAD)
+
+    @property
     def height(self) -> int:
         """H, the rows of an image."""
         known = DataSettings.read(self.config.data).shape

@@ -265,6 +265,13 @@ def heights_of(path: Path) -> dict[str, int]:
     return heights
 
 
+def row_names(path: Path, quantity: str) -> list[str]:
+    """The names of a quantity's rows in a file, as `row_00`; of layers, theirs."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        columns = next(file, "").strip().split(",")
+    return [column.removeprefix(f"{quantity}/") for column in columns if column.startswith(f"{quantity}/")]
+
+
 def read_norms(path: Path) -> tuple[Tensor, Norms]:
     """Steps (T,) and norms (T, H) by the names of their quantities, NaN in empty cells; T is 0 without a file."""
     heights = heights_of(path)

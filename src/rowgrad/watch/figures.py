@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from rowgrad.scenario.rows import name_rows
-from rowgrad.watch.quantities import KNOWN, Quantity
+from rowgrad.watch.quantities import describe_quantity, is_of_layers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,16 +35,6 @@ COLUMNS = 600  # a heatmap averages steps into at most this many columns
 GAP = 5  # pixels between two strips of digits
 WIDTH = 3.8  # inches: TensorBoard scales a picture to the width of a card, so a narrow one has the larger print
 DECADES = 1e-12  # of the largest norm: smaller ones have the darkest colour
-
-
-def title_of(quantity: str) -> str:
-    """The title of a quantity's heatmap."""
-    return KNOWN[quantity].title if quantity in KNOWN else quantity
-
-
-def unit_of(quantity: str) -> str:
-    """The unit of a quantity."""
-    return KNOWN[quantity].unit if quantity in KNOWN else Quantity.unit
 
 
 def png(figure: Figure, dpi: int = 110) -> bytes:
@@ -168,10 +158,12 @@ def heatmaps(steps: Tensor, norms: Mapping[str, Tensor], selected: Sequence[bool
     figure = Figure((WIDTH, 1.65 * len(norms) + (0.95 if words else 0.5)), layout="constrained")
     panels = figure.subplots(len(norms), 2, squeeze=False, sharex="col", width_ratios=[1, 0.05])
     for (panel, bar), (quantity, values) in zip(panels, norms.items(), strict=True):
-        scale = log_scale([norms[other] for other in norms if unit_of(other) == unit_of(quantity)])
-        draw_scale(bar, draw_heatmap(panel, steps, values, selected, scale), unit_of(quantity), 8)
-        panel.set_title(title_of(quantity).partition(", ‖")[0], fontsize=11)
-        panel.set_ylabel("image row")
+        title, unit = describe_quantity(quantity)
+        scale = log_scale([norms[other] for other in norms if describe_quantity(other)[1] == unit])
+        marked = [False] * values.shape[1] if is_of_layers(quantity) else selected
+        draw_scale(bar, draw_heatmap(panel, steps, values, marked, scale), unit, 8)
+        panel.set_title(title.partition(", ‖")[0], fontsize=11)
+        panel.set_ylabel("layer" if is_of_layers(quantity) else "image row")
     panels[-1, 0].set_xlabel("optimizer step")
     figure.legend(handles=legend_of(selected), loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     if words:

@@ -252,3 +252,21 @@ def _sizes(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
 
 
 KNOWN: dict[str, Quantity] = {one.name: one for one in (RowGradNorm(), TapNorm("input"), RowUpdateNorm())}
+
+
+def is_of_layers(name: str) -> bool:
+    """Whether the rows of a quantity are layers."""
+    return name.endswith((LAYER_GRAD, LAYER_UPDATE))
+
+
+def describe_quantity(name: str) -> tuple[str, str]:
+    """Title and unit of a quantity; other scalars named `<name>/row_00` are titled by their name, without a unit."""
+    if name == STOPPED:
+        return "What detach stops of each row's whole gradient", "share"
+    for layers in (LayerGradNorm, LayerUpdateRatio):
+        if name.endswith(layers.name):
+            return layers.title, layers.unit
+    if name not in KNOWN and not name.endswith(GRAD_NORM):
+        return name, ""
+    quantity = KNOWN.get(name) or TapNorm(name.removesuffix(GRAD_NORM))
+    return quantity.title, quantity.unit

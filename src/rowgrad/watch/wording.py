@@ -100,6 +100,17 @@ def describe_vanishing(norms: Tensor | None) -> str:
     return "; ".join(f"{when}: row {c.weakest} gets {_part(c.ratio)} of row {c.strongest}" for when, c in parts if c)
 
 
+def faintest_layer(norms: Tensor, names: Sequence[str]) -> str:
+    """The layer with the smallest mean norm beside the one with the largest, of T steps (T, layers and the total)."""
+    means = norms[:, :-1].double().nanmean(0).nan_to_num(0.0)
+    weakest, strongest = int(means.argmin()), int(means.argmax())
+    if not means[strongest] > 0:
+        return "no layer gets any gradient"
+    ratio = float(means[weakest] / means[strongest])
+    part = "exactly 0 beside" if ratio == 0 else f"{_part(ratio)} of"
+    return f"{names[weakest]} gets {part} {names[strongest]}'s gradient"
+
+
 def _part(ratio: float) -> str:
     return f"1/{float(f'{1 / ratio:.2g}'):,.0f}" if ratio < FAINT else f"{ratio:.2f}"
 
