@@ -103,6 +103,11 @@ def with_layers(folder: Path) -> Made:
     return Plain(), {"logger": TensorBoardLogger(folder), "callbacks": [recorder]}
 
 
+def with_layer_norms(folder: Path) -> Made:
+    """The norms of each layer's parameters' gradients, without a tap."""
+    return Plain(), {"logger": TensorBoardLogger(folder), "callbacks": [RowGradientRecorder(layers=True)]}
+
+
 def with_grad_norm(folder: Path) -> Made:
     """Lightning's `grad_norm`, to TensorBoard."""
     return GradNorm(), {"logger": TensorBoardLogger(folder), "log_every_n_steps": 1}
@@ -133,6 +138,7 @@ def measure(device: str, quick: bool = False) -> list[Result]:
     ways: dict[str, tuple[Variant, Variant, str | None]] = {
         "taps on four layers and recorder": (with_layers, plain, "≤ 1.02"),
         "tap on the images and recorder": (with_tap, with_input_gradient, "≤ 1.02"),
+        "layers=True": (with_layer_norms, plain, "≤ 1.02"),
         "the gradient of the images, unwatched": (with_input_gradient, plain, None),
         "grad_norm": (with_grad_norm, plain, None),
     }
