@@ -904,3 +904,63 @@ def test_optimizers_that_take_turns_have_the_passes_that_reached_their_weights(t
     watch(module, tmp_path, recorder=recorder)
     same(recorder.recorded(0)[1]["tap_grad_norm"], module.others)
     same(recorder.recorded(1)[1]["tap_grad_norm"], module.wanted)
+
+
+class Attends(nn.Module):
+    """Uses its input three times."""
+
+    def __init__(self):
+        super().__init__()
+        self.q, self.k, self.v = (nn.Linear(16, 16) for _ in range(3))
+
+    def forward(self, x):
+        return nn.functional.scaled_dot_product_attention(self.q(x), self.k(x), self.v(x))
+
+
+class Residual(nn.Module):
+    """Attention and what goes past it, or attention alone."""
+
+    def __init__(self, *, skip=True):
+        super().__init__()
+        torch.manual_seed(0)
+        self.skip, self.before, self.attention = skip, nn.Linear(8, 16), Attends()
+        self.after = nn.Sequential(nn.LayerNorm(16), nn.Linear(16, 1))
+
+    def forward(self, x):
+        x = self.before(x)
+        return self.after(self.attention(x) + (x if self.skip else 0)).square().mean()
+
+
+@pytest.mark.parametrize(
+    ("modules", "skip", "says"),
+    [("attention", True, True), ("attention.q", True, False), ("attention", False, False),
+     ({"attention": {"output": True}}, True, False)],
+)  # fmt: skip
+def test_another_order_of_additions_is_said_and_there_is_none_otherwise(tmp_path, modules, skip, says):
+    weights = []
+    for watched in (False, True):
+        module = Residual(skip=skip)
+        optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
+        torch.manual_seed(1)
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            recorder = Recorder(module, tmp_path, modules=modules) if watched else None
+            for _ in range(3):
+                module(torch.randn(4, 12, 8)).backward()
+                optimizer.step()
+                if recorder is not None:
+                    recorder.step()
+                optimizer.zero_grad()
+            if recorder is not None:
+                recorder.close()
+        weights.append(torch.cat([parameter.detach().flatten() for parameter in module.parameters()]))
+        assert any("added in another order" in str(one.message) for one in said) == (says and watched)
+    assert weights[0].equal(weights[1]) or says
+
+
+def test_a_view_that_is_used_once_may_be_changed_in_place(tmp_path):
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.InstanceNorm2d(4), nn.ReLU(inplace=True), nn.Conv2d(4, 1, 3))
+    with Recorder(module, tmp_path, modules="2") as recorder:
+        module(torch.randn(2, 3, 8, 8)).square().mean().backward()
+        recorder.step()
+        assert recorder.recorded()[1]["2_grad_norm"].shape == (1, 6)

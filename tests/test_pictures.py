@@ -208,6 +208,16 @@ def test_histograms_are_of_an_images_own_loss_in_whatever_micro_batches(run):
         assert means[1] == pytest.approx(means[0], rel=0.15)  # of other images; half or twice would be the wrong share
 
 
+def test_a_histogram_is_of_its_own_step_alone(run):
+    basics = ["scenario=augment", "model=mlp", "callbacks.pictures=null", "trainer.max_steps=5"]
+    folders = [run(*basics, f"callbacks.histograms.every_n_steps={every}", name=f"{every}") for every in (1, 4)]
+    each, some = map(watched, folders)
+    for tag in some.Tags()["histograms"]:
+        assert each.Histograms(tag)[4].histogram_value == some.Histograms(tag)[1].histogram_value
+    one, other = ((folder / "row_gradients.csv").read_bytes() for folder in folders)
+    assert one == other
+
+
 def test_pictures_and_histograms_come_every_so_many_steps_and_pictures_at_the_end(run):
     every = ["callbacks.histograms.every_n_steps=10", "callbacks.pictures.every_n_steps=10"]
     accumulator = watched(run("model=mlp", "data.batch_size=64", *every))

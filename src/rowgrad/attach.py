@@ -7,6 +7,7 @@ import inspect
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -14,8 +15,9 @@ from rowgrad.errors import UserError, nearest
 from rowgrad.tap import LEAST, RowTap, has_rows, named_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from torch.autograd.graph import Node
     from torch.utils.hooks import RemovableHandle
 
 Leaves = list[tuple[str, Any]]  # tensors of a call by their names, as in `hidden_states`, `batch.x`, `args.0`
@@ -44,7 +46,11 @@ class Place:
 
 
 def attach(
-    module: nn.Module, name: str, place: Place | None = None, tell: Callable[[str], None] = lambda _: None
+    module: nn.Module,
+    name: str,
+    place: Place | None = None,
+    tell: Callable[[str], None] = lambda _: None,
+    warn: Callable[[str], None] = lambda _: None,
 ) -> tuple[RowTap, RemovableHandle]:
     """Puts a tap at the submodule `name`, by a hook. The module's own parts, names and state stay as they are.
 
@@ -54,6 +60,7 @@ def attach(
         place: what is tapped there; by default the input.
         tell: is called once with a sentence that says which tensor was taken and which dimension is rows, unless
             `place` names both.
+        warn: is called once if the weights may differ in the last bit from those of training without the tap.
 
     Returns:
         The tap, and the handle that removes it.
@@ -70,15 +77,16 @@ def attach(
     tap.name = f"modules={name}"
     choose = _Choice(part, tap, place, tell)
     if place.output:
-        return tap, part.register_forward_hook(_After(tap, choose))
-    return tap, part.register_forward_pre_hook(_Before(tap, choose), with_kwargs=True)
+        return tap, part.register_forward_hook(_After(tap, choose, warn))
+    return tap, part.register_forward_pre_hook(_Before(tap, choose, warn), with_kwargs=True)
 
 
 class _Hook:
     """A hook of a tap. In a copy of the module, or in a file, it does nothing."""
 
-    def __init__(self, tap: RowTap, choose: _Choice) -> None:
-        self.tap, self.choose = tap, choose
+    def __init__(self, tap: RowTap, choose: _Choice, warn: Callable[[str], None]) -> None:
+        self.tap, self.choose, self.warn = tap, choose, warn
+        self.is_first = True
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _Nothing, ()
@@ -88,7 +96,36 @@ class _Before(_Hook):
     def __call__(self, part: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[Any, Any]:
         chosen = self.choose(list(_leaves(_bound(part, args, kwargs))))
         tapped = self.tap(chosen)
+        if self.is_first and tapped is not chosen and not torch.compiler.is_compiling():
+            self.is_first = False
+            self._watch_order(part, *(x.data if isinstance(x, PackedSequence) else x for x in (chosen, tapped)))
         return _replaced(args, chosen, tapped), _replaced(dict(kwargs), chosen, tapped)
+
+    def _watch_order(self, part: nn.Module, x: Tensor, tapped: Tensor) -> None:
+        """Warns if gradients are added in another order than without the tap, as sums depend on it in the last bit.
+
+        Autograd adds what comes back from each use of x to one sum. The tap adds those inside the module first.
+        """
+        node, source, output = tapped.grad_fn, x.grad_fn, x.output_nr
+        if source is None or node is None:
+            return
+        sent: list[Tensor] = []
+
+        def compare(gradients: tuple[Tensor | None, ...]) -> None:
+            total = gradients[output]
+            if sent and total is not None and total.data_ptr() != sent.pop().data_ptr():
+                self.warn(
+                    f"{self.tap.name}: its input is used several times inside and elsewhere too. With the tap, gradients"
+                    " are added in another order, so weights may differ in the last bit. Taps on outputs are exact."
+                )
+
+        def after(_part: nn.Module, _args: tuple[Any, ...], result: Any) -> None:
+            handle.remove()
+            if _uses(node, [value for _, value in _leaves(result)]) > 1:
+                node.register_hook(lambda gradients, _: sent.append(gradients[0]))
+                source.register_prehook(compare)
+
+        handle = part.register_forward_hook(after)
 
 
 class _After(_Hook):
@@ -144,6 +181,24 @@ class _Choice:
         hint = " For one time step a call, (B, D), as in a loop over a cell: collect=True." if flat else ""
         words = "no floating-point tensor with rows, (B, C, H, W) or (B, T, D)"
         return UserError(f"{self.tap.name}: it {what} {words}.{hint}")
+
+
+def _uses(node: Node, results: Iterable[Any], most: int = 10_000) -> int:
+    """How often a node's tensor was used on the way to some results."""
+    tensors = (one.data if isinstance(one, PackedSequence) else one for one in results)
+    waiting = [tensor.grad_fn for tensor in tensors if tensor.grad_fn is not None]
+    seen: set[Any] = set()
+    count = 0
+    while waiting and len(seen) < most:
+        one = waiting.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        for before, _ in one.next_functions:
+            count += before is node
+            if before is not None and before is not node:
+                waiting.append(before)
+    return count
 
 
 def sequence_first(part: nn.Module) -> bool:

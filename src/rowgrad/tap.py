@@ -8,6 +8,7 @@ computes for itself by `torch.autograd.grad` does not count.
 from __future__ import annotations
 
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -76,7 +77,9 @@ class _InPlace:
     """
 
     def __init__(self, x: Tensor, name: str) -> None:
-        self.name, self.node, self.output, self.is_view = name, x.grad_fn, x.output_nr, x._is_view()  # noqa: SLF001
+        self.name, self.node, self.output = name, x.grad_fn, x.output_nr
+        base = x._base  # noqa: SLF001  (of a view: the tensor whose memory it shares)
+        self.last = x.grad_fn if base is None else base.grad_fn
         self.witness = x.detach()
         self.witness.data = x.new_empty(0)  # shares x's version counter, and not its memory
         self.version = self.witness._version  # noqa: SLF001
@@ -89,21 +92,27 @@ class _InPlace:
         """
         if self.witness._version == self.version:  # noqa: SLF001
             return
-        if self.node is None or self.is_view:  # a leaf, or a part of another tensor that may be used elsewhere
+        node, output = self.node, self.output
+        if self.last is None:  # a leaf
             raise self.error()
-
-        def compare(gradients: tuple[Tensor, ...]) -> None:
-            if gradients[self.output].data_ptr() != gradient.data_ptr():  # a sum: something else has used x
+        while True:  # x, and if it is a view, what it is a view of: each must be used once
+            if node is None:
                 raise self.error()
+            node.register_prehook(partial(self._compare, output, gradient))
+            if node is self.last:
+                return
+            node, output = node.next_functions[0] if node.next_functions else (None, 0)
 
-        self.node.register_prehook(compare)
+    def _compare(self, output: int, gradient: Tensor, gradients: tuple[Tensor | None, ...]) -> None:
+        total = gradients[output]
+        if total is None or total.data_ptr() != gradient.data_ptr():  # a sum: something else has used it
+            raise self.error()
 
     def error(self) -> UserError:
         """What is wrong, and what to do."""
         return UserError(
             f"{self.name or 'a RowTap'}: the tensor is changed in place behind the tap (as by ReLU(inplace=True)) and"
-            " used elsewhere too, so watching would change training. Write inplace=False there, or tap what follows:"
-            " modules={NAME: {output: true}}."
+            " used elsewhere too, so watching would change training. Write inplace=False there, or tap what follows it."
         )
 
 
@@ -219,6 +228,10 @@ class RowTap(nn.Module):
     def reset(self) -> None:
         """Sets the gradient to zero."""
         self.begin_pass(None)
+        self.forget_images()
+
+    def forget_images(self) -> None:
+        """Drops `image_grads`."""
         self._images = None
 
     def begin_pass(self, earlier: Tensor | None) -> None:

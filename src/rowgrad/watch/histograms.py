@@ -68,6 +68,7 @@ class PerImageHistograms(pl.Callback):
         for name, tap in taps.items():
             grads = tap.image_grads
             tap.per_image = False
+            tap.forget_images()
             tap.hold(self, on=None)
             if grads is not None:
                 self._write(trainer, pl_module, name + GRAD_NORM, row_norms(grads) * (len(grads) / scale))

@@ -78,7 +78,7 @@ class Recording:
         self._is_checked = False
         try:
             for name, place in settings.modules.items():
-                self.taps[name], handle = attach(module, name, Place(**place), tell)
+                self.taps[name], handle = attach(module, name, Place(**place), tell, warn)
                 self._attached[self.taps[name]] = name
                 self._handles.append(handle)
             layers = layer_quantities(module, settings)
