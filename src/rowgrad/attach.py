@@ -116,7 +116,7 @@ class _Before(_Hook):
             if sent and total is not None and total.data_ptr() != sent.pop().data_ptr():
                 self.warn(
                     f"{self.tap.name}: its input is used several times inside and elsewhere too. With the tap, gradients"
-                    " are added in another order, so weights may differ in the last bit. Taps on outputs are exact."
+                    " are added in another order: weights may differ in the last bit. Taps on outputs are exact."
                 )
 
         def after(_part: nn.Module, _args: tuple[Any, ...], result: Any) -> None:
