@@ -115,7 +115,7 @@ class _Before(_Hook):
             total = gradients[output]
             if sent and total is not None and total.data_ptr() != sent.pop().data_ptr():
                 self.warn(
-                    f"{self.tap.name}: its input is used several times inside and elsewhere too. With the tap, gradients"
+                    f"{self.tap.name}: its input is used several times inside and elsewhere, too. With a tap, gradients"
                     " are added in another order: weights may differ in the last bit. Taps on outputs are exact."
                 )
 
