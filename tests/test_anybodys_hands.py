@@ -453,7 +453,7 @@ def test_what_was_compiled_and_run_before_is_named(tmp_path, how):
     module = Told(torch.compile(network, backend="aot_eager") if how == "torch.compile" else network)
     if how == "module.compile":
         network.compile(backend="aot_eager")
-    module.network(torch.randn(4, 4, 3)).sum().backward()
+    module.training_step(next(iter(batches())), 0).backward()
     with pytest.warns(UserWarning, match=r"network\.0\.forward, or it was compiled before training began"):
         watch(module, tmp_path, recorder=RowGradientRecorder(modules="network.0"))
 

@@ -195,7 +195,7 @@ def test_tap_and_recorder_need_nothing_of_the_pipeline(tapped):
 def test_what_needs_the_pipeline_says_how_to_install_it(tapped):
     told = dict(line.split(" ", 1) for line in tapped[1][-len(rowgrad.__all__) :])
     there = {name for name, words in told.items() if words == name}
-    assert there == {"RowTap", "RowGradientRecorder", "Quantity", "Watched", "Draw", "UserError"}
+    assert there == {"RowTap", "RowGradientRecorder", "Recorder", "Quantity", "Watched", "Draw", "UserError"}
     for name in told.keys() - there:
         assert told[name] == f"this needs packages that are not installed ({', '.join(PIPELINE)}): {LINE}"
 
