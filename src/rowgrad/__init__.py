@@ -3,8 +3,7 @@
 The packages follow the path of a batch: `data` -> `scenario` -> `model` -> `watch` -> `results`; `training` puts them
 together. The names below are public. Importing `rowgrad` imports nothing heavy: each name is imported at its first use.
 `RowTap`, `RowGradientRecorder`, `Recorder`, `Quantity`, `Watched`, `Draw` and `UserError` need torch, Lightning and
-TensorBoard.
-The other names need the extra `pipeline`.
+TensorBoard. The other names need the extra `pipeline`.
 """
 
 from importlib import import_module
