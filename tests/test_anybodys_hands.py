@@ -964,3 +964,20 @@ def test_a_view_that_is_used_once_may_be_changed_in_place(tmp_path):
         module(torch.randn(2, 3, 8, 8)).square().mean().backward()
         recorder.step()
         assert recorder.recorded()[1]["2_grad_norm"].shape == (1, 6)
+
+
+def test_a_loop_of_ones_own_has_the_moves_of_each_layer(tmp_path):
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+    optimizer, moves = torch.optim.Adam(module.parameters(), lr=0.01), []
+    with Recorder(module, tmp_path, layers=True, update_ratios=True) as recorder:
+        for x in batches():
+            old = torch.cat([parameter.detach().double().flatten() for parameter in module[0].parameters()])
+            module(x).square().mean().backward()
+            optimizer.step()
+            recorder.step()
+            optimizer.zero_grad()
+            new = torch.cat([parameter.detach().double().flatten() for parameter in module[0].parameters()])
+            moves.append((new - old).norm() / old.norm())
+        ratios = recorder.recorded()[1]["layer_update_ratio"][:, 0]
+    torch.testing.assert_close(ratios, torch.stack(moves), rtol=1e-3, atol=0)

@@ -348,6 +348,9 @@ class Recorder:
         tell = logging.getLogger("rowgrad").info
         self.recording = Recording(module, RecorderSettings(**settings), tell, _warn)
         self.recording.follow(several, scaler)
+        self._several, self._hooks = several, []
+        if self.recording.needs_state_before:
+            self._hooks.append(register_optimizer_step_pre_hook(self._before_any_step))
 
     def step(self, optimizer: int = 0) -> None:
         """Records a step that an optimizer has just done. Call it before gradients are set to zero.
@@ -387,6 +390,8 @@ class Recorder:
 
     def close(self) -> None:
         """Writes the remaining steps, closes the files, and leaves the module as it was."""
+        for hook in self._hooks:
+            hook.remove()
         if self._is_open:
             self.recording.close()
             for writer in self.recording.log.writers:
@@ -398,6 +403,18 @@ class Recorder:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _before_any_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Takes the weights before they move. `step` then completes the record."""
+        if args[1:] or kwargs.get("closure") is not None:  # the gradient is computed inside
+            return
+        own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+        known = [one.param_groups for one in self._several] or [[{"params": list(self.recording.module.parameters())}]]
+        for number, groups in enumerate(known):
+            if any(id(parameter) in own for group in groups for parameter in group["params"]):
+                self._open()
+                self.recording.before_step(number, self._steps, self._steps)
+                return
 
     def _open(self) -> None:
         if self._is_open:

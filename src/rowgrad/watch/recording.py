@@ -103,6 +103,11 @@ class Recording:
             tap.hold(self, on=tap in self._recorded)
 
     @property
+    def needs_state_before(self) -> bool:
+        """Whether a quantity compares what is before an optimizer's step with what is after it."""
+        return any(type(quantity).after_step is not Quantity.after_step for quantity in self.quantities)
+
+    @property
     def names(self) -> dict[str, Sequence[str]]:
         """The names of rows, of quantities that have any."""
         return {quantity.name: quantity.names for quantity in self.quantities if quantity.names}
