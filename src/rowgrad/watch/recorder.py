@@ -269,12 +269,10 @@ class RowGradientRecorder(pl.Callback):
         has_closure = bool(args[1:]) or kwargs.get("closure") is not None  # so does Lightning call it
         if self._announced is not None or has_closure:
             return
-        own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        for number, known in enumerate(self._trainer.optimizers):
-            if any(id(parameter) in own for group in known.param_groups for parameter in group["params"]):
-                self._unseen = optimizer
-                self._begin(number, max(self._trainer.global_step, self.recording.streams[number].count))
-                return
+        number = _number_of(optimizer, [known.param_groups for known in self._trainer.optimizers])
+        if number is not None:
+            self._unseen = optimizer
+            self._begin(number, max(self._trainer.global_step, self.recording.streams[number].count))
 
     def _after_any_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         if optimizer is self._announced:
@@ -408,13 +406,11 @@ class Recorder:
         """Takes the weights before they move. `step` then completes the record."""
         if args[1:] or kwargs.get("closure") is not None:  # the gradient is computed inside
             return
-        own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         known = [one.param_groups for one in self._several] or [[{"params": list(self.recording.module.parameters())}]]
-        for number, groups in enumerate(known):
-            if any(id(parameter) in own for group in groups for parameter in group["params"]):
-                self._open()
-                self.recording.before_step(number, self._steps, self._steps)
-                return
+        number = _number_of(optimizer, known)
+        if number is not None:
+            self._open()
+            self.recording.before_step(number, self._steps, self._steps)
 
     def _open(self) -> None:
         if self._is_open:
@@ -431,6 +427,13 @@ class Recorder:
         )
         for writer in events:
             add_facts(writer, SELECTED, self.recording.facts)
+
+
+def _number_of(optimizer: Optimizer, known: Sequence[Sequence[dict[str, Any]]]) -> int | None:
+    """The first of the known optimizers, by their parameter groups, that shares a parameter with this one."""
+    own = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    shares = (any(id(parameter) in own for group in groups for parameter in group["params"]) for groups in known)
+    return next((number for number, is_one in enumerate(shares) if is_one), None)
 
 
 def _warn(words: str) -> None:
