@@ -1,0 +1,140 @@
+"""What comes back in a backward pass: which nodes of the graph get gradient, and which send none of it on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Flow:
+    """Follows backward passes through their graphs.
+
+    Attributes:
+        gradients: what came to each leaf that wants gradient, by its id; summed over passes.
+        leaves: the leaves, by their ids.
+        edges: where each node sends its gradient: nodes, None where none is wanted.
+    """
+
+    def __init__(self) -> None:
+        self.gradients: dict[int, Tensor] = {}
+        self.leaves: dict[int, Tensor] = {}
+        self.edges: dict[Node, list[Node | None]] = {}
+        self._received: dict[Node, list[Tensor]] = {}
+        self._sent: dict[tuple[Node, int], list[Tensor]] = {}
+        self._handles: list[Any] = []
+
+    def begin(self, loss: Tensor) -> list[Tensor]:
+        """Prepares for the backward pass of a loss. Returns the leaves of its graph."""
+        leaves = self._hook(loss, takes=True)
+        return leaves
+
+    def end(self) -> None:
+        """Ends a pass."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def run(self, loss: Tensor) -> None:
+        """Runs the backward pass of a loss, and leaves `.grad` of all tensors alone."""
+        leaves = self._hook(loss, takes=False)
+        found = torch.autograd.grad(loss, leaves, allow_unused=True) if leaves else ()
+        for leaf, gradient in zip(leaves, found, strict=True):
+            self._add(leaf, gradient)
+        self.end()
+
+    def _hook(self, loss: Tensor, *, takes: bool) -> list[Tensor]:
+        leaves, seen, waiting = [], set(), [loss.grad_fn]
+        while waiting:
+            node = waiting.pop()
+            if node is None or node in seen:
+                continue
+            seen.add(node)
+            self.edges[node] = [after for after, _ in node.next_functions]
+            waiting += self.edges[node]
+            leaf = getattr(node, "variable", None)
+            if leaf is not None:
+                leaves.append(leaf)
+                self.leaves[id(leaf)] = leaf
+            if leaf is None or takes:
+                self._handles.append(node.register_hook(self._hook_of(node, leaf)))
+        return leaves
+
+    def _hook_of(self, node: Node, leaf: Tensor | None) -> Any:
+        def hook(sent: Sequence[Tensor | None], received: Sequence[Tensor | None]) -> None:
+            if leaf is not None:
+                self._add(leaf, received[0])
+                return
+            self._received.setdefault(node, []).extend(_any(gradient) for gradient in received if gradient is not None)
+            for place, gradient in enumerate(sent):
+                if gradient is not None:
+                    self._sent.setdefault((node, place), []).append(_any(gradient))
+
+        return hook
+
+    @torch.no_grad()
+    def _add(self, leaf: Tensor, gradient: Tensor | None) -> None:
+        if gradient is None:
+            return
+        gradient = gradient.detach()
+        known = self.gradients.get(id(leaf))
+        # A copy: in a pass of its own, the engine makes this tensor the leaf's `.grad`, and adds to it later.
+        self.gradients[id(leaf)] = gradient.clone() if known is None else known + gradient
+
+    def received(self, node: Node) -> bool:
+        """Whether anything other than zero came to a node."""
+        leaf = getattr(node, "variable", None)
+        if leaf is not None:
+            gradient = self.gradients.get(id(leaf))
+            return gradient is not None and bool(_any(gradient))
+        return any(map(bool, self._received.get(node, ())))
+
+    def sent(self, node: Node, place: int) -> bool:
+        """Whether anything other than zero went from a node to the one at a place of its `edges`."""
+        return any(map(bool, self._sent.get((node, place), ())))
+
+    def ends(self) -> list[Node]:
+        """The nodes that get gradient and send exactly none on, though some is wanted."""
+        return [
+            node
+            for node, after in self.edges.items()
+            if any(after) and self.received(node) and not any(self.sent(node, place) for place in range(len(after)))
+        ]
+
+    def ends_before(self, leaf: Tensor) -> tuple[list[tuple[Node, int]], list[Node]]:
+        """Where the gradient of a leaf that gets exactly zero has become so.
+
+        Returns:
+            Nodes that get gradient, and the place of the edge on which they send none; and nodes to which some was
+            sent, and that got none, as a hook makes it.
+        """
+        start = next(node for node in self.edges if getattr(node, "variable", None) is leaf)
+        before: dict[Node, list[tuple[Node, int]]] = {}
+        for node, after in self.edges.items():
+            for place, next_node in enumerate(after):
+                if next_node is not None:
+                    before.setdefault(next_node, []).append((node, place))
+        ends, hooked, seen, waiting = [], [], set(), [start]
+        while waiting:
+            node = waiting.pop()
+            if node in seen or self.received(node):
+                continue
+            seen.add(node)
+            for earlier, place in before.get(node, ()):
+                if self.sent(earlier, place):
+                    hooked.append(node)
+                elif self.received(earlier):
+                    ends.append((earlier, place))
+                else:
+                    waiting.append(earlier)
+        return ends, hooked
+
+
+def _any(gradient: Tensor) -> Tensor:
+    values = gradient._values() if gradient.is_sparse else gradient  # noqa: SLF001
+    return values.detach().any()

@@ -1,0 +1,138 @@
+"""What a step changes, put back: parameters, gradients, buffers, attributes, hooks, optimizers, random numbers."""
+
+from __future__ import annotations
+
+import random
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from rowgrad.tap import RowTap
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from torch.optim import Optimizer
+
+    Flags = tuple[Tensor, bool, Tensor | None]
+
+
+class Kept:
+    """The state of a module, as it was when this was made.
+
+    Args:
+        module: with its submodules. Containers and tensors that they have as attributes are kept too, other objects
+            are not.
+        others: objects whose attributes are kept too, such as schedulers.
+    """
+
+    def __init__(self, module: nn.Module, others: Iterable[object] = ()) -> None:
+        self._tensors: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # by id, with its memory and a copy
+        self._flags: list[Flags] = []
+        self._containers: list[tuple[Any, Any]] = []
+        self._generators: list[tuple[torch.Generator, Tensor]] = []
+        self._optimizers: dict[int, tuple[Optimizer, Any, Any]] = {}
+        self._taps = [part for part in module.modules() if isinstance(part, RowTap)]
+        self._random = (torch.get_rng_state(), random.getstate(), np.random.get_state())  # noqa: NPY002
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        for part in (*module.modules(), *others):
+            self._containers.append((part.__dict__, dict(part.__dict__)))
+            for value in part.__dict__.values():
+                self._keep_attribute(value)
+
+    def _keep_attribute(self, value: Any) -> None:
+        if isinstance(value, Tensor):
+            self.keep(value)
+        elif isinstance(value, torch.Generator):
+            self._generators.append((value, value.get_state()))
+        elif isinstance(value, dict | list | set) or type(value).__name__ == "deque":
+            self._containers.append((value, value.copy()))
+            for each in value.values() if isinstance(value, dict) else value:
+                if isinstance(each, Tensor):
+                    self.keep(each)
+
+    @torch.no_grad()
+    def keep(self, tensor: Tensor) -> None:
+        """Keeps a tensor that may be changed in place."""
+        is_expanded = any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))
+        if id(tensor) not in self._tensors and not is_expanded:  # nothing can be written to an expanded tensor
+            self._tensors[id(tensor)] = tensor, tensor.detach(), tensor.detach().clone()
+            if tensor.is_leaf:
+                self._flags.append((tensor, tensor.requires_grad, tensor.grad))
+
+    @contextmanager
+    def put_back(self) -> Iterator[Kept]:
+        """Starts without gradients, and puts everything back at the end."""
+        for tensor, _, _ in self._flags:
+            tensor.grad = None
+        for tap in self._taps:
+            tap.enabled = False
+        hook = register_optimizer_step_pre_hook(lambda optimizer, *_: self._keep_optimizer(optimizer))
+        try:
+            yield self
+        finally:
+            hook.remove()
+            self._restore()
+
+    def _keep_optimizer(self, optimizer: Optimizer) -> None:
+        if id(optimizer) in self._optimizers:
+            return
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                self.keep(parameter)
+        state = {one: {name: _copy(value) for name, value in values.items()} for one, values in optimizer.state.items()}
+        self._optimizers[id(optimizer)] = optimizer, state, [dict(group) for group in optimizer.param_groups]
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        for container, before in self._containers:
+            _refill(container, before)
+        for tensor, memory, before in self._tensors.values():
+            if tensor.grad_fn is not None:
+                tensor.detach_()
+            if tensor.data_ptr() != memory.data_ptr():
+                tensor.data = memory
+            memory.copy_(before)
+        for tensor, requires_grad, grad in self._flags:
+            tensor.requires_grad_(requires_grad)
+            tensor.grad = grad
+        for optimizer, state, groups in self._optimizers.values():
+            optimizer.state.clear()
+            optimizer.state.update({one: {k: _copy(v) for k, v in values.items()} for one, values in state.items()})
+            for group, before in zip(optimizer.param_groups, groups, strict=True):
+                _refill(group, before)
+        for generator, state in self._generators:
+            generator.set_state(state)
+        torch.set_rng_state(self._random[0])
+        random.setstate(self._random[1])
+        np.random.set_state(self._random[2])  # noqa: NPY002
+        if self._cuda:
+            torch.cuda.set_rng_state_all(self._cuda)
+
+
+def _copy(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _refill(container: Any, before: Any) -> None:
+    if isinstance(container, list):
+        container[:] = before
+        return
+    container.clear()
+    container.extend(before) if hasattr(container, "extend") else container.update(before)
+
+
+def tensors_in(value: Any) -> Iterable[Tensor]:
+    """The tensors in nested containers."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for each in value:
+            yield from tensors_in(each)
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from tensors_in(each)

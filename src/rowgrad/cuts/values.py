@@ -1,0 +1,101 @@
+"""Values: from which leaves each call's values come, and which of them a loss depends on, with gradient or without."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from torch import Tensor
+
+    from rowgrad.cuts.watching import Call, Root
+
+
+class Values:
+    """Follows values through the calls of a step.
+
+    A tensor's values go where its memory goes: a write to one tensor changes all that share memory with it.
+
+    Args:
+        calls: in their order.
+        leaves: the tensors whose gradient is wanted.
+    """
+
+    def __init__(self, calls: Sequence[Call], leaves: Iterable[Tensor]) -> None:
+        self.calls = calls
+        self.sources: dict[int, int] = {}  # bits of the leaves in a tensor's values, by its id
+        self.open: dict[int, int] = {}  # bits of those that its gradient reaches
+        self._leaf_bits = {id(leaf): 1 << place for place, leaf in enumerate(leaves)}
+        self._read: list[tuple[int, int]] = []  # bits that each call reads: of values, and of open ways
+        self._written: list[list[int]] = []  # ids of the tensors that each call changes
+        self._follow()
+
+    def _follow(self) -> None:
+        sharing: dict[int, list[int]] = {}
+        self.sources |= self._leaf_bits
+        self.open |= self._leaf_bits
+        for call in self.calls:
+            bits = is_open = 0
+            for tensor in call.inputs:
+                bits |= self.sources.get(id(tensor), 0)
+                is_open |= self.open.get(id(tensor), 0)
+            lost = {id(tensor) for tensor in call.lost} if call.ends else ()
+            changed = {id(tensor) for tensor in call.inputs} & {id(tensor) for tensor in call.outputs}
+            written = []
+            for tensor in call.outputs:
+                memory = sharing.setdefault(_memory(tensor), [])
+                written += [id(tensor), *(memory if id(tensor) in changed else ())]
+                memory.append(id(tensor))
+            for tensor in call.inputs:
+                sharing.setdefault(_memory(tensor), []).append(id(tensor))
+            for one in written:
+                self.sources[one] = self.sources.get(one, 0) | bits
+                self.open[one] = 0 if one in lost else self.open.get(one, 0) | is_open
+            self._read.append((bits, is_open))
+            self._written.append(written)
+
+    def sources_of(self, call: Call) -> int:
+        """Bits of the leaves whose values a call reads."""
+        return self._read[call.number][0]
+
+    def open_to(self, call: Call) -> int:
+        """Bits of the leaves that gradient would reach from a call's inputs."""
+        return self._read[call.number][1]
+
+    def holds(self, bits: int, leaf: Tensor) -> bool:
+        """Whether a leaf is among `bits`."""
+        return bool(bits & self._leaf_bits.get(id(leaf), 0))
+
+    def needed(self, roots: Iterable[Root], exits: Iterable[Call] = ()) -> tuple[set[int], set[int]]:
+        """What the losses depend on.
+
+        Args:
+            roots: the losses.
+            exits: calls whose values have left torch and come back.
+
+        Returns:
+            The ids of tensors, and of their elements the numbers of the calls that made them.
+        """
+        ids: set[int] = set()
+        starts: dict[int, list[int]] = {}
+        for root in roots:
+            starts.setdefault(root.after, []).append(id(root.tensor))
+        leaving = {call.number for call in exits}
+        numbers: set[int] = set()
+        for number in range(len(self.calls), -1, -1):
+            ids.update(starts.get(number, ()))
+            if number == 0:
+                break
+            call = self.calls[number - 1]
+            if call.number in leaving or not ids.isdisjoint(self._written[call.number]):
+                numbers.add(call.number)
+                ids.update(id(tensor) for tensor in call.inputs)
+        return ids, numbers
+
+
+def _memory(tensor: Tensor) -> int:
+    try:
+        return tensor.untyped_storage()._cdata  # noqa: SLF001
+    except (NotImplementedError, RuntimeError):  # a sparse tensor has none
+        return id(tensor)
