@@ -6,10 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import Node
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from torch.autograd.graph import Node
+
+
+def leaf_of(node: Node) -> Tensor | None:
+    """The tensor whose gradient a node accumulates; None for other nodes."""
+    return getattr(node, "variable", None)
 
 
 class Flow:
@@ -31,8 +37,7 @@ class Flow:
 
     def begin(self, loss: Tensor) -> list[Tensor]:
         """Prepares for the backward pass of a loss. Returns the leaves of its graph."""
-        leaves = self._hook(loss, takes=True)
-        return leaves
+        return self._hook(loss, takes=True)
 
     def end(self) -> None:
         """Ends a pass."""
@@ -57,7 +62,7 @@ class Flow:
             seen.add(node)
             self.edges[node] = [after for after, _ in node.next_functions]
             waiting += self.edges[node]
-            leaf = getattr(node, "variable", None)
+            leaf = leaf_of(node)
             if leaf is not None:
                 leaves.append(leaf)
                 self.leaves[id(leaf)] = leaf
@@ -88,7 +93,7 @@ class Flow:
 
     def received(self, node: Node) -> bool:
         """Whether anything other than zero came to a node."""
-        leaf = getattr(node, "variable", None)
+        leaf = leaf_of(node)
         if leaf is not None:
             gradient = self.gradients.get(id(leaf))
             return gradient is not None and bool(_any(gradient))
@@ -97,6 +102,10 @@ class Flow:
     def sent(self, node: Node, place: int) -> bool:
         """Whether anything other than zero went from a node to the one at a place of its `edges`."""
         return any(map(bool, self._sent.get((node, place), ())))
+
+    def node_of(self, leaf: Tensor) -> Node:
+        """The node that accumulates the gradient of one of `leaves`."""
+        return next(node for node in self.edges if leaf_of(node) is leaf)
 
     def ends(self) -> list[Node]:
         """The nodes that get gradient and send exactly none on, though some is wanted."""
@@ -113,7 +122,7 @@ class Flow:
             Nodes that get gradient, and the place of the edge on which they send none; and nodes to which some was
             sent, and that got none, as a hook makes it.
         """
-        start = next(node for node in self.edges if getattr(node, "variable", None) is leaf)
+        start = self.node_of(leaf)
         before: dict[Node, list[tuple[Node, int]]] = {}
         for node, after in self.edges.items():
             for place, next_node in enumerate(after):

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from rowgrad.cuts.backward import leaf_of
+from rowgrad.cuts.calls import COPYING, EXIT, FUNCTION, Call, Key
 from rowgrad.cuts.found import CUT, DEAD, FROZEN, REACHED, UNUSED, Cut, Cuts, ParameterGradient
-from rowgrad.cuts.places import NOWHERE, Place, look, place_of
+from rowgrad.cuts.places import NOWHERE, Place, place_of
 from rowgrad.cuts.state import Kept
 from rowgrad.cuts.values import Values
-from rowgrad.cuts.watching import EXIT, FUNCTION, Call, Key, Watch, run
+from rowgrad.cuts.watching import Watch, run
 from rowgrad.errors import UserError, in_one_line
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     from torch.autograd.graph import Node
     from torch.optim import Optimizer
 
@@ -61,13 +64,12 @@ def find_cuts(
     if any(nn.parameter.is_lazy(parameter) for parameter in module.parameters()):
         raise UserError(f"{type(module).__name__} has parameters without a shape: run one forward pass first.")
     known = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)
-    most = math.inf if heal is None else heal
     if callable(step):
-        return Finder(module, step, known).find(most)
+        return Finder(module, step, known).find(heal)
     from rowgrad.cuts.lightning import TrainingStep  # late: not everybody has a LightningModule
 
     doing = TrainingStep(module, step)
-    return Finder(module, doing, known or doing.optimizers, doing.others).find(most)
+    return Finder(module, doing, known or doing.optimizers, doing.others).find(heal)
 
 
 class Site(NamedTuple):
@@ -134,8 +136,9 @@ class Finder:
         self.groups: dict[Site, Group] = {}
         self.dead: dict[int, list[Group]] = {}  # by the leaf's id
 
-    def find(self, heal: float = math.inf) -> Cuts:
+    def find(self, heal: int | None = HEALED) -> Cuts:
         """Runs the step, and again with each of at most `heal` places let through."""
+        self.left = math.inf if heal is None else heal
         first = self.first = Pass(self.module, self.step, self.kept)
         watch = self.watch = first.watch
         self.parameters = {name: one for name, one in self.module.named_parameters() if one.requires_grad}
@@ -149,7 +152,7 @@ class Finder:
         self._find_cuts()
         self._find_ends()
         needed, numbers = self.values.needed(watch.roots)
-        exits = self._returning_exits(numbers, heal)
+        exits = self._returning_exits(numbers)
         needed, numbers = self.values.needed(watch.roots, exits)
         for group in self.groups.values():
             reaching = [call for call in group.calls if call.number in numbers]
@@ -157,14 +160,14 @@ class Finder:
             if reaching:
                 group.calls = reaching
         self._merge_detached_exits()
-        return self._answer(needed, heal)
+        return self._answer(needed)
 
     def _find_cuts(self) -> None:
         """Groups the calls that end gradient by their places."""
         for call in self.watch.calls:
             bits = self.values.sources_of(call)
-            site = bits and self._site(call)
-            if not site:
+            site = self._site(call) if bits else None
+            if site is None:
                 continue
             group = self.groups.setdefault(site, Group(site))
             group.calls.append(call)
@@ -196,7 +199,7 @@ class Finder:
         for node in flow.ends():
             self._add_end(node)
         for leaf in self.leaves:
-            if id(leaf) in flow.leaves and not flow.received(_leaf_node(flow.edges, leaf)):
+            if id(leaf) in flow.leaves and not flow.received(flow.node_of(leaf)):
                 ends, hooked = flow.ends_before(leaf)
                 groups = [self._add_end(node) for node, _ in ends]
                 groups += [self._add_hook(node) for node in hooked]
@@ -217,7 +220,7 @@ class Finder:
 
     def _add_hook(self, node: Node) -> Group | None:
         """A tensor's hook that has made its gradient zero."""
-        leaf = getattr(node, "variable", None)
+        leaf = leaf_of(node)
         for hook in self.watch.hooks:
             tensor = hook.inputs[0]
             if tensor.grad_fn is node or (leaf is not None and tensor is leaf):
@@ -226,7 +229,7 @@ class Finder:
         if leaf is not None:
             for hook in (leaf._backward_hooks or {}).values():  # noqa: SLF001
                 return self._add(Site("hook", "register_hook", place_of(hook)), call)
-        return call and self._add(Site("zero derivative", call.name, call.stack.place), call)
+        return None if call is None else self._add(Site("zero derivative", call.name, call.stack.place), call)
 
     def _add_module_hook(self, call: Call | None) -> Group | None:
         hooked = [part for part in self.names if part._backward_hooks or part._backward_pre_hooks]  # noqa: SLF001
@@ -244,17 +247,17 @@ class Finder:
         group.reaches = True
         return group
 
-    def _returning_exits(self, numbers: set[int], heal: float) -> list[Call]:
+    def _returning_exits(self, numbers: set[int]) -> list[Call]:
         """The exits whose values come back: the loss changes if they do."""
         found = []
         for group in self.groups.values():
             if group.site.kind != EXIT or any(call.number in numbers for call in group.calls):
                 continue
-            if group.site.operation in {"tensor", "new_tensor"}:
+            if group.site.operation in COPYING:
                 continue
             tested = [call for call in group.calls if call.is_float]
-            heal -= 1
-            group.reaches = None if not tested or heal < 0 else self._comes_back(group.key)
+            self.left -= bool(tested)
+            group.reaches = None if not tested or self.left < 0 else self._comes_back(group.key)
             if group.reaches:
                 found += group.calls
         return found
@@ -262,7 +265,7 @@ class Finder:
     def _comes_back(self, key: Key) -> bool | None:
         try:
             nudged = Pass(self.module, self.step, self.kept, nudged=key, records=False)
-        except Exception:  # a step may not stand another value
+        except Exception:  # noqa: BLE001 (a step may not stand another value)
             return True
         return nudged.loss != self.first.loss
 
@@ -274,15 +277,14 @@ class Finder:
 
     # What each place costs.
 
-    def _answer(self, needed: set[int], heal: float) -> Cuts:
+    def _answer(self, needed: set[int]) -> Cuts:
         groups = [group for group in self.groups.values() if group.calls or group.reaches]
         groups.sort(key=lambda group: (group.reaches is False, group.reaches is True and not group.open))
         cuts: dict[Site, Cut] = {}
         for group in groups:
             cut = self._described(group)
             if group.reaches:
-                heal -= not _why_not(group)
-                cut = self._healed(group, cut) if heal >= 0 else replace(cut, withheld="not tried: see heal")
+                cut = self._healed(group, cut)
             cuts[group.site] = cut
         flow = self.watch.flow
         owned = {id(p) for one in self.optimizers for group in one.param_groups for p in group["params"]}
@@ -327,9 +329,12 @@ class Finder:
         """A place with what letting it through changes."""
         if why := _why_not(group):
             return replace(cut, withheld=why)
+        self.left -= 1
+        if self.left < 0:
+            return replace(cut, withheld="not tried: heal=None tries all")
         try:
             healed = self._let_through(group)
-        except Exception as error:  # the step may not stand it, in whatever way
+        except Exception as error:  # noqa: BLE001 (the step may not stand it, in whatever way)
             return replace(cut, withheld=f"it cannot be let through: {in_one_line(error)[:200]}")
         if not healed.watch.hits:
             return replace(cut, withheld="the step did not come by here a second time")
@@ -384,14 +389,10 @@ def _why_not(group: Group) -> str:
         return "its backward decides; there is nothing to let through"
     if kind == "not differentiable":
         return f"{operation} has no derivative to let through"
-    if kind == EXIT and operation not in {"tensor", "new_tensor"}:
+    if kind == EXIT and operation not in COPYING:
         return "the values leave torch, where no gradient can follow"
     return ""
 
 
 def _words(tensor: Tensor) -> str:
     return f"an input of shape {tuple(tensor.shape)}"
-
-
-def _leaf_node(edges: Iterable[Node], leaf: Tensor) -> Node:
-    return next(node for node in edges if getattr(node, "variable", None) is leaf)

@@ -1,4 +1,4 @@
-"""The training step of a LightningModule as a step of `find_cuts`: what it logs goes nowhere, and nothing is counted."""
+"""A LightningModule's training step as a step of `find_cuts`: what it logs goes nowhere, and nothing is counted."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from rowgrad.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
 
     from torch import Tensor, nn
 
@@ -59,14 +59,14 @@ class TrainingStep:
             return list(self.trainer.optimizers), [config.scheduler for config in self.trainer.lr_scheduler_configs]
         try:
             configured = self.module.configure_optimizers()
-        except Exception:  # it may need a Trainer
+        except Exception:  # noqa: BLE001 (it may need a Trainer)
             return [], []
         return list(_instances(configured, Optimizer)), list(
             _instances(configured, torch.optim.lr_scheduler.LRScheduler)
         )
 
     @contextmanager
-    def _apart(self) -> Iterator[None]:
+    def _apart(self) -> Generator[None]:
         with ExitStack() as stack:
             for part in self.module.modules():
                 if isinstance(part, pl.LightningModule):
@@ -86,7 +86,7 @@ class TrainingStep:
                 stack.enter_context(patch.dict(self.module.__dict__, toggles))
             yield
 
-    def _given_optimizers(self, use_pl_optimizer: bool = True) -> Any:  # noqa: FBT001, FBT002
+    def _given_optimizers(self, use_pl_optimizer: bool = True) -> Any:
         """As `LightningModule.optimizers`."""
         return _one_or_all(self.optimizers)
 

@@ -14,7 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from rowgrad.tap import RowTap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator
 
     from torch.optim import Optimizer
 
@@ -65,7 +65,7 @@ class Kept:
                 self._flags.append((tensor, tensor.requires_grad, tensor.grad))
 
     @contextmanager
-    def put_back(self) -> Iterator[Kept]:
+    def put_back(self) -> Generator[Kept]:
         """Starts without gradients, and puts everything back at the end."""
         for tensor, _, _ in self._flags:
             tensor.grad = None
@@ -126,7 +126,7 @@ def _refill(container: Any, before: Any) -> None:
     container.extend(before) if hasattr(container, "extend") else container.update(before)
 
 
-def tensors_in(value: Any) -> Iterable[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
     """The tensors in nested containers."""
     if isinstance(value, Tensor):
         yield value

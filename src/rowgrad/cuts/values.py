@@ -9,7 +9,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from rowgrad.cuts.watching import Call, Root
+    from rowgrad.cuts.calls import Call
+    from rowgrad.cuts.watching import Root
 
 
 class Values:
