@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import _engine_run_backward
+from torch.utils.checkpoint import CheckpointFunction
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,25 +37,13 @@ class Flow:
         self._sent: dict[tuple[Node, int], list[Tensor]] = {}
         self._handles: list[Any] = []
 
-    def begin(self, loss: Tensor) -> list[Tensor]:
-        """Prepares for the backward pass of a loss. Returns the leaves of its graph."""
-        return self._hook(loss, takes=True)
+    def begin(self, loss: Tensor) -> tuple[list[Tensor], bool]:
+        """Prepares for the backward pass of a loss.
 
-    def end(self) -> None:
-        """Ends a pass."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
-
-    def run(self, loss: Tensor) -> None:
-        """Runs the backward pass of a loss, and leaves `.grad` of all tensors alone."""
-        leaves = self._hook(loss, takes=False)
-        found = torch.autograd.grad(loss, leaves, allow_unused=True) if leaves else ()
-        for leaf, gradient in zip(leaves, found, strict=True):
-            self._add(leaf, gradient)
-        self.end()
-
-    def _hook(self, loss: Tensor, *, takes: bool) -> list[Tensor]:
+        Returns:
+            The leaves of its graph, and whether reentrant checkpointing is in it, which forbids `autograd.grad`.
+        """
+        is_reentrant = False
         leaves, seen, waiting = [], set(), [loss.grad_fn]
         while waiting:
             node = waiting.pop()
@@ -63,12 +53,60 @@ class Flow:
             self.edges[node] = [after for after, _ in node.next_functions]
             waiting += self.edges[node]
             leaf = leaf_of(node)
+            is_reentrant |= getattr(node, "_forward_cls", None) is CheckpointFunction
             if leaf is not None:
                 leaves.append(leaf)
                 self.leaves[id(leaf)] = leaf
-            if leaf is None or takes:
-                self._handles.append(node.register_hook(self._hook_of(node, leaf)))
-        return leaves
+            self._handles.append(node.register_hook(self._hook_of(node, leaf)))
+        return leaves, is_reentrant
+
+    def run(
+        self,
+        loss: Tensor,
+        gradient: Tensor | None,
+        leaves: Sequence[Tensor],
+        *,
+        keeps: bool,
+        creates: bool,
+        takes: bool,
+    ) -> None:
+        """Runs a pass.
+
+        `Tensor.backward` and `autograd.grad` would leave the mode that sees calls.
+
+        Args:
+            loss: its root.
+            gradient: of the root; None for a scalar.
+            leaves: those whose gradient is wanted; empty for all.
+            keeps: whether the graph can be used again.
+            creates: whether gradients have a graph.
+            takes: whether `.grad` of all tensors is left alone. Then nobody else, as the hooks of DDP, learns of it.
+        """
+        if takes and not leaves:
+            return
+        start = torch.ones_like(loss) if gradient is None else gradient
+        found = _engine_run_backward(
+            (loss,),
+            (start,),
+            keeps,
+            creates,
+            tuple(leaves),
+            allow_unreachable=True,
+            accumulate_grad=not takes,
+        )
+        for leaf, one in zip(leaves, found if takes else (), strict=takes):
+            self._add(leaf, one)
+
+    def end(self) -> None:
+        """Ends a pass."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
+
+    def take(self, leaf: Tensor) -> None:
+        """Takes the `.grad` of a leaf that is in none of the graphs, as in reentrant checkpointing."""
+        if id(leaf) not in self.leaves:
+            self._add(leaf, leaf.grad)
 
     def _hook_of(self, node: Node, leaf: Tensor | None) -> Any:
         def hook(sent: Sequence[Tensor | None], received: Sequence[Tensor | None]) -> None:
@@ -88,7 +126,7 @@ class Flow:
             return
         gradient = gradient.detach()
         known = self.gradients.get(id(leaf))
-        # A copy: in a pass of its own, the engine makes this tensor the leaf's `.grad`, and adds to it later.
+        # A copy: the engine makes this tensor the leaf's `.grad`, and adds to it later.
         self.gradients[id(leaf)] = gradient.clone() if known is None else known + gradient
 
     def received(self, node: Node) -> bool:

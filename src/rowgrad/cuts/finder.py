@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import CheckpointFunction
 
 from rowgrad.cuts.backward import leaf_of
 from rowgrad.cuts.calls import COPYING, EXIT, FUNCTION, Call, Key
@@ -19,7 +21,7 @@ from rowgrad.cuts.watching import Watch, run
 from rowgrad.errors import UserError, in_one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Generator, Iterable, Sequence
 
     from torch.autograd.graph import Node
     from torch.optim import Optimizer
@@ -210,6 +212,8 @@ class Finder:
         forward = getattr(node, "_forward_cls", None)
         if type(node).__name__ == "BackwardHookFunctionBackward":
             return self._add_module_hook(call)
+        if forward is CheckpointFunction:  # the cut is in what it has run
+            return None
         if forward is not None:
             place = call.stack.place if call is not None and call.stack.function is not None else NOWHERE
             place = place if place.line else place_of(forward.backward)
@@ -271,15 +275,15 @@ class Finder:
 
     def _merge_detached_exits(self) -> None:
         """Drops a detach whose result leaves torch on the same line: `x.detach().numpy()`."""
-        exits = {group.site.place for group in self.groups.values() if group.site.kind == EXIT and group.reaches}
+        exits = {group.site.place: group for group in self.groups.values() if group.site.kind == EXIT and group.reaches}
         for site in [site for site in self.groups if site.kind in {"detach", ".data"} and site.place in exits]:
-            del self.groups[site]
+            exits[site.place].open |= self.groups.pop(site).open
 
     # What each place costs.
 
     def _answer(self, needed: set[int]) -> Cuts:
         groups = [group for group in self.groups.values() if group.calls or group.reaches]
-        groups.sort(key=lambda group: (group.reaches is False, group.reaches is True and not group.open))
+        groups.sort(key=lambda group: (group.reaches is False, group.calls[0].number if group.calls else 0))
         cuts: dict[Site, Cut] = {}
         for group in groups:
             cut = self._described(group)
@@ -296,16 +300,21 @@ class Finder:
             elif gradient is not None and bool(gradient.any()):
                 status = REACHED
             elif id(one) in flow.leaves:
-                status, places = DEAD, self.dead.get(id(one), [])
+                status, places = DEAD, self.dead.get(id(one)) or self._open_at(one)
             elif id(one) in needed:
                 status = CUT
-                places = [g for g in groups if g.reaches and self.values.holds(g.open, one)]
+                places = self._open_at(one)
             else:
                 status = UNUSED
             known = id(one) in owned if self.optimizers else None
-            found = tuple(dict.fromkeys(cuts[group.site] for group in places if group.site in cuts))
+            places = sorted({group.site: group for group in places}.values(), key=groups.index)
+            found = tuple(cuts[group.site] for group in places)
             parameters[name] = ParameterGradient(name, status, found, known)
         return Cuts(self.first.loss or 0.0, list(cuts.values()), parameters)
+
+    def _open_at(self, leaf: Tensor) -> list[Group]:
+        """The first places on the ways of a leaf's values to the loss."""
+        return [group for group in self.groups.values() if group.reaches and self.values.holds(group.open, leaf)]
 
     def _described(self, group: Group) -> Cut:
         site, place = group.site, group.site.place
@@ -347,7 +356,30 @@ class Finder:
         return replace(cut, parameters=parameters, inputs=inputs, stopped=stopped, cosine=cosine)
 
     def _let_through(self, group: Group) -> Pass:
-        return Pass(self.module, self.step, self.kept, healed=group.key, records=False)
+        with _without_hooks(group.key, self.leaves, self.names) as count:
+            healed = Pass(self.module, self.step, self.kept, healed=group.key, records=False)
+        healed.watch.hits += count
+        return healed
+
+
+@contextmanager
+def _without_hooks(key: Key, leaves: Iterable[Tensor], parts: Iterable[nn.Module]) -> Generator[int]:
+    """Takes the hooks away that are to be let through, and were registered before the step. Gives their number."""
+    held = [leaf._backward_hooks for leaf in leaves]  # noqa: SLF001
+    held += [hooks for part in parts for hooks in (part._backward_hooks, part._backward_pre_hooks)]  # noqa: SLF001
+    before = [(hooks, dict(hooks)) for hooks in held if hooks and key.kind == "hook"]
+    count = 0
+    for hooks, known in before:
+        for number, hook in known.items():
+            if place_of(hook) == key.place:
+                del hooks[number]
+                count += 1
+    try:
+        yield count
+    finally:
+        for hooks, known in before:
+            hooks.clear()
+            hooks.update(known)
 
 
 def compare(pairs: Iterable[tuple[Tensor | None, Tensor | None]]) -> tuple[float, float | None]:

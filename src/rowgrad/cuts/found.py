@@ -180,9 +180,12 @@ def _described(number: int, cut: Cut) -> list[str]:
     if cut.withheld:
         return lines + _wrapped(cut.withheld, "   ")
     names = [*cut.parameters, *cut.inputs]
-    lines += _wrapped(
-        f"without it, gradient would reach {_names(names)}" if names else "no parameter depends on it alone", "   "
+    if not cut.stopped:
+        return lines + _wrapped("let through alone, it changes nothing", "   ")
+    reached = (
+        f"without it, gradient would reach {_names(names)}" if names else "without it, nothing more would be reached"
     )
+    lines += _wrapped(reached, "   ")
     angle = "" if cut.cosine is None else f"; cosine with and without it {cut.cosine:.4f}"
     return lines + _wrapped(f"it stops {cut.stopped:.1%} of the squared gradient{angle}", "   ")
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 _OWN = str(Path(__file__).parent)
 _HIDDEN = (str(Path(torch.__file__).parent), _OWN, contextlib.__file__, functools.__file__)
-_DECORATED = ("decorate_context", "generator_context")  # torch's wrappers of functions under `@torch.no_grad()`
+_DECORATORS = str(Path(torch.__file__).parent / "utils" / "_contextlib.py")  # wraps functions under `@torch.no_grad()`
 _MODULE_CALL = nn.Module._call_impl.__code__  # noqa: SLF001
 
 
@@ -93,7 +93,7 @@ def look(*, in_function: bool = False, names: bool = False) -> Stack:
             place = Place(code.co_filename, frame.f_lineno, code.co_qualname)
         elif names and place is None:
             callers.append(code.co_qualname)
-            if code.co_name in _DECORATED and "func" in frame.f_locals:
+            if code.co_filename == _DECORATORS and "func" in frame.f_locals:
                 place = place_of(frame.f_locals["func"])
         if place and module and not in_function:
             break

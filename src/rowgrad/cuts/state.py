@@ -64,6 +64,10 @@ class Kept:
             if tensor.is_leaf:
                 self._flags.append((tensor, tensor.requires_grad, tensor.grad))
 
+    def leaves(self) -> list[Tensor]:
+        """The tensors among those kept that may hold a gradient."""
+        return [tensor for tensor, _, _ in self._flags]
+
     @contextmanager
     def put_back(self) -> Generator[Kept]:
         """Starts without gradients, and puts everything back at the end."""

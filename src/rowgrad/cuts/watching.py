@@ -79,7 +79,7 @@ class Watch(TorchFunctionMode):
         if name == "_set_grad_enabled" and not self._is_apart:
             return None if self._switches_off(on=bool(args[0])) else func(*args, **more)
         if func is Tensor.backward and not self._is_apart:
-            return self._backward(func, args, more)
+            return self._backward(*args, **more)
         key = self._key(name, args)
         if key is not None and key == self.healed:
             self.hits += 1
@@ -217,31 +217,41 @@ class Watch(TorchFunctionMode):
     def _set_apart(self, *, on: bool) -> None:
         self._is_apart = on
 
-    def _backward(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A backward pass that the step does itself."""
-        loss: Tensor = args[0]
+    def _backward(
+        self,
+        loss: Tensor,
+        gradient: Tensor | None = None,
+        retain_graph: bool | None = None,
+        create_graph: bool = False,
+        inputs: Any = None,
+        *,
+        is_own: bool = False,
+    ) -> None:
+        """As `Tensor.backward`; a pass that is not the step's but `is_own` leaves `.grad` of all tensors alone."""
         self.roots.append(Root(loss, len(self.calls)))
-        for leaf in self.flow.begin(loss):
+        leaves, is_reentrant = self.flow.begin(loss)
+        for leaf in leaves:
             self.kept.keep(leaf)
         self._is_apart = True
-        more = {} if self.healed is None else {"retain_graph": True}  # what was apart may now be one graph
+        keeps = retain_graph or create_graph or self.healed is not None  # what was apart may now be one graph
+        takes = is_own and not is_reentrant
+        chosen = leaves if takes else [inputs] if isinstance(inputs, Tensor) else list(inputs or ())
         try:
-            with self:  # for what is computed anew in it
-                return func(*args, **kwargs | more)
+            with self:  # for what is computed anew in it, as in checkpointing
+                self.flow.run(loss, gradient, chosen, keeps=keeps, creates=create_graph, takes=takes)
         finally:
             self._is_apart = False
             self.flow.end()
 
     def finish(self, losses: Sequence[Tensor]) -> None:
-        """Runs the backward pass of the losses that the step has returned."""
-        if not losses:
-            return
-        total = sum(loss.sum() for loss in losses)
-        assert isinstance(total, Tensor)
-        self.roots += [Root(loss, len(self.calls)) for loss in losses]
-        if total.requires_grad:
-            self._is_apart = True
-            self.flow.run(total)
+        """Runs the backward pass of the losses that the step has returned, unless it has done its own."""
+        if self.nudged is None and not self.roots:
+            total = sum(loss.sum() for loss in losses if loss.requires_grad)
+            if isinstance(total, Tensor):
+                self._backward(total, is_own=True)
+            self.roots = [Root(loss, len(self.calls)) for loss in losses]
+        for leaf in self.kept.leaves():
+            self.flow.take(leaf)
 
 
 def _version(tensor: Tensor) -> int:
@@ -264,10 +274,8 @@ def run(step: Step, watch: Watch, module: nn.Module) -> float | None:
     """
     with watch.watched(module):
         losses = losses_of(step())
-        losses = [] if watch.roots else losses
-        if watch.nudged is None:
-            watch.finish(losses)
-    found = losses or [root.tensor for root in watch.roots]
+        watch.finish(losses)
+    found = [root.tensor for root in watch.roots] or losses
     if not found:
         raise UserError("step returned no loss. Accepted: a scalar tensor, or what a training_step returns.")
     return float(torch.stack([loss.detach().double().sum() for loss in found]).sum())
