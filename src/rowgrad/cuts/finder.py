@@ -21,12 +21,13 @@ from rowgrad.cuts.watching import Watch, run
 from rowgrad.errors import UserError, in_one_line
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
     from torch.autograd.graph import Node
     from torch.optim import Optimizer
 
     from rowgrad.cuts.watching import Step
+    from rowgrad.tap import RowTap
 
 HEALED = 20  # places at most
 NO_DERIVATIVE = "it has no derivative to let through"
@@ -111,12 +112,16 @@ class Pass:
     Attributes:
         watch: what was seen.
         loss: of the step.
+        read: what `read` returned at its end, before everything was put back.
     """
 
-    def __init__(self, module: nn.Module, step: Step, kept: Kept, **settings: Any) -> None:
+    def __init__(
+        self, module: nn.Module, step: Step, kept: Kept, read: Callable[[], Any] = lambda: None, **settings: Any
+    ) -> None:
         self.watch = Watch(kept, **settings)
         with kept.put_back():
             self.loss = run(step, self.watch, module)
+            self.read = read()
 
 
 class Finder:
@@ -127,13 +132,23 @@ class Finder:
         step: the step.
         optimizers: those that are known.
         others: further objects whose attributes the step changes, such as schedulers.
+        taps: are on in the step, others are off.
+
+    Attributes:
+        arrived: what came back through `taps` with each place let through.
     """
 
     def __init__(
-        self, module: nn.Module, step: Step, optimizers: Sequence[Optimizer] = (), others: Sequence[object] = ()
+        self,
+        module: nn.Module,
+        step: Step,
+        optimizers: Sequence[Optimizer] = (),
+        others: Sequence[object] = (),
+        taps: Sequence[RowTap] = (),
     ) -> None:
-        self.module, self.step, self.optimizers = module, step, optimizers
-        self.kept = Kept(module, others)
+        self.module, self.step, self.optimizers, self.taps = module, step, optimizers, taps
+        self.kept = Kept(module, others, taps)
+        self.arrived: dict[Cut, list[Tensor | None]] = {}
         self.names = {part: name for name, part in module.named_modules()}
         self.groups: dict[Site, Group] = {}
         self.dead: dict[int, list[Group]] = {}  # by the leaf's id
@@ -353,11 +368,14 @@ class Finder:
         parameters = tuple(n for n, one in self.parameters.items() if _is_new(before.get(id(one)), after.get(id(one))))
         inputs = tuple(_words(one) for one in self.inputs if _is_new(before.get(id(one)), after.get(id(one))))
         stopped, cosine = compare([(before.get(id(one)), after.get(id(one))) for one in self.leaves])
-        return replace(cut, parameters=parameters, inputs=inputs, stopped=stopped, cosine=cosine)
+        cut = replace(cut, parameters=parameters, inputs=inputs, stopped=stopped, cosine=cosine)
+        self.arrived[cut] = healed.read
+        return cut
 
     def _let_through(self, group: Group) -> Pass:
         with _without_hooks(group.key, self.leaves, self.names) as count:
-            healed = Pass(self.module, self.step, self.kept, healed=group.key, records=False)
+            read = lambda: [tap.grad for tap in self.taps]  # noqa: E731
+            healed = Pass(self.module, self.step, self.kept, read, healed=group.key, records=False)
         healed.watch.hits += count
         return healed
 

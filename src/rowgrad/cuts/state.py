@@ -14,7 +14,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from rowgrad.tap import RowTap
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator
+    from collections.abc import Generator, Iterable, Iterator, Sequence
 
     from torch.optim import Optimizer
 
@@ -28,18 +28,21 @@ class Kept:
         module: with its submodules. Containers and tensors that they have as attributes are kept too, other objects
             are not.
         others: objects whose attributes are kept too, such as schedulers.
+        taps: are on and empty in between; all others are off.
     """
 
-    def __init__(self, module: nn.Module, others: Iterable[object] = ()) -> None:
+    def __init__(self, module: nn.Module, others: Iterable[object] = (), taps: Sequence[RowTap] = ()) -> None:
         self._tensors: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # by id, with its memory and a copy
         self._flags: list[Flags] = []
         self._containers: list[tuple[Any, Any]] = []
         self._generators: list[tuple[torch.Generator, Tensor]] = []
         self._optimizers: dict[int, tuple[Optimizer, Any, Any]] = {}
-        self._taps = [part for part in module.modules() if isinstance(part, RowTap)]
+        self._taps = dict.fromkeys((part for part in module.modules() if isinstance(part, RowTap)), False)
+        self._taps |= dict.fromkeys(taps, True)
+        self.has_taps = bool(taps)
         self._random = (torch.get_rng_state(), random.getstate(), np.random.get_state())  # noqa: NPY002
         self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-        for part in (*module.modules(), *others):
+        for part in (*module.modules(), *others, *taps):
             self._containers.append((part.__dict__, dict(part.__dict__)))
             for value in part.__dict__.values():
                 self._keep_attribute(value)
@@ -73,8 +76,8 @@ class Kept:
         """Starts without gradients, and puts everything back at the end."""
         for tensor, _, _ in self._flags:
             tensor.grad = None
-        for tap in self._taps:
-            tap.enabled = False
+        for tap, is_on in self._taps.items():
+            tap.begin_anew(on=is_on)
         hook = register_optimizer_step_pre_hook(lambda optimizer, *_: self._keep_optimizer(optimizer))
         try:
             yield self

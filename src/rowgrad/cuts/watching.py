@@ -234,7 +234,7 @@ class Watch(TorchFunctionMode):
             self.kept.keep(leaf)
         self._is_apart = True
         keeps = retain_graph or create_graph or self.healed is not None  # what was apart may now be one graph
-        takes = is_own and not is_reentrant
+        takes = is_own and not is_reentrant and not self.kept.has_taps  # a tap reads `.grad`
         chosen = leaves if takes else [inputs] if isinstance(inputs, Tensor) else list(inputs or ())
         try:
             with self:  # for what is computed anew in it, as in checkpointing
