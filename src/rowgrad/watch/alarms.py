@@ -36,7 +36,7 @@ class Alarms:
         self._first: dict[str, list[float]] = {}  # the first norms of each series
         self._faint: dict[str, int] = {}  # for how many steps each series has been faint
         self._zeros: dict[str, tuple[int, Tensor]] = {}  # of how many steps, and which rows have been 0 in all of them
-        self.zero_rows: dict[str, list[int]] = {}  # rows that were exactly 0 in the first `LONG` recorded steps
+        self.zero_rows: dict[str, list[bool]] = {}  # which rows were exactly 0 in the first `LONG` recorded steps
 
     def look(self, steps: Sequence[int], norms: Norms, rows: Rows) -> None:
         """Looks at norms (T, H) of T steps, of which `rows` (T,) were recorded."""
@@ -80,7 +80,7 @@ class Alarms:
         now = (values[first] == 0) & (torch.arange(width) < rows[first, None])
         self._zeros[quantity] = count + len(first), zero & now.all(0)
         if count + len(first) == LONG:
-            self.zero_rows[quantity] = self._zeros[quantity][1].nonzero()[:, 0].tolist()
+            self.zero_rows[quantity] = self._zeros[quantity][1].tolist()
 
     def _look_at_layers(self, steps: Sequence[int], values: Tensor) -> None:
         names = self._names[LAYER_GRAD]

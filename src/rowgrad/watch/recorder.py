@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from rowgrad.cuts.lightning import TrainingStep
+from rowgrad.scenario.rows import name_rows
 from rowgrad.watch.csv_file import NormsFile, open_norms_file
 from rowgrad.watch.loggers import LIVE, Log, add_facts, save_loggers, writers
 from rowgrad.watch.quantities import SELECTED, Quantity
@@ -374,7 +375,7 @@ class Recorder:
         self._steps += 1
         for name, rows in self.recording.take_zero_rows().items():
             _warn(
-                f"{name}: {len(rows)} rows got exactly 0 in each of the first steps: find_cuts(module, step) says why."
+                f"{name}: {name_rows(rows)} got exactly 0 in each of the first steps. find_cuts(module, step) says why."
             )
 
     def recorded(self, optimizer: int = 0) -> Recorded:

@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from rowgrad.tap import RowTap
 
 
-def find_makers(step: TrainingStep, taps: Mapping[str, RowTap], rows: Mapping[str, Sequence[int]]) -> list[str]:
+def find_makers(step: TrainingStep, taps: Mapping[str, RowTap], rows: Mapping[str, Sequence[bool]]) -> list[str]:
     """Finds the lines by letting each place through where gradient ends.
 
     Args:
         step: of training.
         taps: by their names.
-        rows: those that get exactly zero, by the tap's name.
+        rows: which of H rows get exactly zero, by the tap's name.
 
     Returns:
         A sentence for each tap and line, and for rows to which no single line keeps gradient from coming.
@@ -31,14 +31,14 @@ def find_makers(step: TrainingStep, taps: Mapping[str, RowTap], rows: Mapping[st
     finder.find()
     sentences = []
     for place, name in enumerate(taps):
-        left = set(rows[name])
+        left = {row for row, is_zero in enumerate(rows[name]) if is_zero}
         for cut, arrived in finder.arrived.items():
             found = {row for row in left if _gets_gradient(arrived[place], row)}
             left -= found
-            sentences += [_sentence(name, found, f"{cut.kind} at {cut.place}")] if found else []
+            sentences += [_sentence(name, found, len(rows[name]), f"{cut.kind} at {cut.place}")] if found else []
         if left:
             why = "the loss does not use them, or something on the way has no derivative"
-            sentences.append(_sentence(name, left, f"no single line cuts them off; {why}"))
+            sentences.append(_sentence(name, left, len(rows[name]), f"no single line cuts them off; {why}"))
     return sentences
 
 
@@ -46,6 +46,6 @@ def _gets_gradient(grad: Tensor | None, row: int) -> bool:
     return grad is not None and row < grad.shape[-2] and bool(grad[..., row, :].any())
 
 
-def _sentence(name: str, rows: set[int], why: str) -> str:
-    selected = [row in rows for row in range(max(rows) + 1)]
+def _sentence(name: str, rows: set[int], height: int, why: str) -> str:
+    selected = [row in rows for row in range(height)]
     return f"{name}: {name_rows(selected)} got exactly 0 in each of the first steps: {why}."
