@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn.functional import mse_loss
+from torch.optim.optimizer import _global_optimizer_pre_hooks
 from torchmetrics import MeanMetric
 
 import rowgrad
@@ -69,7 +70,7 @@ def change_weight(module):
 
 # What a step may do beside its forward pass.
 CHANGES = {
-    "nothing": lambda module: None,
+    "nothing": lambda _: None,
     "a list grows": lambda module: module.losses.append(2.0),
     "a list in a dictionary grows": lambda module: module.nested["deep"].append(1),
     "a tensor deep inside changes": lambda module: module.nested["deep"][0][0].add_(1),
@@ -102,40 +103,61 @@ CHANGES = {
     "an average moves": move_average,
     "gradients are set": lambda module: setattr(module.body[0].bias, "grad", torch.ones(4)),
     "gradients change in place": lambda module: [p.grad.zero_() for p in module.parameters() if p.grad is not None],
-    "torch draws": lambda module: torch.rand(3),
-    "Python and numpy draw": lambda module: (random.random(), np.random.rand()),  # noqa: NPY002
+    "torch draws": lambda _: torch.rand(3),
+    "Python and numpy draw": lambda _: (random.random(), np.random.rand()),  # noqa: NPY002
 }
 changes = pytest.mark.parametrize("change", CHANGES)
 
 
-def snapshot(value, seen=None):
-    """A value as nested tuples, with the identities of tensors and modules; tensors as their bytes."""
-    seen = {} if seen is None else seen
-    if id(value) in seen:
-        return ("again", seen[id(value)])
-    if isinstance(value, str | int | float | bool | type(None) | bytes):
-        return value
-    seen[id(value)] = len(seen)
+def content(value):
+    """What a tensor, an array or a generator holds; None of other objects."""
     if isinstance(value, torch.Tensor):
-        content = value.detach().numpy().tobytes(), value.dtype, value.shape, value.requires_grad, value.data_ptr()
         hooks = tuple(getattr(value, "_backward_hooks", None) or ())
-        return ("tensor", id(value), *content, hooks, snapshot(value.grad, seen) if value.is_leaf else "inner")
+        return value.detach().numpy().tobytes(), value.dtype, value.shape, value.requires_grad, value.is_leaf, hooks
     if isinstance(value, np.ndarray):
-        return ("array", id(value), value.tobytes())
-    if isinstance(value, torch.Generator):
-        return ("generator", value.get_state().numpy().tobytes())
-    if isinstance(value, dict):
-        return ("dict", id(value), [(snapshot(key, seen), snapshot(one, seen)) for key, one in value.items()])
-    if isinstance(value, list | tuple | set | deque):
-        return (type(value).__name__, [snapshot(one, seen) for one in value])
-    if isinstance(value, nn.Module | Meter | torch.optim.Optimizer):
-        return (type(value).__name__, id(value), snapshot(vars(value), seen))
-    return type(value).__name__
+        return value.tobytes()
+    return value.get_state().numpy().tobytes() if isinstance(value, torch.Generator) else None
 
 
-def random_states():
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002
-    return torch.get_rng_state().numpy().tobytes(), python, numpy[1].tobytes(), numpy[2:]
+def inside(value):
+    """What an object is made of, by name."""
+    if isinstance(value, torch.Tensor):
+        return {"grad": value.grad if value.is_leaf else None}
+    if isinstance(value, torch.optim.Optimizer):
+        return value.state_dict()
+    if isinstance(value, nn.Module | Meter):
+        return vars(value)
+    return dict(enumerate(value)) if isinstance(value, list | tuple | set | deque) else value
+
+
+def parts(value, path="module", seen=None):
+    """Yields everything that a value is made of, by its path: with its identity, and tensors as their bytes."""
+    seen = set() if seen is None else seen
+    if isinstance(value, str | int | float | bool | type(None)):
+        yield path, value
+        return
+    # What an optimizer keeps for itself may be another object of equal content.
+    yield path, (type(value).__name__, id(value) if ".optimizer." not in path else "", content(value))
+    named = inside(value)
+    if id(value) not in seen and isinstance(named, dict):
+        seen.add(id(value))
+        for name, one in named.items():
+            yield from parts(one, f"{path}.{name}", seen)
+
+
+class Snapshot(dict):
+    """Of a module and of what draws random numbers."""
+
+    def __init__(self, module):
+        # The module is alive in between, and what it replaces too: an identity is not given to another object.
+        self.kept = dict(vars(module)), [dict(vars(part)) for part in module.modules()]
+        super().__init__(parts(module))
+        python, (name, state, *position) = random.getstate(), np.random.get_state()  # noqa: NPY002
+        self |= {"torch": torch.get_rng_state().numpy().tobytes(), "random": python}
+        self |= {"numpy": (name, state.tobytes(), *position)}
+
+    def differs_from(self, other):
+        return {path for path in self.keys() | other.keys() if self.get(path, "absent") != other.get(path, "absent")}
 
 
 def prepared(*, with_gradients):
@@ -158,10 +180,10 @@ def test_everything_is_as_before(change, with_gradients):
         CHANGES[change](module)
         return loss
 
-    before, drawn = snapshot(module), random_states()
+    before = Snapshot(module)
     rowgrad.find_cuts(module, step)
-    assert snapshot(module) == before
-    assert random_states() == drawn
+    changed = Snapshot(module).differs_from(before)
+    assert not changed
 
 
 @changes
@@ -174,12 +196,12 @@ def test_everything_is_as_before_when_the_step_raises(change):
         CHANGES[change](module)
         raise error
 
-    before, drawn = snapshot(module), random_states()
+    before = Snapshot(module)
     with pytest.raises(ValueError, match="in the middle") as raised:
         rowgrad.find_cuts(module, step)
     assert raised.value is error
-    assert snapshot(module) == before
-    assert random_states() == drawn
+    changed = Snapshot(module).differs_from(before)
+    assert not changed
 
 
 @changes
@@ -219,9 +241,10 @@ def test_manual_optimization_is_looked_at_and_undone():
         module.optimizer.step()
         move_average(module)
 
-    before = snapshot(module)
+    before = Snapshot(module)
     found = rowgrad.find_cuts(module, step)
-    assert snapshot(module) == before
+    changed = Snapshot(module).differs_from(before)
+    assert not changed
     assert {one.status for name, one in found.parameters.items() if name.startswith("body.")} == {"reached"}
     assert [cut.kind for cut in found.cuts if cut.reaches_loss] == ["detach"]
 
@@ -233,13 +256,12 @@ def test_an_optimizer_that_has_never_stepped_has_no_state_afterwards():
 
 
 def test_torch_is_as_before():
-    module, enter = Untidy(), torch.inference_mode.__enter__
-    hooks = torch.optim.optimizer._global_optimizer_pre_hooks
+    module, enter, hooks = Untidy(), torch.inference_mode.__enter__, dict(_global_optimizer_pre_hooks)
     rowgrad.find_cuts(module, module.step)
     with pytest.raises(ZeroDivisionError):
         rowgrad.find_cuts(module, lambda: 1 / 0)
     assert torch.inference_mode.__enter__ is enter
-    assert not hooks
+    assert hooks == _global_optimizer_pre_hooks
     assert not torch.overrides._get_current_function_mode_stack()
     assert torch.is_grad_enabled()
 
@@ -257,9 +279,9 @@ def test_a_step_that_switches_gradients_off_and_raises_leaves_them_on():
 
     def step():
         torch.set_grad_enabled(False)
-        raise ValueError
+        raise ZeroDivisionError
 
-    with pytest.raises(ValueError, match="^$"):
+    with pytest.raises(ZeroDivisionError):
         rowgrad.find_cuts(module, step)
     assert torch.is_grad_enabled()
 
@@ -313,7 +335,7 @@ def test_no_numbers_if_a_second_run_goes_another_way():
     def step():
         calls_so_far.count += 1
         z = module.body(module.x)
-        return mse_loss(z.detach() if calls_so_far.count == first else z, module.target) + 0 * z.sum()
+        return mse_loss(z.detach() if calls_so_far.count == first else z, module.target) + z.sum()
 
     first = calls_so_far.count + 1
     cut = cut_of(rowgrad.find_cuts(module, step))
@@ -404,7 +426,7 @@ def test_a_step_may_return(returns):
     module = Untidy().eval()
     found = rowgrad.find_cuts(module, lambda: RETURNS[returns](module.step()))
     cut = cut_of(found)
-    assert found.loss == pytest.approx(float(module.step()), rel=1e-6)
+    assert found.loss == pytest.approx(module.step().item(), rel=1e-6)
     assert cut.kind == "detach"
     assert cut.code.startswith("return mse_loss(self.body(self.x)")
     full = rowgrad.find_cuts(module, module.step)
@@ -449,8 +471,9 @@ def test_a_secondary_cut_is_said_too():
 
     cuts = rowgrad.find_cuts(module, step).cuts
     assert [cut.code.split(" =")[0] for cut in cuts] == ["first", "second"]
-    assert all(cut.reaches_loss and cut.parameters == () for cut in cuts[1:])
-    assert cuts[0].parameters == ("0.weight", "0.bias")
+    assert all(cut.reaches_loss for cut in cuts)
+    assert all((cut.parameters, cut.stopped) == ((), 0.0) for cut in cuts)  # either of them alone changes nothing
+    assert cuts[0] in rowgrad.find_cuts(module, step).parameters["0.weight"].cuts
 
 
 def test_an_answer_can_be_written_as_json():
