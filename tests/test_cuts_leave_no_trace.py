@@ -170,6 +170,14 @@ def prepared(*, with_gradients):
     return module
 
 
+@pytest.mark.parametrize("change", [change for change in CHANGES if change != "nothing"])
+def test_each_change_would_be_seen(change):
+    module = prepared(with_gradients=True)
+    before = Snapshot(module)
+    CHANGES[change](module)
+    assert Snapshot(module).differs_from(before)
+
+
 @changes
 @pytest.mark.parametrize("with_gradients", [True, False], ids=["with gradients", "without"])
 def test_everything_is_as_before(change, with_gradients):
