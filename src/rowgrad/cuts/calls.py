@@ -24,6 +24,7 @@ LEAVING = {"item", "tolist", "numpy", "__float__", "__int__", "__array__", "__co
 EXIT, FUNCTION = "exit", "custom Function"
 # The result has the shape of the argument, and none of its values.
 _VALUELESS = re.compile(r"(zeros|ones|empty|rand|randn|randint)_like|new_(zeros|ones|empty)\w*|\.grad|empty_strided")
+_LIKE = {"expand_as", "reshape_as", "to", "type_as", "view_as"}  # the second argument gives its shape or its type
 REPLACING = {"detach_", ".data="}  # these change a tensor, and not its version
 IN_PLACE = re.compile(r"[a-z].*[a-z0-9]_|__setitem__|__i\w+__|\.\w+=")
 _RUNNING = {"batch_norm": (1, 2, 5), "instance_norm": (1, 2, 5)}  # mean, variance; whether they are only written
@@ -134,6 +135,8 @@ def read_by(name: str, inputs: list[Tensor], args: tuple[Any, ...], kwargs: dict
     """The tensors whose values a call uses."""
     if _VALUELESS.fullmatch(name):
         return []
+    if name in _LIKE:
+        return inputs[:1]
     if name in _RUNNING:
         mean, variance, training = _RUNNING[name]
         named = [*args, *[None] * 6]

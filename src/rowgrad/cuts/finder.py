@@ -16,7 +16,7 @@ from rowgrad.cuts.calls import COPYING, EXIT, FUNCTION, Call, Key
 from rowgrad.cuts.found import CUT, DEAD, FROZEN, REACHED, UNUSED, Cut, Cuts, ParameterGradient
 from rowgrad.cuts.places import NOWHERE, Place, place_of
 from rowgrad.cuts.state import Kept
-from rowgrad.cuts.values import Values
+from rowgrad.cuts.values import Values, memory_of
 from rowgrad.cuts.watching import Watch, run
 from rowgrad.errors import UserError, in_one_line
 
@@ -188,7 +188,7 @@ class Finder:
                 continue
             group = self.groups.setdefault(site, Group(site))
             group.calls.append(call)
-            group.events.add(call.off or -call.number)
+            group.events.add(call.off if call.switch else id(call))
             group.open |= self.values.open_to(call)
 
     def _site(self, call: Call) -> Site | None:
@@ -199,7 +199,12 @@ class Finder:
             return Site(call.switch.kind, call.switch.kind, call.switch.place) if call.lost else None
         if call.kind and (call.lost or call.kind == EXIT):
             return Site(call.kind, call.name, call.stack.place)
-        return Site("not differentiable", call.name, call.stack.place) if call.ends and call.wants else None
+        if not (call.ends and call.wants):
+            return None
+        # A result in the memory of an input that wants none, as of `torch.broadcast_tensors(a, b)`, is that input.
+        plain = {memory_of(tensor) for tensor in call.inputs if not tensor.requires_grad}
+        is_lost = any(memory_of(tensor) not in plain for tensor in call.lost)
+        return Site("not differentiable", call.name, call.stack.place) if is_lost else None
 
     def _find_results_of_functions(self) -> None:
         """Marks the calls that make a custom Function's results, if these have no gradient."""
@@ -262,7 +267,7 @@ class Finder:
         group = self.groups.setdefault(site, Group(site))
         if call is not None and call not in group.calls:
             group.calls.append(call)
-            group.events.add(-call.number)
+            group.events.add(id(call))
         group.reaches = True
         return group
 

@@ -7,7 +7,7 @@ import functools
 import inspect
 import linecache
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -94,7 +94,7 @@ def look(*, in_function: bool = False, names: bool = False) -> Stack:
         elif names and place is None:
             callers.append(code.co_qualname)
             if code.co_filename == _DECORATORS and "func" in frame.f_locals:
-                place = place_of(frame.f_locals["func"])
+                place = _decorator(place_of(frame.f_locals["func"]), code.co_name)
         if place and module and not in_function:
             break
     return Stack(place or NOWHERE, module, function, run, tuple(callers))
@@ -108,6 +108,16 @@ def place_of(function: Any) -> Place:
     function = getattr(function, "__func__", function)
     code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
     return NOWHERE if code is None else Place(code.co_filename, code.co_firstlineno, code.co_qualname)
+
+
+def _decorator(first: Place, name: str) -> Place:
+    """The line of a function's decorators, from the first on, that has a name."""
+    line = first.line
+    while (text := linecache.getline(first.file, line).lstrip()).startswith("@"):
+        if name in text:
+            return replace(first, line=line)
+        line += 1
+    return first
 
 
 def _frames(frame: FrameType | None) -> Iterator[FrameType]:

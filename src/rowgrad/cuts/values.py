@@ -30,10 +30,12 @@ class Values:
         self._leaf_bits = {id(leaf): 1 << place for place, leaf in enumerate(leaves)}
         self._read: list[tuple[int, int]] = []  # bits that each call reads: of values, and of open ways
         self._written: list[list[int]] = []  # ids of the tensors that each call changes
+        self._smuggled: dict[int, int] = {}  # bits that come in through memory that a call has given without gradient
         self._follow()
 
     def _follow(self) -> None:
-        sharing: dict[int, list[int]] = {}
+        sharing: dict[int, dict[int, Tensor]] = {}
+        makers: dict[int, Call] = {}
         self.sources |= self._leaf_bits
         self.open |= self._leaf_bits
         for call in self.calls:
@@ -41,19 +43,25 @@ class Values:
             for tensor in call.inputs:
                 bits |= self.sources.get(id(tensor), 0)
                 is_open |= self.open.get(id(tensor), 0)
-            lost = {id(tensor) for tensor in call.lost} if call.ends else ()
+                sharing.setdefault(memory_of(tensor), {})[id(tensor)] = tensor
+            self._read.append((bits, is_open))
+            lost = {id(tensor) for tensor in call.lost} if call.ends else set()
             changed = {id(tensor) for tensor in call.inputs} & {id(tensor) for tensor in call.outputs}
             written = []
             for tensor in call.outputs:
-                memory = sharing.setdefault(_memory(tensor), [])
-                written += [id(tensor), *(memory if id(tensor) in changed else ())]
-                memory.append(id(tensor))
-            for tensor in call.inputs:
-                sharing.setdefault(_memory(tensor), []).append(id(tensor))
-            for one in written:
-                self.sources[one] = self.sources.get(one, 0) | bits
-                self.open[one] = 0 if one in lost else self.open.get(one, 0) | is_open
-            self._read.append((bits, is_open))
+                memory = sharing.setdefault(memory_of(tensor), {})
+                memory[id(tensor)] = tensor
+                others = memory if id(tensor) in changed else {id(tensor): tensor}
+                for one, other in others.items():
+                    self.sources[one] = self.sources.get(one, 0) | bits
+                    if one in lost:
+                        self.open[one] = 0
+                    elif other is tensor or _base(other) is _base(tensor):
+                        self.open[one] = self.open.get(one, 0) | is_open
+                    elif (maker := makers.get(id(tensor))) is not None:  # written to behind autograd's back
+                        self._smuggled[maker.number] = self._smuggled.get(maker.number, 0) | is_open
+                written += others
+                makers.setdefault(id(tensor), call)
             self._written.append(written)
 
     def sources_of(self, call: Call) -> int:
@@ -62,7 +70,7 @@ class Values:
 
     def open_to(self, call: Call) -> int:
         """Bits of the leaves that gradient would reach from a call's inputs."""
-        return self._read[call.number][1]
+        return self._read[call.number][1] | self._smuggled.get(call.number, 0)
 
     def holds(self, bits: int, leaf: Tensor) -> bool:
         """Whether a leaf is among `bits`."""
@@ -95,7 +103,12 @@ class Values:
         return ids, numbers
 
 
-def _memory(tensor: Tensor) -> int:
+def _base(tensor: Tensor) -> Tensor | None:
+    return tensor._base if tensor._is_view() else tensor  # noqa: SLF001
+
+
+def memory_of(tensor: Tensor) -> int:
+    """What tells a tensor's memory from that of others."""
     try:
         return tensor.untyped_storage()._cdata  # noqa: SLF001
     except (NotImplementedError, RuntimeError):  # a sparse tensor has none

@@ -76,7 +76,7 @@ class Watch(TorchFunctionMode):
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         name, more = name_of(func), dict(kwargs or {})
-        if name == "_set_grad_enabled" and not self._is_apart:
+        if name == "_set_grad_enabled" and (self.healed or not self._is_apart):
             return None if self._switches_off(on=bool(args[0])) else func(*args, **more)
         if func is Tensor.backward and not self._is_apart:
             return self._backward(*args, **more)
@@ -106,7 +106,7 @@ class Watch(TorchFunctionMode):
         inputs = [*tensors_in(args), *tensors_in(kwargs)]
         self._prepare(inputs, changes=bool(IN_PLACE.fullmatch(name)) or "out" in kwargs)
         call = Call(name, look(in_function=self._in_function()), read_by(name, inputs, args, kwargs))
-        call.wants = any(tensor.requires_grad for tensor in inputs)
+        call.wants = any(tensor.requires_grad for tensor in call.inputs)
         call.kind, call.is_inside, call.off = kind_of(name, args), self._in_function(), self._switches
         call.switch = None if torch.is_grad_enabled() else self._switch
         call.is_float = any(tensor.is_floating_point() or tensor.is_complex() for tensor in inputs[:1])
@@ -235,7 +235,13 @@ class Watch(TorchFunctionMode):
         self._is_apart = True
         keeps = retain_graph or create_graph or self.healed is not None  # what was apart may now be one graph
         takes = is_own and not is_reentrant and not self.kept.has_taps  # a tap reads `.grad`
-        chosen = leaves if takes else [inputs] if isinstance(inputs, Tensor) else list(inputs or ())
+        chosen = (
+            [one for one in leaves if one.requires_grad]
+            if takes
+            else [inputs]
+            if isinstance(inputs, Tensor)
+            else list(inputs or ())
+        )
         try:
             with self:  # for what is computed anew in it, as in checkpointing
                 self.flow.run(loss, gradient, chosen, keeps=keeps, creates=create_graph, takes=takes)
