@@ -10,7 +10,7 @@ from torch.autograd.graph import _engine_run_backward
 from torch.utils.checkpoint import CheckpointFunction
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from torch.autograd.graph import Node
 
@@ -145,20 +145,27 @@ class Flow:
         """The node that accumulates the gradient of one of `leaves`."""
         return next(node for node in self.edges if leaf_of(node) is leaf)
 
-    def ends(self) -> list[Node]:
-        """The nodes that get gradient and send exactly none on, though some is wanted."""
-        return [
-            node
-            for node, after in self.edges.items()
-            if any(after) and self.received(node) and not any(self.sent(node, place) for place in range(len(after)))
-        ]
+    def ends(self, nodes: Iterable[Node]) -> bool | None:
+        """Whether a call gets gradient and sends exactly none on, though some is wanted.
 
-    def ends_before(self, leaf: Tensor) -> tuple[list[tuple[Node, int]], list[Node]]:
+        Args:
+            nodes: all that the call has made.
+
+        Returns:
+            None if it gets none, or none is wanted.
+        """
+        own = {node for node in nodes if node in self.edges and leaf_of(node) is None}
+        ways = [(n, place) for n in own for place, after in enumerate(self.edges[n]) if after and after not in own]
+        if not ways or not any(map(self.received, own)):
+            return None
+        return not any(self.sent(*way) for way in ways)
+
+    def ends_before(self, leaf: Tensor) -> tuple[list[Node], list[Node]]:
         """Where the gradient of a leaf that gets exactly zero has become so.
 
         Returns:
-            Nodes that get gradient, and the place of the edge on which they send none; and nodes to which some was
-            sent, and that got none, as a hook makes it.
+            Nodes that get gradient and send none on this way; and nodes to which some was sent, and that got none, as a
+            hook makes it.
         """
         start = self.node_of(leaf)
         before: dict[Node, list[tuple[Node, int]]] = {}
@@ -176,7 +183,7 @@ class Flow:
                 if self.sent(earlier, place):
                     hooked.append(node)
                 elif self.received(earlier):
-                    ends.append((earlier, place))
+                    ends.append(earlier)
                 else:
                     waiting.append(earlier)
         return ends, hooked

@@ -160,7 +160,7 @@ class Finder:
         watch = self.watch = first.watch
         self.parameters = {name: one for name, one in self.module.named_parameters() if one.requires_grad}
         made = {id(tensor) for call in watch.calls for tensor in call.outputs}
-        read = {id(tensor): tensor for call in watch.calls for tensor in call.inputs}
+        read = self.read = {id(tensor): tensor for call in watch.calls for tensor in call.inputs}
         own = {id(one) for one in self.parameters.values()}
         self.inputs = [t for one, t in read.items() if t.is_leaf and t.requires_grad and one not in made | own]
         self.leaves = [*self.parameters.values(), *self.inputs]
@@ -216,15 +216,21 @@ class Finder:
                     made.kind, made.name = FUNCTION, made.stack.function.__name__
 
     def _find_ends(self) -> None:
-        """Groups the nodes that get gradient and send none on by their places."""
+        """Groups the calls that get gradient and send none on by their places."""
         flow = self.watch.flow
-        for node in flow.ends():
-            self._add_end(node)
+        made: dict[Call, list[Node]] = {}
+        for node, call in self.watch.nodes.items():
+            made.setdefault(call, []).append(node)
+        ends = {call: end for call, nodes in made.items() if (end := flow.ends(nodes)) is not None}
+        # If gradient goes on at another time at the same place, the values decide, as a first state of zeros does.
+        going_on = {(call.name, call.stack.place) for call, is_end in ends.items() if not is_end}
+        for call, is_end in ends.items():
+            if is_end and (call.name, call.stack.place) not in going_on:
+                self._add_end(made[call][0])
         for leaf in self.leaves:
             if id(leaf) in flow.leaves and not flow.received(flow.node_of(leaf)):
-                ends, hooked = flow.ends_before(leaf)
-                groups = [self._add_end(node) for node, _ in ends]
-                groups += [self._add_hook(node) for node in hooked]
+                nodes, hooked = flow.ends_before(leaf)
+                groups = [*map(self._add_end, nodes), *map(self._add_hook, hooked)]
                 self.dead[id(leaf)] = [group for group in groups if group]
 
     def _add_end(self, node: Node) -> Group | None:
@@ -302,7 +308,7 @@ class Finder:
     # What each place costs.
 
     def _answer(self, needed: set[int]) -> Cuts:
-        groups = [group for group in self.groups.values() if group.calls or group.reaches]
+        groups = [group for group in self.groups.values() if group.reaches is not False or self._is_looked_at(group)]
         groups.sort(key=lambda group: (group.reaches is False, group.calls[0].number if group.calls else 0))
         cuts: dict[Site, Cut] = {}
         for group in groups:
@@ -353,6 +359,11 @@ class Finder:
             shape=tuple(tensors[0].shape) if tensors else (),
             reaches_loss=group.reaches,
         )
+
+    def _is_looked_at(self, group: Group) -> bool:
+        """Whether anything reads what ends there: the indices that `max` gives too are mostly left alone."""
+        lost = (tensor for call in group.calls for tensor in call.lost)
+        return group.site.kind == EXIT or any(id(tensor) in self.read for tensor in lost)
 
     def _healed(self, group: Group, cut: Cut) -> Cut:
         """A place with what letting it through changes."""

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import inspect
 import linecache
+import os
 import sys
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
     from types import CodeType, FrameType
 
 _OWN = str(Path(__file__).parent)
-_HIDDEN = (str(Path(torch.__file__).parent), _OWN, contextlib.__file__, functools.__file__)
-_DECORATORS = str(Path(torch.__file__).parent / "utils" / "_contextlib.py")  # wraps functions under `@torch.no_grad()`
+_TORCH = Path(torch.__file__).parent
+_HIDDEN = (f"{_TORCH}{os.sep}", f"{_OWN}{os.sep}", contextlib.__file__, functools.__file__)
+_DECORATORS = str(_TORCH / "utils" / "_contextlib.py")  # wraps functions under `@torch.no_grad()`
 _MODULE_CALL = nn.Module._call_impl.__code__  # noqa: SLF001
 
 
@@ -94,7 +96,8 @@ def look(*, in_function: bool = False, names: bool = False) -> Stack:
         elif names and place is None:
             callers.append(code.co_qualname)
             if code.co_filename == _DECORATORS and "func" in frame.f_locals:
-                place = _decorator(place_of(frame.f_locals["func"]), code.co_name)
+                first = place_of(frame.f_locals["func"])
+                place = None if _is_hidden(first.file) else _decorator(first, code.co_name)
         if place and module and not in_function:
             break
     return Stack(place or NOWHERE, module, function, run, tuple(callers))

@@ -30,6 +30,7 @@ class Values:
         self._leaf_bits = {id(leaf): 1 << place for place, leaf in enumerate(leaves)}
         self._read: list[tuple[int, int]] = []  # bits that each call reads: of values, and of open ways
         self._written: list[list[int]] = []  # ids of the tensors that each call changes
+        self._lost: list[list[int]] = []  # those of them whose gradient it loses
         self._smuggled: dict[int, int] = {}  # bits that come in through memory that a call has given without gradient
         self._follow()
 
@@ -47,7 +48,8 @@ class Values:
             self._read.append((bits, is_open))
             lost = {id(tensor) for tensor in call.lost} if call.ends else set()
             changed = {id(tensor) for tensor in call.inputs} & {id(tensor) for tensor in call.outputs}
-            written = []
+            written: list[int] = []
+            self._lost.append([])
             for tensor in call.outputs:
                 memory = sharing.setdefault(memory_of(tensor), {})
                 memory[id(tensor)] = tensor
@@ -61,6 +63,7 @@ class Values:
                     elif (maker := makers.get(id(tensor))) is not None:  # written to behind autograd's back
                         self._smuggled[maker.number] = self._smuggled.get(maker.number, 0) | is_open
                 written += others
+                self._lost[-1] += others if id(tensor) in {id(one) for one in call.lost} else ()
                 makers.setdefault(id(tensor), call)
             self._written.append(written)
 
@@ -84,7 +87,8 @@ class Values:
             exits: calls whose values have left torch and come back.
 
         Returns:
-            The ids of tensors, and of their elements the numbers of the calls that made them.
+            The ids of the tensors, and the numbers of the calls of which an output is needed; of calls that lose the
+            gradient of some of their outputs, one of these.
         """
         ids: set[int] = set()
         starts: dict[int, list[int]] = {}
@@ -98,7 +102,8 @@ class Values:
                 break
             call = self.calls[number - 1]
             if call.number in leaving or not ids.isdisjoint(self._written[call.number]):
-                numbers.add(call.number)
+                if call.number in leaving or not call.lost or not ids.isdisjoint(self._lost[call.number]):
+                    numbers.add(call.number)
                 ids.update(id(tensor) for tensor in call.inputs)
         return ids, numbers
 
