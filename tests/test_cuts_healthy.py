@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
+import lightning.pytorch as pl
 import pytest
 import torch
 import torchvision.models as vision
@@ -11,6 +12,7 @@ from conftest import QUICK, build, configure
 from torch import nn
 from torch.nn import functional
 from torch.nn.functional import cross_entropy
+from torchmetrics.classification import MulticlassAccuracy
 from torchvision.models.convnext import CNBlockConfig
 
 import rowgrad
@@ -142,14 +144,13 @@ def test_a_whole_transformer():
 
 
 class Norms(nn.Module):
-    """Every normalisation, weight and spectral normalisation, tied weights, and changes in place."""
+    """Every normalisation, weight normalisation, tied weights, and changes in place."""
 
     def __init__(self):
         super().__init__()
         self.norms = nn.ModuleList(
             [nn.GroupNorm(2, 4), nn.InstanceNorm1d(4, affine=True), nn.BatchNorm1d(4), nn.LayerNorm(6), nn.RMSNorm(6)]
         )
-        self.spectral = nn.utils.parametrizations.spectral_norm(nn.Linear(6, 6))
         self.weighted = nn.utils.parametrizations.weight_norm(nn.Linear(6, 6))
         self.heads = nn.ModuleList([nn.Linear(4, CLASSES), nn.Linear(4, CLASSES)])
         self.heads[1].weight = self.heads[0].weight
@@ -157,7 +158,7 @@ class Norms(nn.Module):
     def forward(self, x):
         for norm in self.norms:
             x = functional.leaky_relu_(norm(x) + 0.1)
-        x = self.weighted(self.spectral(x)).add_(1).mul_(0.5)
+        x = self.weighted(x).add_(1).mul_(0.5)
         pooled = x.max(2).values + x.mean(2)
         return self.heads[0](pooled) + self.heads[1](pooled.clone().clamp_(-9, 9))
 
@@ -166,6 +167,52 @@ def test_normalisations_tied_weights_and_changes_in_place():
     torch.manual_seed(0)
     network = Norms()
     assert_classifies(network, torch.randn(3, 4, 6))
+
+
+def test_spectral_normalisation_has_a_power_iteration_without_gradient():
+    torch.manual_seed(0)
+    network, x = nn.utils.parametrizations.spectral_norm(nn.Linear(3, CLASSES)), torch.randn(4, 3)
+    found = rowgrad.find_cuts(network, lambda: cross_entropy(network(x), torch.arange(4)))
+    assert {one.status for one in found.parameters.values()} == {"reached"}
+    assert {cut.kind for cut in found.cuts if cut.reaches_loss is not False} <= {"no_grad"}
+
+
+def test_sparse_gradients():
+    torch.manual_seed(0)
+    bag, head = nn.EmbeddingBag(5, 3, sparse=True), nn.Linear(3, CLASSES)
+    tokens = torch.tensor([[0, 1], [2, 3]])
+    assert_healthy(nn.ModuleList([bag, head]), lambda: cross_entropy(head(bag(tokens)), torch.arange(2)))
+
+
+def test_a_compiled_module():
+    torch.manual_seed(0)
+    network, x = torch.compile(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, CLASSES))), torch.randn(4, 3)
+    assert_healthy(network, lambda: cross_entropy(network(x), torch.arange(4)))
+
+
+class Logging(pl.LightningModule):
+    """A LightningModule that logs, with a metric of torchmetrics."""
+
+    def __init__(self):
+        super().__init__()
+        self.network, self.accuracy = nn.Linear(3, CLASSES), MulticlassAccuracy(CLASSES)
+
+    def training_step(self, batch, batch_idx):
+        logits = self.network(batch[0])
+        loss = cross_entropy(logits, batch[1])
+        self.accuracy(logits, batch[1])
+        self.log_dict({"loss": loss, "accuracy": self.accuracy}, prog_bar=True)
+        return loss
+
+
+@pytest.mark.filterwarnings("ignore:You are trying to `self.log")
+def test_a_module_that_logs():
+    torch.manual_seed(0)
+    module, batch = Logging(), (torch.randn(4, 3), torch.arange(4))
+    for found in (rowgrad.find_cuts(module, batch), assert_healthy(module, lambda: module.training_step(batch, 0))):
+        assert {one.status for one in found.parameters.values()} == {"reached"}
+        assert not [cut for cut in found.cuts if cut.reaches_loss is not False]
+    assert module.accuracy.update_count == 0
 
 
 def test_a_relaxed_discrete_variable_of_torch():

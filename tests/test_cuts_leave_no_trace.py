@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import random
 from collections import deque
 from types import SimpleNamespace
@@ -424,6 +425,7 @@ RETURNS = {
     "two losses": lambda loss: (loss / 2, loss / 2),
     "named losses": lambda loss: {"first": loss / 2, "second": loss / 2},
     "its own backward pass": backward,
+    "a backward pass of several losses": lambda loss: torch.autograd.backward([loss / 2, loss / 2]),
     "two backward passes": halves,
     "its own backward pass, and the loss": lambda loss: backward(loss) or loss,
 }
@@ -441,6 +443,30 @@ def test_a_step_may_return(returns):
     assert cut.stopped == pytest.approx(cut_of(full).stopped, rel=1e-5)
     assert {one.status for name, one in found.parameters.items() if name.startswith("body")} == {"reached"}
     assert {one.status for name, one in found.parameters.items() if name.startswith("slow")} == {"unused"}
+
+
+def test_a_closure_is_called_by_its_optimizer():
+    module = Untidy().eval()
+    optimizer = torch.optim.LBFGS(module.body.parameters(), max_iter=2)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = module.step()
+        loss.backward()
+        return loss
+
+    before = Snapshot(module)
+    found = rowgrad.find_cuts(module, lambda: optimizer.step(closure))
+    assert {cut.kind for cut in found.cuts if cut.reaches_loss} == {"detach"}
+    changed = Snapshot(module).differs_from(before)
+    assert not changed
+
+
+def test_a_loss_that_is_not_a_number_is_not_called_another_one():
+    module = Untidy()
+    cut = cut_of(rowgrad.find_cuts(module, lambda: module.step() * math.nan))
+    assert "another" not in cut.withheld
+    assert cut.stopped is None or math.isnan(cut.stopped)
 
 
 @pytest.mark.parametrize("returned", [None, {}, torch.zeros(3), "loss", torch.tensor(1)], ids=str)

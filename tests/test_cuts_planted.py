@@ -1,8 +1,10 @@
 """Every planted cut is found at its line, nothing else is, and what it costs is what `torch.autograd.grad` says."""
 
+import contextlib
 import inspect
 import math
 import re
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import NamedTuple
 
@@ -10,6 +12,8 @@ import cut_models
 import pytest
 import torch
 from cut_models import NETWORKS
+from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import rowgrad
 
@@ -235,3 +239,211 @@ def test_a_cut_that_cannot_be_let_through_says_why(mark):
     assert found_at(mark).stopped is None
     assert found_at(mark).cosine is None
     assert found_at(mark).parameters == ()
+
+
+# Cases of their own: what a planted cut in a network cannot show.
+
+
+class Pair(nn.Module):
+    """Two layers, and a generator of the second one's weights."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.weights = nn.Linear(3, 4), nn.Linear(4, 1), nn.Linear(2, 5)
+        self.x = torch.randn(5, 3)
+
+
+def find(step):
+    """What is found in a step of a `Pair`: its places (the text of the line, the kind), and the statuses by layer."""
+    module = Pair()
+    torch.manual_seed(1)
+    found = rowgrad.find_cuts(module, lambda: step(module))
+    statuses = {name.split(".")[0]: one.status for name, one in found.parameters.items()}
+    return {(cut.code, cut.kind) for cut in on_the_way(found)}, statuses
+
+
+def test_a_parameter_made_of_values_is_a_cut():
+    def step(module):
+        hidden = module.first(module.x)
+        hidden = nn.Parameter(hidden)
+        return module.second(hidden).mean()
+
+    places, statuses = find(step)
+    assert {code for code, _ in places} == {"hidden = nn.Parameter(hidden)"}
+    assert statuses["first"] == "cut"
+
+
+def test_a_state_dict_is_detached():
+    def step(module):
+        state = module.second.state_dict()
+        return torch.func.functional_call(module.second, state, module.first(module.x)).mean()
+
+    places, statuses = find(step)
+    assert places == {("state = module.second.state_dict()", "detach")}
+    assert statuses == {"first": "reached", "second": "cut", "weights": "unused"}
+
+
+def test_weights_that_are_written_over_are_cut():
+    def step(module):
+        weights = module.weights(torch.ones(2))
+        nn.utils.vector_to_parameters(weights, module.second.parameters())
+        return module.second(module.first(module.x)).mean()
+
+    places, statuses = find(step)
+    assert places == {("nn.utils.vector_to_parameters(weights, module.second.parameters())", ".data")}
+    assert statuses == {"first": "reached", "second": "reached", "weights": "cut"}
+
+
+def test_a_forward_hook_that_detaches():
+    def detached(module, inputs, output):  # noqa: ARG001
+        return output.detach()
+
+    def step(module):
+        with contextlib.closing(Handle(module.first.register_forward_hook(detached))):
+            return module.second(module.first(module.x)).mean()
+
+    places, statuses = find(step)
+    assert places == {("return output.detach()", "detach")}
+    assert statuses["first"] == "cut"
+
+
+class Handle(NamedTuple):
+    """A hook that can be closed."""
+
+    hook: object
+
+    def close(self):
+        self.hook.remove()
+
+
+@torch.no_grad
+def without_parentheses(module):
+    return module.first(module.x)
+
+
+@torch.no_grad()
+def generator(module):
+    yield module.first(module.x)
+
+
+def named_context(module):
+    off = torch.no_grad()
+    with off:
+        return module.first(module.x)
+
+
+def by_hand(module):
+    off = torch.no_grad()
+    off.__enter__()
+    hidden = module.first(module.x)
+    off.__exit__(None, None, None)
+    return hidden
+
+
+@pytest.mark.parametrize(
+    ("hidden", "line"),
+    [
+        (without_parentheses, "@torch.no_grad"),
+        (lambda module: next(generator(module)), "@torch.no_grad()"),
+        (named_context, "with off:"),
+        (by_hand, "off.__enter__()"),
+    ],
+    ids=["decorator without parentheses", "generator", "named context", "by hand"],
+)
+def test_gradients_are_switched_off_in_many_ways(hidden, line):
+    places, statuses = find(lambda module: module.second(hidden(module)).mean())
+    assert places == {(line, "no_grad")}
+    assert statuses["first"] == "cut"
+
+
+def test_gradients_that_are_on_again_are_no_cut():
+    def step(module):
+        with torch.no_grad(), torch.enable_grad():
+            hidden = module.first(module.x)
+        return module.second(hidden).mean()
+
+    assert find(step) == (set(), {"first": "reached", "second": "reached", "weights": "unused"})
+
+
+def test_optimizers_between_two_losses_are_no_cut():
+    """The second loss depends on weights that the first one has changed: gradient is not meant to go that way."""
+
+    def step(module):
+        hidden = module.first(module.x)
+        optimizers = [torch.optim.Adam(part.parameters()) for part in (module.second, module.first)]
+        (module.second(hidden.detach()).mean() - module.second(torch.ones(1, 4)).mean()).backward()
+        nn.utils.clip_grad_norm_(module.second.parameters(), 0.1)
+        optimizers[0].step()
+        (-module.second(hidden).mean()).backward()
+        optimizers[1].step()
+
+    (place,), statuses = find(step)
+    assert place[0].startswith("(module.second(hidden.detach())")
+    assert statuses == {"first": "reached", "second": "reached", "weights": "unused"}
+
+
+def test_gradient_that_is_passed_on_by_hand_has_arrived():
+    def step(module):
+        hidden = module.first(module.x)
+        begins = hidden.detach().requires_grad_()
+        module.second(begins).mean().backward()
+        hidden.backward(begins.grad)
+
+    places, statuses = find(step)
+    assert places == {("begins = hidden.detach().requires_grad_()", "detach")}
+    assert statuses == {"first": "reached", "second": "reached", "weights": "unused"}
+
+
+def test_an_integer_that_leaves_torch_may_reach_the_loss():
+    def step(module):
+        answers = module.second(module.first(module.x))
+        best = answers.argmax()
+        return answers[int(best)].sum()
+
+    places, _ = find(step)
+    assert places == {
+        ("best = answers.argmax()", "not differentiable"),
+        ("return answers[int(best)].sum()", "exit"),
+    }
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad=True")
+def test_checkpointing_without_an_input_that_wants_gradient_is_a_cut():
+    def step(module):
+        hidden = checkpoint(module.first, module.x, use_reentrant=True)
+        return module.second(hidden).mean()
+
+    ((line, _),), statuses = find(step)
+    assert line == "hidden = checkpoint(module.first, module.x, use_reentrant=True)"
+    assert statuses["first"] == "cut"
+
+
+def test_a_derivative_of_torch_func_is_no_cut():
+    def step(module):
+        slope = torch.func.grad(lambda row: module.second(module.first(row).tanh()).sum())(module.x)
+        return slope.square().mean()
+
+    places, statuses = find(step)
+    assert not places
+    assert statuses["first"] == "reached"
+
+
+def test_a_detach_in_vmap_is_found():
+    def step(module):
+        rows = torch.vmap(lambda row: module.first(row).detach())(module.x)
+        return module.second(rows).mean()
+
+    places, statuses = find(step)
+    assert places == {("rows = torch.vmap(lambda row: module.first(row).detach())(module.x)", "detach")}
+    assert statuses["first"] == "cut"
+
+
+def test_a_cut_in_another_thread_is_not_called_unused():
+    def step(module):
+        with ThreadPoolExecutor(1) as pool:
+            hidden = pool.submit(lambda: module.first(module.x).detach()).result()
+        return module.second(hidden).mean()
+
+    _, statuses = find(step)
+    assert statuses["first"] != "unused"
