@@ -393,7 +393,7 @@ def test_what_is_only_looked_at_is_not_tried():
         module.last = z.detach().mean()
         return mse_loss(z, module.target)
 
-    (cut,) = rowgrad.find_cuts(module, step).cuts
+    (cut,) = rowgrad.find_cuts(module.body, step).cuts
     assert (cut.kind, cut.reaches_loss, cut.stopped) == ("detach", False, None)
     assert len(runs) == 1
 

@@ -37,14 +37,14 @@ class Flow:
         self._sent: dict[tuple[Node, int], list[Tensor]] = {}
         self._handles: list[Any] = []
 
-    def begin(self, loss: Tensor) -> tuple[list[Tensor], bool]:
-        """Prepares for the backward pass of a loss.
+    def begin(self, losses: Sequence[Tensor]) -> tuple[list[Tensor], bool]:
+        """Prepares for the backward pass of losses.
 
         Returns:
             The leaves of its graph, and whether reentrant checkpointing is in it, which forbids `autograd.grad`.
         """
         is_reentrant = False
-        leaves, seen, waiting = [], set(), [loss.grad_fn]
+        leaves, seen, waiting = [], set(), [loss.grad_fn for loss in losses]
         while waiting:
             node = waiting.pop()
             if node is None or node in seen:
@@ -62,8 +62,8 @@ class Flow:
 
     def run(
         self,
-        loss: Tensor,
-        gradient: Tensor | None,
+        losses: Sequence[Tensor],
+        gradients: Sequence[Tensor | None],
         leaves: Sequence[Tensor],
         *,
         keeps: bool,
@@ -75,8 +75,8 @@ class Flow:
         `Tensor.backward` and `autograd.grad` would leave the mode that sees calls.
 
         Args:
-            loss: its root.
-            gradient: of the root; None for a scalar.
+            losses: its roots.
+            gradients: of the roots; None for a scalar.
             leaves: those whose gradient is wanted; empty for all.
             keeps: whether the graph can be used again.
             creates: whether gradients have a graph.
@@ -84,10 +84,11 @@ class Flow:
         """
         if takes and not leaves:
             return
-        start = torch.ones_like(loss) if gradient is None else gradient
+        pairs = zip(losses, gradients, strict=True)
+        starts = tuple(torch.ones_like(loss) if gradient is None else gradient for loss, gradient in pairs)
         found = _engine_run_backward(
-            (loss,),
-            (start,),
+            tuple(losses),
+            starts,
             keeps,
             creates,
             tuple(leaves),

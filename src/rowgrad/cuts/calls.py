@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.utils.hooks import RemovableHandle
 
 from rowgrad.cuts.state import tensors_in
@@ -54,7 +55,6 @@ class Call:
         off: while gradients are off, the number of the switch.
         is_inside: whether gradients are off in a custom Function's `forward`.
         number: its place among the calls.
-        is_float: of an exit, whether its value is no integer.
     """
 
     name: str
@@ -68,7 +68,6 @@ class Call:
     off: int = 0
     is_inside: bool = False
     number: int = 0
-    is_float: bool = True
 
     @property
     def ends(self) -> bool:
@@ -91,7 +90,7 @@ def kind_of(name: str, args: tuple[Any, ...]) -> str:
         return DETACHING[name]
     if name in LEAVING or (name in COPYING and any(True for _ in tensors_in(args[-1:]))):
         return EXIT
-    return {"register_hook": "hook", "grad": "create_graph"}.get(name, "")
+    return {"register_hook": "hook", "grad": "create_graph", ".data=": ".data", "Parameter": "detach"}.get(name, "")
 
 
 def let_through(name: str, func: Any, *args: Any, **kwargs: Any) -> Any:
@@ -115,12 +114,15 @@ def let_through(name: str, func: Any, *args: Any, **kwargs: Any) -> Any:
 
 
 def nudge(value: Any) -> Any:
-    """A value that is a little larger; integers stay as they are."""
+    """A value that is a little larger; an integer by one."""
     if isinstance(value, list):
         return [nudge(each) for each in value]
     if isinstance(value, np.ndarray):
-        return value + value.dtype.type(NUDGE) if np.issubdtype(value.dtype, np.inexact) else value
-    return value + NUDGE if isinstance(value, float | complex) else value
+        kinds = {"f": NUDGE, "c": NUDGE, "i": 1, "u": 1}
+        return value + value.dtype.type(kinds[value.dtype.kind]) if value.dtype.kind in kinds else value
+    if isinstance(value, bool):
+        return value
+    return value + (1 if isinstance(value, int) else NUDGE) if isinstance(value, int | float | complex) else value
 
 
 def name_of(func: Any) -> str:
@@ -131,10 +133,19 @@ def name_of(func: Any) -> str:
     return getattr(func, "__name__", "")
 
 
+def unwrapped(tensor: Tensor) -> Tensor:
+    """The tensor itself, in transforms of `torch.func`."""
+    while is_functorch_wrapped_tensor(tensor):
+        tensor = get_unwrapped(tensor)
+    return tensor
+
+
 def read_by(name: str, inputs: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """The tensors whose values a call uses."""
     if _VALUELESS.fullmatch(name):
         return []
+    if name == ".data=":
+        return inputs[1:]
     if name in _LIKE:
         return inputs[:1]
     if name in _RUNNING:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction
 
 from rowgrad.cuts.backward import leaf_of
-from rowgrad.cuts.calls import COPYING, EXIT, FUNCTION, Call, Key
+from rowgrad.cuts.calls import COPYING, EXIT, FUNCTION, NUDGE, Call, Key
 from rowgrad.cuts.found import CUT, DEAD, FROZEN, REACHED, UNUSED, Cut, Cuts, ParameterGradient
 from rowgrad.cuts.places import NOWHERE, Place, place_of
 from rowgrad.cuts.state import Kept
@@ -109,17 +109,33 @@ class Group:
 class Pass:
     """One run of a step that leaves no trace.
 
+    Args:
+        module: the module.
+        step: the step.
+        kept: what is put back.
+        before: is called before the step.
+        read: is called after it.
+        **settings: of `Watch`.
+
     Attributes:
         watch: what was seen.
         loss: of the step.
-        read: what `read` returned at its end, before everything was put back.
+        read: what `read` has returned.
     """
 
     def __init__(
-        self, module: nn.Module, step: Step, kept: Kept, read: Callable[[], Any] = lambda: None, **settings: Any
+        self,
+        module: nn.Module,
+        step: Step,
+        kept: Kept,
+        *,
+        before: Callable[[], Any] = lambda: None,
+        read: Callable[[], Any] = lambda: None,
+        **settings: Any,
     ) -> None:
         self.watch = Watch(kept, **settings)
         with kept.put_back():
+            before()
             self.loss = run(step, self.watch, module)
             self.read = read()
 
@@ -209,11 +225,10 @@ class Finder:
     def _find_results_of_functions(self) -> None:
         """Marks the calls that make a custom Function's results, if these have no gradient."""
         for call in self.watch.calls:
-            for tensor in call.inputs:
+            for tensor in call.inputs if not call.is_inside else ():
                 made = self.watch.producers.get(id(tensor))
-                inside = made is not None and made.stack.function is not None
-                if inside and call.stack.function is None and tensor.grad_fn is None and made.wants:
-                    made.kind, made.name = FUNCTION, made.stack.function.__name__
+                if made is not None and made.is_inside and tensor.grad_fn is None and made.wants:
+                    made.kind, made.name = FUNCTION, (made.stack.function or CheckpointFunction).__name__
 
     def _find_ends(self) -> None:
         """Groups the calls that get gradient and send none on by their places."""
@@ -285,19 +300,26 @@ class Finder:
                 continue
             if group.site.operation in COPYING:
                 continue
-            tested = [call for call in group.calls if call.is_float]
-            self.left -= bool(tested)
-            group.reaches = None if not tested or self.left < 0 else self._comes_back(group.key)
+            self.left -= 1
+            group.reaches = None if self.left < 0 else self._comes_back(group.key)
             if group.reaches:
                 found += group.calls
         return found
 
+    def _is_same(self, other: Pass) -> bool:
+        """Whether another run has the same loss, to the last bit."""
+        return other.loss == self.first.loss or (math.isnan(other.loss) and math.isnan(self.first.loss))
+
+    def _forward(self, before: Callable[[], Any] = lambda: None, **settings: Any) -> Pass:
+        """The forward pass again."""
+        return Pass(self.module, self.step, self.kept, before=before, records=False, goes_back=False, **settings)
+
     def _comes_back(self, key: Key) -> bool | None:
         try:
-            nudged = Pass(self.module, self.step, self.kept, nudged=key, records=False)
+            nudged = self._forward(nudged=key)
         except Exception:  # noqa: BLE001 (a step may not stand another value)
             return True
-        return nudged.loss != self.first.loss
+        return not self._is_same(nudged)
 
     def _merge_detached_exits(self) -> None:
         """Drops a detach whose result leaves torch on the same line: `x.detach().numpy()`."""
@@ -316,27 +338,46 @@ class Finder:
             if group.reaches:
                 cut = self._healed(group, cut)
             cuts[group.site] = cut
-        flow = self.watch.flow
+        parameters = self._parameters(needed, cuts)
+        return Cuts(self.first.loss, list(cuts.values()), parameters)
+
+    def _parameters(self, needed: set[int], cuts: dict[Site, Cut]) -> dict[str, ParameterGradient]:
+        """What each parameter gets."""
         owned = {id(p) for one in self.optimizers for group in one.param_groups for p in group["params"]}
-        parameters = {}
+        order = list(cuts)
+        unseen = self._used([p for p in self.parameters.values() if self._status(p, needed) == UNUSED])
+        found = {}
         for name, one in self.module.named_parameters():
-            gradient, places = flow.gradients.get(id(one)), []
-            if not one.requires_grad:
-                status = FROZEN
-            elif gradient is not None and bool(gradient.any()):
-                status = REACHED
-            elif id(one) in flow.leaves:
-                status, places = DEAD, self.dead.get(id(one)) or self._open_at(one)
-            elif id(one) in needed:
-                status = CUT
-                places = self._open_at(one)
-            else:
-                status = UNUSED
-            known = id(one) in owned if self.optimizers else None
-            places = sorted({group.site: group for group in places}.values(), key=groups.index)
-            found = tuple(cuts[group.site] for group in places)
-            parameters[name] = ParameterGradient(name, status, found, known)
-        return Cuts(self.first.loss or 0.0, list(cuts.values()), parameters)
+            status = CUT if id(one) in unseen else self._status(one, needed)
+            dead = self.dead.get(id(one), []) if status == DEAD else []
+            sites = {group.site for group in dead or (self._open_at(one) if status in {CUT, DEAD} else ())}
+            places = tuple(cuts[site] for site in sorted(sites, key=order.index))
+            found[name] = ParameterGradient(name, status, places, id(one) in owned if self.optimizers else None)
+        return found
+
+    def _status(self, parameter: Tensor, needed: set[int]) -> str:
+        gradient = self.watch.flow.gradients.get(id(parameter))
+        if not parameter.requires_grad:
+            return FROZEN
+        if gradient is not None and bool(gradient.any()):
+            return REACHED
+        if id(parameter) in self.watch.flow.leaves:
+            return DEAD
+        return CUT if id(parameter) in needed else UNUSED
+
+    def _used(self, parameters: Sequence[Tensor]) -> set[int]:
+        """The ids of those whose values change the loss after all, as by C++ or another thread."""
+
+        def nudge() -> None:
+            for parameter in parameters:
+                parameter.data.add_(NUDGE)
+
+        if not parameters or self.left < 1 or self._is_same(self._forward(nudge)):
+            return set()
+        if len(parameters) == 1:
+            return {id(parameters[0])}
+        half = len(parameters) // 2
+        return self._used(parameters[:half]) | self._used(parameters[half:])
 
     def _open_at(self, leaf: Tensor) -> list[Group]:
         """The first places on the ways of a leaf's values to the loss."""
@@ -378,7 +419,7 @@ class Finder:
             return replace(cut, withheld=f"it cannot be let through: {in_one_line(error)[:200]}")
         if not healed.watch.hits:
             return replace(cut, withheld="the step did not come by here a second time")
-        if healed.loss != self.first.loss:
+        if not self._is_same(healed):
             return replace(cut, withheld="no numbers: the loss of a second run is another")
         before, after = self.watch.flow.gradients, healed.watch.flow.gradients
         parameters = tuple(n for n, one in self.parameters.items() if _is_new(before.get(id(one)), after.get(id(one))))
@@ -391,7 +432,7 @@ class Finder:
     def _let_through(self, group: Group) -> Pass:
         with _without_hooks(group.key, self.leaves, self.names) as count:
             read = lambda: [tap.grad for tap in self.taps]  # noqa: E731
-            healed = Pass(self.module, self.step, self.kept, read, healed=group.key, records=False)
+            healed = Pass(self.module, self.step, self.kept, read=read, healed=group.key, records=False)
         healed.watch.hits += count
         return healed
 
@@ -451,6 +492,8 @@ def _why_not(group: Group) -> str:
     kind, operation = group.site.kind, group.site.operation
     if kind == "zero derivative":
         return NO_DERIVATIVE
+    if operation == CheckpointFunction.__name__:
+        return "reentrant checkpointing needs an input that requires gradient; use_reentrant=False does not"
     if kind == FUNCTION:
         return "its backward decides; there is nothing to let through"
     if kind == "not differentiable":

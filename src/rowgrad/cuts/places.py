@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _OWN = str(Path(__file__).parent)
 _TORCH = Path(torch.__file__).parent
 _HIDDEN = (f"{_TORCH}{os.sep}", f"{_OWN}{os.sep}", contextlib.__file__, functools.__file__)
+_OPTIMIZERS = f"{_TORCH}{os.sep}optim{os.sep}"
 _DECORATORS = str(_TORCH / "utils" / "_contextlib.py")  # wraps functions under `@torch.no_grad()`
 _MODULE_CALL = nn.Module._call_impl.__code__  # noqa: SLF001
 
@@ -65,6 +66,7 @@ class Stack(NamedTuple):
         function: the custom Function whose `forward` runs.
         run: a number that tells one run of that `forward` from another.
         callers: the names of the functions between `place` and the call, innermost first.
+        in_optimizer: whether an optimizer makes the call.
     """
 
     place: Place
@@ -72,6 +74,7 @@ class Stack(NamedTuple):
     function: type | None = None
     run: int = 0
     callers: tuple[str, ...] = ()
+    in_optimizer: bool = False
 
 
 def look(*, in_function: bool = False, names: bool = False) -> Stack:
@@ -82,7 +85,7 @@ def look(*, in_function: bool = False, names: bool = False) -> Stack:
         names: whether to collect `callers`, and to name the decorator's line of a decorated function.
     """
     place = module = function = None
-    run, callers = 0, []
+    run, callers, in_optimizer = 0, [], False
     functions = _forwards() if in_function else {}
     for frame in _frames(sys._getframe(1)):  # noqa: SLF001
         code = frame.f_code
@@ -93,6 +96,8 @@ def look(*, in_function: bool = False, names: bool = False) -> Stack:
             place = module = None
         elif place is None and not _is_hidden(code.co_filename):
             place = Place(code.co_filename, frame.f_lineno, code.co_qualname)
+        elif place is None and code.co_filename.startswith(_OPTIMIZERS):
+            in_optimizer = True
         elif names and place is None:
             callers.append(code.co_qualname)
             if code.co_filename == _DECORATORS and "func" in frame.f_locals:
@@ -100,7 +105,7 @@ def look(*, in_function: bool = False, names: bool = False) -> Stack:
                 place = None if _is_hidden(first.file) else _decorator(first, code.co_name)
         if place and module and not in_function:
             break
-    return Stack(place or NOWHERE, module, function, run, tuple(callers))
+    return Stack(place or NOWHERE, module, function, run, tuple(callers), in_optimizer)
 
 
 def place_of(function: Any) -> Place:

@@ -29,6 +29,7 @@ class Values:
         self.open: dict[int, int] = {}  # bits of those that its gradient reaches
         self._leaf_bits = {id(leaf): 1 << place for place, leaf in enumerate(leaves)}
         self._read: list[tuple[int, int]] = []  # bits that each call reads: of values, and of open ways
+        self._reads: list[list[int]] = []  # ids of the tensors that each call reads
         self._written: list[list[int]] = []  # ids of the tensors that each call changes
         self._lost: list[list[int]] = []  # those of them whose gradient it loses
         self._smuggled: dict[int, int] = {}  # bits that come in through memory that a call has given without gradient
@@ -41,10 +42,16 @@ class Values:
         self.open |= self._leaf_bits
         for call in self.calls:
             bits = is_open = 0
+            self._reads.append([id(tensor) for tensor in call.inputs])
             for tensor in call.inputs:
+                memory = sharing.setdefault(memory_of(tensor), {})
+                if id(tensor) not in memory and memory:  # made out of sight, as by numpy
+                    self._reads[-1] += memory
+                    for one in memory:
+                        bits |= self.sources.get(one, 0)
+                memory[id(tensor)] = tensor
                 bits |= self.sources.get(id(tensor), 0)
                 is_open |= self.open.get(id(tensor), 0)
-                sharing.setdefault(memory_of(tensor), {})[id(tensor)] = tensor
             self._read.append((bits, is_open))
             lost = {id(tensor) for tensor in call.lost} if call.ends else set()
             changed = {id(tensor) for tensor in call.inputs} & {id(tensor) for tensor in call.outputs}
@@ -57,7 +64,7 @@ class Values:
                 for one, other in others.items():
                     self.sources[one] = self.sources.get(one, 0) | bits
                     if one in lost:
-                        self.open[one] = 0
+                        self.open[one] = self._leaf_bits.get(one, 0)
                     elif other is tensor or _base(other) is _base(tensor):
                         self.open[one] = self.open.get(one, 0) | is_open
                     elif (maker := makers.get(id(tensor))) is not None:  # written to behind autograd's back
@@ -104,7 +111,7 @@ class Values:
             if call.number in leaving or not ids.isdisjoint(self._written[call.number]):
                 if call.number in leaving or not call.lost or not ids.isdisjoint(self._lost[call.number]):
                     numbers.add(call.number)
-                ids.update(id(tensor) for tensor in call.inputs)
+                ids.update(self._reads[call.number])
         return ids, numbers
 
 

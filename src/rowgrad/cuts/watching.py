@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -11,11 +12,22 @@ from unittest.mock import patch
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
 
 from rowgrad.cuts.backward import Flow, leaf_of
-from rowgrad.cuts.calls import IN_PLACE, LEAVING, REPLACING, Call, Key, kind_of, let_through, name_of, nudge, read_by
+from rowgrad.cuts.calls import (
+    IN_PLACE,
+    LEAVING,
+    REPLACING,
+    Call,
+    Key,
+    kind_of,
+    let_through,
+    name_of,
+    nudge,
+    read_by,
+    unwrapped,
+)
 from rowgrad.cuts.places import look
 from rowgrad.cuts.state import tensors_in
 from rowgrad.errors import UserError
@@ -28,6 +40,9 @@ if TYPE_CHECKING:
     from rowgrad.cuts.state import Kept
 
 Step = Callable[[], Any]
+
+
+_BACKWARD = (Tensor.backward, torch.autograd.backward)
 
 
 class Root(NamedTuple):
@@ -45,6 +60,7 @@ class Watch(TorchFunctionMode):
         healed: is let through.
         nudged: is an exit whose value is changed a little.
         records: whether calls are recorded.
+        goes_back: whether the losses that the step returns have a backward pass.
 
     Attributes:
         calls: in their order.
@@ -57,10 +73,16 @@ class Watch(TorchFunctionMode):
     """
 
     def __init__(
-        self, kept: Kept, *, healed: Key | None = None, nudged: Key | None = None, records: bool = True
+        self,
+        kept: Kept,
+        *,
+        healed: Key | None = None,
+        nudged: Key | None = None,
+        records: bool = True,
+        goes_back: bool = True,
     ) -> None:
         super().__init__()
-        self.kept, self.healed, self.nudged, self.records = kept, healed, nudged, records
+        self.kept, self.healed, self.nudged, self.records, self.goes_back = kept, healed, nudged, records, goes_back
         self.calls: list[Call] = []
         self.roots: list[Root] = []
         self.producers: dict[int, Call] = {}
@@ -70,7 +92,7 @@ class Watch(TorchFunctionMode):
         self.hits = 0
         self._switch: Key | None = None  # what has switched gradients off
         self._switches = 0
-        self._is_apart = False  # in a backward pass or an optimizer's step, which are no part of the forward pass
+        self._is_apart = False  # in a backward pass, which is no part of the forward pass
 
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -78,8 +100,8 @@ class Watch(TorchFunctionMode):
         name, more = name_of(func), dict(kwargs or {})
         if name == "_set_grad_enabled" and (self.healed or not self._is_apart):
             return None if self._switches_off(on=bool(args[0])) else func(*args, **more)
-        if func is Tensor.backward and not self._is_apart:
-            return self._backward(*args, **more)
+        if func in _BACKWARD and not self._is_apart:
+            return self._backward(**_asked(func, args, more))
         key = self._key(name, args)
         if key is not None and key == self.healed:
             self.hits += 1
@@ -103,24 +125,24 @@ class Watch(TorchFunctionMode):
         return self._switch is None and not torch.is_grad_enabled()
 
     def _recorded(self, name: str, func: Any, *args: Any, **kwargs: Any) -> Any:
-        inputs = [*tensors_in(args), *tensors_in(kwargs)]
+        inputs = [unwrapped(tensor) for tensor in (*tensors_in(args), *tensors_in(kwargs))]
         self._prepare(inputs, changes=bool(IN_PLACE.fullmatch(name)) or "out" in kwargs)
         call = Call(name, look(in_function=self._in_function()), read_by(name, inputs, args, kwargs))
         call.wants = any(tensor.requires_grad for tensor in call.inputs)
         call.kind, call.is_inside, call.off = kind_of(name, args), self._in_function(), self._switches
         call.switch = None if torch.is_grad_enabled() else self._switch
-        call.is_float = any(tensor.is_floating_point() or tensor.is_complex() for tensor in inputs[:1])
         versions = [_version(tensor) for tensor in inputs]
         result = func(*args, **kwargs)
         changed = [one for one, before in zip(inputs, versions, strict=True) if _version(one) != before]
         if name in REPLACING:
             changed = inputs[:1]
         same = {id(tensor) for tensor in inputs}
-        call.outputs = [tensor for tensor in tensors_in(result) if id(tensor) not in same] + changed
+        made = [unwrapped(tensor) for tensor in tensors_in(result)]
+        call.outputs = [tensor for tensor in made if id(tensor) not in same] + changed
         call.lost = [tensor for tensor in call.outputs if tensor.grad_fn is None]
         if name == "register_hook":
             self.hooks.append(call)
-        elif call.outputs or name in LEAVING:
+        elif (call.outputs or name in LEAVING) and not call.stack.in_optimizer:
             self._add(call)
         return result
 
@@ -172,6 +194,8 @@ class Watch(TorchFunctionMode):
             self._switch = None if on else self._switch
             return False
         stack = look(names=True)
+        if stack.in_optimizer:
+            return False
         kind = "no_grad" if any(name.startswith("no_grad.") for name in stack.callers) else "set_grad_enabled"
         return self._turn_off(Key(kind, stack.place))
 
@@ -194,11 +218,27 @@ class Watch(TorchFunctionMode):
             for part in module.modules():
                 if isinstance(part, DistributedDataParallel):
                     stack.enter_context(part.no_sync())
-            stack.callback(register_optimizer_step_pre_hook(lambda *_: self._set_apart(on=True)).remove)
-            stack.callback(register_optimizer_step_post_hook(lambda *_: self._set_apart(on=False)).remove)
+            stack.enter_context(self._parameters_watched())
             stack.enter_context(self._inference_watched())
             stack.enter_context(self)
             yield self
+
+    @contextmanager
+    def _parameters_watched(self) -> Generator[None]:
+        """Sees `nn.Parameter(x)` too."""
+        make: Any = nn.Parameter.__new__
+
+        def make_watched(cls: Any, data: Any = None, requires_grad: bool = True) -> Any:
+            if not isinstance(data, Tensor) or self._is_apart:
+                return make(cls, data, requires_grad)
+            if self.healed == Key("detach", look().place) and data.requires_grad:
+                self.hits += 1
+                return data.view_as(data)
+            plain = partial(make, cls)
+            return (partial(self._recorded, "Parameter", plain) if self.records else plain)(data, requires_grad)
+
+        with patch.object(nn.Parameter, "__new__", make_watched):
+            yield
 
     @contextmanager
     def _inference_watched(self) -> Generator[None]:
@@ -214,50 +254,57 @@ class Watch(TorchFunctionMode):
         with patch.object(torch.inference_mode, "__enter__", enter_watched):
             yield
 
-    def _set_apart(self, *, on: bool) -> None:
-        self._is_apart = on
-
     def _backward(
         self,
-        loss: Tensor,
-        gradient: Tensor | None = None,
+        losses: Sequence[Tensor],
+        gradients: Sequence[Tensor | None],
         retain_graph: bool | None = None,
         create_graph: bool = False,
-        inputs: Any = None,
+        inputs: Sequence[Tensor] = (),
         *,
         is_own: bool = False,
     ) -> None:
-        """As `Tensor.backward`; a pass that is not the step's but `is_own` leaves `.grad` of all tensors alone."""
-        self.roots.append(Root(loss, len(self.calls)))
-        leaves, is_reentrant = self.flow.begin(loss)
+        """As `torch.autograd.backward`; a pass that `is_own`, not the step's, leaves `.grad` of all tensors alone."""
+        self.roots += [Root(loss, len(self.calls)) for loss in losses]
+        leaves, is_reentrant = self.flow.begin(losses)
         for leaf in leaves:
             self.kept.keep(leaf)
         self._is_apart = True
         keeps = retain_graph or create_graph or self.healed is not None  # what was apart may now be one graph
         takes = is_own and not is_reentrant and not self.kept.has_taps  # a tap reads `.grad`
-        chosen = (
-            [one for one in leaves if one.requires_grad]
-            if takes
-            else [inputs]
-            if isinstance(inputs, Tensor)
-            else list(inputs or ())
-        )
+        chosen = [one for one in leaves if one.requires_grad] if takes else inputs
         try:
             with self:  # for what is computed anew in it, as in checkpointing
-                self.flow.run(loss, gradient, chosen, keeps=keeps, creates=create_graph, takes=takes)
+                self.flow.run(losses, gradients, chosen, keeps=keeps, creates=create_graph, takes=takes)
         finally:
             self._is_apart = False
             self.flow.end()
 
     def finish(self, losses: Sequence[Tensor]) -> None:
         """Runs the backward pass of the losses that the step has returned, unless it has done its own."""
-        if self.nudged is None and not self.roots:
+        if self.goes_back and not self.roots:
             total = sum(loss.sum() for loss in losses if loss.requires_grad)
             if isinstance(total, Tensor):
-                self._backward(total, is_own=True)
+                self._backward([total], [None], is_own=True)
             self.roots = [Root(loss, len(self.calls)) for loss in losses]
         for leaf in self.kept.leaves():
             self.flow.take(leaf)
+
+
+def _asked(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """What a call of a backward pass asks for, as arguments of `Watch._backward`."""
+    given = inspect.signature(func).bind(*args, **kwargs).arguments
+    names = ("self", "gradient") if func is Tensor.backward else ("tensors", "grad_tensors")
+    losses, gradients = (given.pop(name, None) for name in names)
+    inputs = given.pop("inputs", None)
+    losses = [losses] if isinstance(losses, Tensor) else list(losses or ())
+    gradients = [gradients] if isinstance(gradients, Tensor) else gradients
+    return {
+        "losses": losses,
+        "gradients": list(gradients or [None] * len(losses)),
+        "inputs": [inputs] if isinstance(inputs, Tensor) else list(inputs or ()),
+        **{name: value for name, value in given.items() if name in {"retain_graph", "create_graph"}},
+    }
 
 
 def _version(tensor: Tensor) -> int:
@@ -269,11 +316,11 @@ def is_watched() -> bool:
     return any(isinstance(mode, Watch) for mode in _get_current_function_mode_stack())
 
 
-def run(step: Step, watch: Watch, module: nn.Module) -> float | None:
+def run(step: Step, watch: Watch, module: nn.Module) -> float:
     """Runs a step and its backward pass.
 
     Returns:
-        The loss, or the sum of the losses; None if a nudged step has none.
+        The loss, or the sum of the losses.
 
     Raises:
         UserError: the step gives no loss.
