@@ -84,7 +84,7 @@ def test_a_detach_of_a_library_is_named_in_the_library():
     (cut,) = [cut for cut in found.cuts if cut.reaches_loss and cut.kind == "detach"]
     assert cut.file == vision.optical_flow.raft.__file__
     assert cut.code.startswith("coords1 = coords1.detach()")
-    assert cut.count == 2
+    assert cut.count == 1  # of two updates: the first one begins with pixels that want no gradient
     assert {one.status for one in found.parameters.values()} == {"reached"}
 
 
