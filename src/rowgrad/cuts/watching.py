@@ -316,11 +316,11 @@ def is_watched() -> bool:
     return any(isinstance(mode, Watch) for mode in _get_current_function_mode_stack())
 
 
-def run(step: Step, watch: Watch, module: nn.Module) -> float:
+def run(step: Step, watch: Watch, module: nn.Module) -> Tensor:
     """Runs a step and its backward pass.
 
     Returns:
-        The loss, or the sum of the losses.
+        The losses, in 64 bits.
 
     Raises:
         UserError: the step gives no loss.
@@ -331,7 +331,7 @@ def run(step: Step, watch: Watch, module: nn.Module) -> float:
     found = [root.tensor for root in watch.roots] or losses
     if not found:
         raise UserError("step returned no loss. Accepted: a scalar tensor, or what a training_step returns.")
-    return float(torch.stack([loss.detach().double().sum() for loss in found]).sum())
+    return torch.stack([loss.detach().double().sum() for loss in found]).cpu()
 
 
 def losses_of(output: Any) -> list[Tensor]:
