@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from rowgrad.cuts.lightning import TrainingStep
+from rowgrad.cuts.watching import is_watched
 from rowgrad.scenario.rows import name_rows
 from rowgrad.watch.csv_file import NormsFile, open_norms_file
 from rowgrad.watch.loggers import LIVE, Log, add_facts, save_loggers, writers
@@ -280,7 +281,7 @@ class RowGradientRecorder(pl.Callback):
         """Records a step of which Lightning does not tell: of an optimizer that is called without its wrapper."""
         assert self.recording is not None
         has_closure = bool(args[1:]) or kwargs.get("closure") is not None  # so does Lightning call it
-        if self._announced is not None or has_closure:
+        if self._announced is not None or has_closure or is_watched():
             return
         number = _number_of(optimizer, [known.param_groups for known in self._trainer.optimizers])
         if number is not None:
@@ -421,7 +422,7 @@ class Recorder:
 
     def _before_any_step(self, optimizer: Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Takes the weights before they move. `step` then completes the record."""
-        if args[1:] or kwargs.get("closure") is not None:  # the gradient is computed inside
+        if args[1:] or kwargs.get("closure") is not None or is_watched():  # the gradient is computed inside
             return
         known = [one.param_groups for one in self._several] or [[{"params": list(self.recording.module.parameters())}]]
         number = _number_of(optimizer, known)
