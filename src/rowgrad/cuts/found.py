@@ -122,25 +122,46 @@ class Cuts:
         return "\n".join(self._lines())
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        """The places as a table, and the rest as text."""
+        head = "".join(f"<th style='text-align:left'>{words}</th>" for words in ("", "place", "kind", "what it costs"))
+        rows = "".join(
+            f"<tr><td>{number}</td><td style='text-align:left'><b>{html.escape(cut.place)}</b>"
+            f"<br><code>{html.escape(cut.code)}</code><br>{html.escape(_where(cut))}</td>"
+            f"<td style='text-align:left'>{html.escape(cut.maker)}</td>"
+            f"<td style='text-align:left'>{'<br>'.join(map(html.escape, _costs(cut)))}</td></tr>"
+            for number, cut in enumerate(self.on_the_way, 1)
+        )
+        table = f"<table><tr>{head}</tr>{rows}</table>" if rows else ""
+        before, after = ("\n".join(lines) for lines in (self._head(), self._tail()))
+        return f"<pre>{html.escape(before)}</pre>{table}<pre>{html.escape(after.strip())}</pre>"
 
     def _lines(self) -> list[str]:
-        wanting = [one for one in self.parameters.values() if one.status != FROZEN]
-        without, cuts = self.without_gradient(), self.on_the_way
-        places = f"{len(cuts)} place{'s' * (len(cuts) != 1)}" if cuts else "no place"
-        lines = _wrapped(f"On the way to the loss, gradient ends at {places}.")
-        lines += _wrapped(
-            f"{len(without)} of {len(wanting)} parameters that want gradient get none."
-            if without
-            else f"All {len(wanting)} parameters that want gradient get some."
-        )
-        for number, cut in enumerate(cuts, 1):
+        lines = self._head()
+        for number, cut in enumerate(self.on_the_way, 1):
             lines += ["", *_described(number, cut)]
+        return lines + self._tail()
+
+    def _head(self) -> list[str]:
+        count, without = len(self.on_the_way), len(self.without_gradient())
+        wanting = without + sum(one.status == REACHED for one in self.parameters.values())
+        places = f"{count} place{'s' * (count != 1)}" if count else "no place"
+        return [
+            *_wrapped(f"On the way to the loss, gradient ends at {places}."),
+            *_wrapped(
+                f"{without} of {wanting} parameters that want gradient get none."
+                if without
+                else f"All {wanting} parameters that want gradient get some."
+            ),
+        ]
+
+    def _tail(self) -> list[str]:
+        lines: list[str] = []
+        without = self.without_gradient()
         if without:
             lines += ["", "Parameters without gradient:"]
             for status in (CUT, DEAD, UNUSED):
                 lines += self._listed(status, [one for one in without if one.status == status])
-        if loose := [one.name for one in wanting if one.optimizer is False]:
+        if loose := [one.name for one in self.parameters.values() if one.status != FROZEN and one.optimizer is False]:
             lines += ["", *_wrapped(f"In no optimizer: {_names(loose)}")]
         if frozen := [one.name for one in self.parameters.values() if one.status == FROZEN]:
             lines += ["", *_wrapped(f"Frozen (requires_grad is False): {_names(frozen)}")]
@@ -169,25 +190,33 @@ class Cuts:
 
 
 def _described(number: int, cut: Cut) -> list[str]:
-    shape = "×".join(map(str, cut.shape)) or "a scalar"
-    times = "" if cut.count == 1 else f", {cut.count} times"
-    where = f"in {cut.function}" + (f" ({cut.module})" if cut.module else "")
-    lines = _wrapped(f"{number}. {cut.place}  {cut.maker}", "", "   ")
-    lines += _wrapped(f"{where}, {shape}{times}", "   ")
+    lines = _wrapped(f"{number}. {cut.place}  {cut.maker}", "", "   ") + _wrapped(_where(cut), "   ")
     lines += ["     " + textwrap.shorten(cut.code, WIDTH - 5, placeholder=" …")] if cut.code else []
-    if cut.reaches_loss is None:
-        lines += _wrapped("values leave torch here; whether they come back is unknown", "   ")
-    if cut.withheld:
-        return lines + _wrapped(cut.withheld, "   ")
-    names = [*cut.parameters, *cut.inputs]
+    for words in _costs(cut):
+        lines += _wrapped(words, "   ")
+    return lines
+
+
+def _where(cut: Cut) -> str:
+    """The function, the module, the shape, and how often."""
+    shape = "×".join(map(str, cut.shape)) or "a scalar"
+    module = f" ({cut.module})" if cut.module else ""
+    return f"in {cut.function}{module}, {shape}{'' if cut.count == 1 else f', {cut.count} times'}"
+
+
+def _costs(cut: Cut) -> list[str]:
+    """What letting the place through changes, or why that is unknown."""
+    unknown = ["values leave torch here; whether they come back is unknown"] if cut.reaches_loss is None else []
+    if cut.withheld or cut.stopped is None:
+        return [*unknown, *([cut.withheld] if cut.withheld else [])]
     if not cut.stopped:
-        return lines + _wrapped("let through alone, it changes nothing", "   ")
+        return ["let through alone, it changes nothing"]
+    names = [*cut.parameters, *cut.inputs]
     reached = (
         f"without it, gradient would reach {_names(names)}" if names else "without it, nothing more would be reached"
     )
-    lines += _wrapped(reached, "   ")
     angle = "" if cut.cosine is None else f"; cosine with and without it {cut.cosine:.4f}"
-    return lines + _wrapped(f"it stops {cut.stopped:.1%} of the squared gradient{angle}", "   ")
+    return [reached, f"it stops {cut.stopped:.1%} of the squared gradient{angle}"]
 
 
 def _wrapped(words: str, indent: str = "", more: str | None = None) -> list[str]:
