@@ -12,7 +12,7 @@ from rowgrad.results.run import open_run
 from rowgrad.results.runs import find_baseline, find_control
 from rowgrad.results.sentences import describe_comparison
 from rowgrad.scenario.scenario import Scenario
-from rowgrad.scenario.zeros import ZeroCause, find_zero_cause
+from rowgrad.scenario.zeros import ZeroCause, Zeros, find_zeros
 from rowgrad.watch.wording import describe_cut, describe_zeros
 
 SHAPE = Shape(28, 20, 3, 10)
@@ -59,7 +59,10 @@ def zeros(settings):
 @pytest.mark.parametrize(("found", "settings"), [(found, case) for found, cases in CASES.items() for case in cases])
 def test_the_cause_of_zeros_is_the_one_that_autograd_shows(found, settings):
     scenario = Scenario(height=SHAPE.height, **settings)
-    assert find_zero_cause(scenario, SHAPE) is found
+    images = torch.randn(12, SHAPE.channels, SHAPE.height, SHAPE.width)
+    causes = find_zeros(scenario, images, 1, {row: [2] for row in range(SHAPE.height)})
+    selected = tuple(row for row, chosen in enumerate(scenario.chosen) if chosen)
+    assert causes == ([] if found is ZeroCause.NONE else [Zeros(found, selected)])
     if scenario.is_noop or found is ZeroCause.NONE:
         assert scenario.is_noop or not zeros(settings)
         return
@@ -70,7 +73,7 @@ def test_the_cause_of_zeros_is_the_one_that_autograd_shows(found, settings):
 
 def test_the_words_say_that_detach_is_off_where_it_is():
     both = (Scenario(detach=detach, route="exclude", height=28) for detach in (True, False))
-    on, off = (describe_zeros(ZeroCause.LOSS, scenario) for scenario in both)
+    (on,), (off,) = (describe_zeros([Zeros(ZeroCause.LOSS, (3,))], scenario) for scenario in both)
     assert on.startswith("the loss, not detach: ")
     assert off == f"{on} (detach is off here)"
 
