@@ -19,7 +19,7 @@ from rowgrad.results.paired import compare_pairs, percent, spread
 from rowgrad.results.runs import RunGroup, find_baseline, find_control, finite, identical
 from rowgrad.scenario.rows import name_rows
 from rowgrad.scenario.settings import state_words
-from rowgrad.scenario.zeros import ZeroCause
+from rowgrad.scenario.zeros import AT_SOME, ZeroCause
 from rowgrad.watch.norms import arriving
 from rowgrad.watch.quantities import COSINE, FACTS, RATIO
 from rowgrad.watch.wording import (
@@ -184,6 +184,7 @@ def _on_zeros(zeros: Zeros, pairs: Pairs) -> str:
     if zeros.cause is not ZeroCause.DETACH:
         return f"{words}, not detach, with it and without"
     stopped = compare_pairs(pairs, "cut_fraction")
+    words += f" ({AT_SOME} does)" * zeros.partly
     return words + (f" and stops {percent(stopped.mean)} of the squared gradient" if stopped else "")
 
 

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from rowgrad.scenario.scenario import Scenario
 
 PROBES = 16  # steps at which a row is probed, at most
-_PART = re.compile(r"(?P<cause>[a-z ]+?)(?: \((?P<place>[^()]*)\))?: (?P<rows>[^;]+)")
+AT_SOME = "at some steps the operation"
+_PART = re.compile(rf"(?P<cause>[a-z ]+?)(?: \((?P<place>[^()]*)\))?(?P<partly>, {AT_SOME})?: (?P<rows>[^;]+)")
 
 
 class ZeroCause(Enum):
@@ -41,11 +42,13 @@ class Zeros:
     Attributes:
         cause: what makes the zeros.
         rows: indices of the rows.
+        partly: whether another cause, the operation, makes these rows' zeros at some steps.
         place: the file and line of the cause; empty if it is unknown.
     """
 
     cause: ZeroCause
     rows: tuple[int, ...]
+    partly: bool = False
     place: str = ""
 
 
@@ -72,29 +75,18 @@ def find_zeros(scenario: Scenario, images: Tensor, seed: int, steps: Mapping[int
     def causes(step: int) -> list[ZeroCause]:
         return _causes(probe, images, Draw(seed, step))
 
-    def cause(row: int) -> ZeroCause:
-        found = ZeroCause.NONE
-        for step in _spread(steps[row]):
-            at_step = causes(step)[row]
-            if at_step is ZeroCause.DETACH:
-                return at_step
-            if at_step is not ZeroCause.NONE:
-                found = at_step
-        return found
-
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        return _by_cause({row: cause(row) for row in steps})
+        return _by_cause({row: {causes(step)[row] for step in _spread(some)} for row, some in steps.items()})
 
 
 def merge_zeros(found: Iterable[Sequence[Zeros]]) -> list[Zeros]:
     """The zeros of several runs: a row's cause is detach if it is detach in one of them."""
-    causes: dict[int, ZeroCause] = {}
+    causes: dict[int, set[ZeroCause]] = {}
     places: dict[ZeroCause, str] = {}
     for part in (part for zeros in found for part in zeros):
         places.setdefault(part.cause, part.place)
         for row in part.rows:
-            if causes.get(row) is not ZeroCause.DETACH:
-                causes[row] = part.cause
+            causes.setdefault(row, set()).update({part.cause, *([ZeroCause.OPERATION] if part.partly else [])})
     return _by_cause(causes, places)
 
 
@@ -108,7 +100,8 @@ def zeros_text(zeros: Sequence[Zeros], height: int) -> str:
     parts = []
     for part in zeros:
         rows = name_rows([row in part.rows for row in range(height)]).replace("–", "-")
-        parts.append(f"{part.cause.value}{f' ({part.place})' if part.place else ''}: {rows}")
+        place, partly = f" ({part.place})" if part.place else "", f", {AT_SOME}" * part.partly
+        parts.append(f"{part.cause.value}{place}{partly}: {rows}")
     return "; ".join(parts)
 
 
@@ -123,7 +116,7 @@ def read_zeros(text: str, height: int) -> list[Zeros]:
             rows = set(range(height))
         if part["cause"] in causes:
             inside = tuple(sorted(row for row in rows if row < height))
-            found.append(Zeros(causes[part["cause"]], inside, part["place"] or ""))
+            found.append(Zeros(causes[part["cause"]], inside, bool(part["partly"]), part["place"] or ""))
     return found
 
 
@@ -159,11 +152,11 @@ def _spread(steps: Sequence[int]) -> Sequence[int]:
     return steps[:: -(-len(steps) // PROBES) or 1]
 
 
-def _by_cause(causes: Mapping[int, ZeroCause], places: Mapping[ZeroCause, str] | None = None) -> list[Zeros]:
-    """The rows of each cause, the most frequent cause first."""
-    found = [
-        Zeros(cause, tuple(sorted(row for row in causes if causes[row] is cause)), (places or {}).get(cause, ""))
-        for cause in ZeroCause
-        if cause is not ZeroCause.NONE
-    ]
-    return sorted((zeros for zeros in found if zeros.rows), key=lambda zeros: -len(zeros.rows))
+def _by_cause(causes: Mapping[int, set[ZeroCause]], places: Mapping[ZeroCause, str] | None = None) -> list[Zeros]:
+    """The rows by cause, the most frequent cause first, from all causes of each row's zeros."""
+    rows: dict[tuple[ZeroCause, bool], list[int]] = {}
+    for row in sorted(causes):
+        if made := [cause for cause in ZeroCause if cause in causes[row] - {ZeroCause.NONE}]:
+            rows.setdefault((made[0], len(made) > 1), []).append(row)
+    found = [Zeros(cause, tuple(some), partly, (places or {}).get(cause, "")) for (cause, partly), some in rows.items()]
+    return sorted(found, key=lambda zeros: -len(zeros.rows))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rowgrad.scenario.rows import name_rows
 from rowgrad.scenario.settings import STATE
-from rowgrad.scenario.zeros import ZeroCause
+from rowgrad.scenario.zeros import AT_SOME, ZeroCause
 from rowgrad.watch.norms import FAINT, FIRST, LAST, contrast, cut_fraction, first_and_last
 from rowgrad.watch.quantities import ARRIVES, REACHES
 
@@ -37,7 +37,8 @@ def name_causes(zeros: Sequence[Zeros]) -> str:
 
 
 def _name_cause(part: Zeros, *, of_several: bool) -> str:
-    place = f" ({part.place})" if part.place else ""
+    notes = "; ".join(filter(None, [part.place, AT_SOME * part.partly]))
+    place = f" ({notes})" if notes else ""
     rows = f" for {listed_rows(part.rows)}" if of_several else ""
     return f"{part.cause.value}{place}{rows}" + ("" if part.cause is ZeroCause.DETACH else ", not detach")
 
