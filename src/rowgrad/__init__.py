@@ -2,14 +2,17 @@
 
 The packages follow the path of a batch: `data` -> `scenario` -> `model` -> `watch` -> `results`; `training` puts them
 together. The names below are public. Importing `rowgrad` imports nothing heavy: each name is imported at its first use.
-`RowTap`, `RowGradientRecorder`, `Recorder`, `Quantity`, `Watched`, `Draw` and `UserError` need torch, Lightning and
-TensorBoard. The other names need the extra `pipeline`.
+`find_cuts`, `CutFinder`, `Cuts`, `Cut`, `RowTap`, `RowGradientRecorder`, `Recorder`, `Quantity`, `Watched`, `Draw` and
+`UserError` need torch, Lightning and TensorBoard. The other names need the extra `pipeline`.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rowgrad.cuts.finder import find_cuts as find_cuts
+    from rowgrad.cuts.found import Cut as Cut
+    from rowgrad.cuts.found import Cuts as Cuts
     from rowgrad.data.sources import DataSet as DataSet
     from rowgrad.data.sources import Images as Images
     from rowgrad.errors import UserError as UserError
@@ -21,11 +24,15 @@ if TYPE_CHECKING:
     from rowgrad.tap import RowTap as RowTap
     from rowgrad.tap import Watched as Watched
     from rowgrad.training.command import train as train
+    from rowgrad.watch.cut_finder import CutFinder as CutFinder
     from rowgrad.watch.quantities import Quantity as Quantity
     from rowgrad.watch.recorder import Recorder as Recorder
     from rowgrad.watch.recorder import RowGradientRecorder as RowGradientRecorder
 
 _MODULES = {
+    "Cut": "cuts.found",
+    "CutFinder": "watch.cut_finder",
+    "Cuts": "cuts.found",
     "DataSet": "data.sources",
     "Draw": "randomness",
     "Images": "data.sources",
@@ -38,6 +45,7 @@ _MODULES = {
     "Scenario": "scenario.scenario",
     "UserError": "errors",
     "Watched": "tap",
+    "find_cuts": "cuts.finder",
     "open_run": "results.run",
     "train": "training.command",
 }

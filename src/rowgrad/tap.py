@@ -183,6 +183,11 @@ class RowTap(nn.Module):
         lists = {"listeners": [], "_holders": {}, "_sums": []}
         return {**lists, "earlier": None, "_images": None, "_latest": None, "_call": 0, "_is_over": False}
 
+    def begin_anew(self, *, on: bool) -> None:
+        """Drops all that it holds. What it held is as before if the values of its attributes are put back."""
+        self.__dict__ |= self._empty()
+        self.enabled = on
+
     def __getstate__(self) -> dict[str, Any]:
         """Copies and files begin without gradients."""
         return self.__dict__ | self._empty()

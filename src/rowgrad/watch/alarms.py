@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
+from torch import nn
 
 from rowgrad.watch.quantities import LAYER_GRAD, TOTAL
 
@@ -34,6 +35,8 @@ class Alarms:
         self._said: set[str] = set()
         self._first: dict[str, list[float]] = {}  # the first norms of each series
         self._faint: dict[str, int] = {}  # for how many steps each series has been faint
+        self._zeros: dict[str, tuple[int, Tensor]] = {}  # of how many steps, and which rows have been 0 in all of them
+        self.zero_rows: dict[str, list[bool]] = {}  # which rows were exactly 0 in the first `LONG` recorded steps
 
     def look(self, steps: Sequence[int], norms: Norms, rows: Rows) -> None:
         """Looks at norms (T, H) of T steps, of which `rows` (T,) were recorded."""
@@ -42,6 +45,7 @@ class Alarms:
             if quantity == LAYER_GRAD:
                 self._look_at_layers(steps, values)
             elif quantity not in self._names:
+                self._look_for_zero_rows(quantity, values, rows[quantity])
                 whole = torch.linalg.vector_norm(values.nan_to_num(0.0, torch.inf), dim=1)
                 known = rows[quantity] > 0
                 self._look_at(
@@ -65,6 +69,18 @@ class Alarms:
         if found:
             step, where = min(found, key=lambda one: one[0])
             self._say("finite", f"step {steps[step]}: gradient is not finite for the first time, at {where}.")
+
+    def _look_for_zero_rows(self, quantity: str, values: Tensor, rows: Tensor) -> None:
+        count, zero = self._zeros.get(quantity, (0, torch.ones(values.shape[1], dtype=torch.bool)))
+        first = (rows > 0).nonzero()[: LONG - count, 0]
+        if not len(first):
+            return
+        width = max(len(zero), values.shape[1])
+        zero, values = (nn.functional.pad(one, (0, width - one.shape[-1])) for one in (zero, values))
+        now = (values[first] == 0) & (torch.arange(width) < rows[first, None])
+        self._zeros[quantity] = count + len(first), zero & now.all(0)
+        if count + len(first) == LONG:
+            self.zero_rows[quantity] = self._zeros[quantity][1].tolist()
 
     def _look_at_layers(self, steps: Sequence[int], values: Tensor) -> None:
         names = self._names[LAYER_GRAD]

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Variable
 
+from rowgrad.cuts.watching import is_watched
 from rowgrad.tap import summed
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ class BackwardPasses:
 
     def _on_gradient(self, weights: Weights | None = None) -> None:
         """A gradient arrives at weights or at a tap, and is not added yet. The first of a pass begins it."""
+        if is_watched():  # by `find_cuts`: this is no training
+            return
         task = torch._C._current_graph_task_id()  # noqa: SLF001
         if task != self._task:
             self._task = task

@@ -13,12 +13,15 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
+from rowgrad.cuts.lightning import TrainingStep
+from rowgrad.scenario.rows import name_rows
 from rowgrad.watch.csv_file import NormsFile, open_norms_file
 from rowgrad.watch.loggers import LIVE, Log, add_facts, save_loggers, writers
 from rowgrad.watch.quantities import SELECTED, Quantity
 from rowgrad.watch.recording import Recording
 from rowgrad.watch.settings import RecorderSettings
 from rowgrad.watch.stream import is_first_rank
+from rowgrad.watch.zero_rows import find_makers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -165,6 +168,16 @@ class RowGradientRecorder(pl.Callback):
         for writer in writers(trainer) if trainer.global_step == 0 else ():
             # Written even if empty: with such a record, TensorBoard shows the tab Rows from the start.
             add_facts(writer, SELECTED, ({"selected": selected} if selected else {}) | self.recording.facts)
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Names the line that makes the zeros of a tap's rows, if they got nothing in all of the first steps."""
+        assert self.recording is not None
+        if rows := self.recording.take_zero_rows():
+            step = TrainingStep(pl_module, batch, batch_idx)
+            for sentence in find_makers(step, {name: self.taps[name] for name in rows}, rows):
+                rank_zero_warn(sentence)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -360,6 +373,10 @@ class Recorder:
         self.recording.before_step(optimizer, self._steps, self._steps)
         self.recording.after_step()
         self._steps += 1
+        for name, rows in self.recording.take_zero_rows().items():
+            _warn(
+                f"{name}: {name_rows(rows)} got exactly 0 in each of the first steps. find_cuts(module, step) says why."
+            )
 
     def recorded(self, optimizer: int = 0) -> Recorded:
         """All steps, also those from before a resume.

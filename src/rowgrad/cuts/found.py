@@ -1,0 +1,214 @@
+"""What the cut finder answers: places where gradient ends, and what each parameter gets."""
+
+from __future__ import annotations
+
+import html
+import math
+import textwrap
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+WIDTH = 80
+MOST = 4  # names in a line of the printed answer
+REACHED, CUT, DEAD, UNUSED, FROZEN = "reached", "cut", "dead", "unused", "frozen"
+NO_OPTIMIZER = "no optimizer"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """A place where gradient ends.
+
+    Let g be the gradient of the loss with respect to all parameters and inputs that want it, as one vector, h the same
+    with this one place let through, and m = h − g what goes through the place.
+
+    Attributes:
+        kind: how it ends gradient: `detach`, `detach_`, `.data`, `no_grad`, `inference_mode`, `set_grad_enabled`,
+            `not differentiable`, `exit`, `create_graph`, `custom Function`, `hook`, or `zero derivative`.
+        operation: torch's name for the call, as in `argmax`.
+        file: the path of the file.
+        line: the line's number.
+        code: its text.
+        function: the qualified name of the function.
+        module: the dotted name of the module whose forward runs; empty for the outermost module, and outside of it.
+        count: how often in the step.
+        shape: of the first tensor that loses its gradient there.
+        reaches_loss: whether the loss depends on its values; None if that is unknown.
+        parameters: the names of those that get gradient with this place let through, and none now.
+        inputs: descriptions of input tensors for which the same holds.
+        stopped: ‖m‖² / (‖m‖² + ‖g‖²): the share of the squared gradient that this place stops.
+        cosine: ⟨g, h⟩ / (‖g‖ ‖h‖); None if one of the two is zero.
+        withheld: why there are no numbers; empty if there are.
+    """
+
+    kind: str
+    operation: str
+    file: str
+    line: int
+    code: str
+    function: str
+    module: str
+    count: int
+    shape: tuple[int, ...]
+    reaches_loss: bool | None
+    parameters: tuple[str, ...] = ()
+    inputs: tuple[str, ...] = ()
+    stopped: float | None = None
+    cosine: float | None = None
+    withheld: str = ""
+
+    @property
+    def place(self) -> str:
+        """As in `scenario.py:186`."""
+        return f"{Path(self.file).name}:{self.line}" if self.line else "an unknown line"
+
+    @property
+    def maker(self) -> str:
+        """The kind, with the operation where that says more."""
+        return f"{self.kind} ({self.operation})" if self.operation not in {self.kind, "", ".data"} else self.kind
+
+
+@dataclass(frozen=True)
+class ParameterGradient:
+    """What gradient a parameter gets.
+
+    Attributes:
+        name: as in `named_parameters()`.
+        status: `reached`, `cut`, `dead` (connected, and exactly zero), `unused` (the loss does not depend on its
+            values), or `frozen` (`requires_grad` is False).
+        cuts: the places that cut it, or where its gradient became zero.
+        optimizer: whether an optimizer has it; None if no optimizers are known.
+    """
+
+    name: str
+    status: str
+    cuts: tuple[Cut, ...] = ()
+    optimizer: bool | None = None
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """The answer of `find_cuts`. Printed, it fits into 80 columns.
+
+    Attributes:
+        loss: of the step; the sum, if there are several.
+        cuts: the places, those that reach the loss first.
+        parameters: by their names.
+    """
+
+    loss: float
+    cuts: list[Cut]
+    parameters: dict[str, ParameterGradient] = field(default_factory=dict)
+
+    @property
+    def on_the_way(self) -> list[Cut]:
+        """The places whose values reach the loss, or may reach it."""
+        return [cut for cut in self.cuts if cut.reaches_loss is not False]
+
+    def without_gradient(self) -> list[ParameterGradient]:
+        """The parameters that want gradient and get none."""
+        return [one for one in self.parameters.values() if one.status not in {REACHED, FROZEN}]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain values, as for JSON. A parameter's cuts are places in the list `cuts`."""
+        parameters = {
+            one.name: {"status": one.status, "cuts": [self.cuts.index(cut) for cut in one.cuts]}
+            | ({} if one.optimizer is None else {"optimizer": one.optimizer})
+            for one in self.parameters.values()
+        }
+        return {"loss": _finite(self.loss), "cuts": [_plain(cut) for cut in self.cuts], "parameters": parameters}
+
+    def __str__(self) -> str:
+        return "\n".join(self._lines())
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+    def _lines(self) -> list[str]:
+        wanting = [one for one in self.parameters.values() if one.status != FROZEN]
+        without, cuts = self.without_gradient(), self.on_the_way
+        places = f"{len(cuts)} place{'s' * (len(cuts) != 1)}" if cuts else "no place"
+        lines = _wrapped(f"On the way to the loss, gradient ends at {places}.")
+        lines += _wrapped(
+            f"{len(without)} of {len(wanting)} parameters that want gradient get none."
+            if without
+            else f"All {len(wanting)} parameters that want gradient get some."
+        )
+        for number, cut in enumerate(cuts, 1):
+            lines += ["", *_described(number, cut)]
+        if without:
+            lines += ["", "Parameters without gradient:"]
+            for status in (CUT, DEAD, UNUSED):
+                lines += self._listed(status, [one for one in without if one.status == status])
+        if loose := [one.name for one in wanting if one.optimizer is False]:
+            lines += ["", *_wrapped(f"In no optimizer: {_names(loose)}")]
+        if frozen := [one.name for one in self.parameters.values() if one.status == FROZEN]:
+            lines += ["", *_wrapped(f"Frozen (requires_grad is False): {_names(frozen)}")]
+        if seen := [cut for cut in self.cuts if cut.reaches_loss is False]:
+            named = [f"{cut.place} {cut.maker}" for cut in seen]
+            lines += ["", *_wrapped(f"Only looked at, never part of the loss: {_names(named, 3 * MOST)}")]
+        return lines
+
+    def _listed(self, status: str, found: list[ParameterGradient]) -> list[str]:
+        """The parameters of one status, those with the same places in one line."""
+        numbers = {id(cut): number for number, cut in enumerate(self.on_the_way, 1)}
+        groups: dict[tuple[int, ...], list[str]] = {}
+        for one in found:
+            places = tuple(numbers[id(cut)] for cut in one.cuts if id(cut) in numbers)
+            groups.setdefault(places, []).append(one.name)
+        lines = []
+        for places, names in groups.items():
+            at = f" at {_listed_numbers(places)}" if places else ""
+            why = {
+                CUT: f"cut{at or ', by what is unknown'}",
+                DEAD: f"exactly zero{', made so' * bool(at)}{at}",
+                UNUSED: "unused: the loss does not depend on them" if len(names) > 1 else "unused by the loss",
+            }[status]
+            lines += _wrapped(f"{_names(names)}: {why}", "  ")
+        return lines
+
+
+def _described(number: int, cut: Cut) -> list[str]:
+    shape = "×".join(map(str, cut.shape)) or "a scalar"
+    times = "" if cut.count == 1 else f", {cut.count} times"
+    where = f"in {cut.function}" + (f" ({cut.module})" if cut.module else "")
+    lines = _wrapped(f"{number}. {cut.place}  {cut.maker}", "", "   ")
+    lines += _wrapped(f"{where}, {shape}{times}", "   ")
+    lines += ["     " + textwrap.shorten(cut.code, WIDTH - 5, placeholder=" …")] if cut.code else []
+    if cut.reaches_loss is None:
+        lines += _wrapped("values leave torch here; whether they come back is unknown", "   ")
+    if cut.withheld:
+        return lines + _wrapped(cut.withheld, "   ")
+    names = [*cut.parameters, *cut.inputs]
+    if not cut.stopped:
+        return lines + _wrapped("let through alone, it changes nothing", "   ")
+    reached = (
+        f"without it, gradient would reach {_names(names)}" if names else "without it, nothing more would be reached"
+    )
+    lines += _wrapped(reached, "   ")
+    angle = "" if cut.cosine is None else f"; cosine with and without it {cut.cosine:.4f}"
+    return lines + _wrapped(f"it stops {cut.stopped:.1%} of the squared gradient{angle}", "   ")
+
+
+def _wrapped(words: str, indent: str = "", more: str | None = None) -> list[str]:
+    after = indent + "  " if more is None else more
+    return textwrap.wrap(
+        words, WIDTH, initial_indent=indent, subsequent_indent=after, break_on_hyphens=False, break_long_words=False
+    )
+
+
+def _names(names: list[str], most: int = MOST) -> str:
+    more = len(names) - most
+    return ", ".join(names) if more <= 1 else f"{', '.join(names[:most])} and {more} more"
+
+
+def _listed_numbers(numbers: tuple[int, ...]) -> str:
+    return " and ".join(map(str, numbers)) if len(numbers) < 3 else ", ".join(map(str, numbers))  # noqa: PLR2004
+
+
+def _finite(number: float | None) -> float | str | None:
+    return number if number is None or math.isfinite(number) else str(number)
+
+
+def _plain(cut: Cut) -> dict[str, Any]:
+    return asdict(cut) | {"shape": list(cut.shape), "parameters": list(cut.parameters), "inputs": list(cut.inputs)}

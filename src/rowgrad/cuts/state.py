@@ -1,0 +1,174 @@
+"""What a step changes, put back: parameters, gradients, buffers, attributes, hooks, optimizers, random numbers."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections import deque
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from rowgrad.tap import RowTap
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable, Iterator, Sequence
+
+    from torch.optim import Optimizer
+
+    Flags = tuple[Tensor, bool, Tensor | None]
+
+
+_LIBRARIES = {*sys.stdlib_module_names, "lightning", "pytorch_lightning", "torch"}  # whose objects are not looked into
+
+
+class Kept:
+    """The state of a module, as it was when this was made.
+
+    Args:
+        module: with its submodules, and all that these have as attributes, but for objects of Lightning, of torch and
+            of Python's library.
+        others: objects whose attributes are kept too, such as schedulers.
+        taps: are on and empty in between; all others are off.
+    """
+
+    def __init__(self, module: nn.Module, others: Iterable[object] = (), taps: Sequence[RowTap] = ()) -> None:
+        self._tensors: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # by id, with its memory and a copy
+        self._flags: list[Flags] = []
+        self._containers: list[tuple[Any, Any]] = []
+        self._generators: list[tuple[torch.Generator, Tensor]] = []
+        self._arrays: list[tuple[np.ndarray, np.ndarray]] = []
+        self._optimizers: dict[int, tuple[Optimizer, Any, Any]] = {}
+        self._seen: dict[int, Any] = {}  # alive, so that an id stays its own
+        self._taps = dict.fromkeys((part for part in module.modules() if isinstance(part, RowTap)), False)
+        self._taps |= dict.fromkeys(taps, True)
+        self.has_taps = bool(taps)
+        self._random = (torch.get_rng_state(), random.getstate(), np.random.get_state())  # noqa: NPY002
+        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        for part in (module, *others, *taps):
+            self._keep_all(part)
+
+    def _keep_all(self, value: Any) -> None:
+        """Keeps what a value is made of: containers, tensors, attributes of objects that are not a library's."""
+        if id(value) in self._seen or isinstance(value, str | int | float | type):
+            return
+        self._seen[id(value)] = value
+        if isinstance(value, dict | list | set | deque):
+            self._containers.append((value, value.copy()))
+        if isinstance(value, dict | list | set | deque | tuple):
+            for each in [*(value.values() if isinstance(value, dict) else value)]:
+                self._keep_all(each)
+        elif isinstance(value, Tensor):
+            self.keep(value)
+        elif isinstance(value, np.ndarray):
+            self._arrays.append((value, value.copy()))
+        elif isinstance(value, torch.Generator):
+            self._generators.append((value, value.get_state()))
+        elif isinstance(value, torch.optim.Optimizer):
+            self._keep_optimizer(value)
+        elif isinstance(value, nn.Module | LRScheduler) or type(value).__module__.partition(".")[0] not in _LIBRARIES:
+            self._keep_all(getattr(value, "__dict__", None))
+
+    @torch.no_grad()
+    def keep(self, tensor: Tensor) -> None:
+        """Keeps a tensor that may be changed in place."""
+        is_expanded = any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))
+        if id(tensor) not in self._tensors and not is_expanded:  # nothing can be written to an expanded tensor
+            self._tensors[id(tensor)] = tensor, tensor.data, tensor.detach().clone()
+            if tensor.is_leaf:
+                self._flags.append((tensor, tensor.requires_grad, tensor.grad))
+                self._keep_all(tensor._backward_hooks)  # noqa: SLF001
+
+    def leaves(self) -> list[Tensor]:
+        """The tensors among those kept that may hold a gradient."""
+        return [tensor for tensor, _, _ in self._flags]
+
+    @contextmanager
+    def put_back(self) -> Generator[Kept]:
+        """Starts without gradients, and puts everything back at the end."""
+        for tensor, _, _ in self._flags:
+            tensor.grad = None
+        for tap, is_on in self._taps.items():
+            tap.begin_anew(on=is_on)
+        hook = register_optimizer_step_pre_hook(lambda optimizer, *_: self._keep_optimizer(optimizer))
+        try:
+            yield self
+        finally:
+            hook.remove()
+            self._restore()
+
+    def _keep_optimizer(self, optimizer: Optimizer) -> None:
+        if id(optimizer) in self._optimizers:
+            return
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                self.keep(parameter)
+        state = {one: {name: _copy(value) for name, value in values.items()} for one, values in optimizer.state.items()}
+        self._optimizers[id(optimizer)] = optimizer, state, [dict(group) for group in optimizer.param_groups]
+
+    @torch.no_grad()
+    def _restore(self) -> None:
+        for container, before in self._containers:
+            _refill(container, before)
+        for tensor, memory, before in self._tensors.values():
+            _restore_tensor(tensor, memory, before)
+        for tensor, requires_grad, grad in self._flags:
+            tensor.requires_grad_(requires_grad)
+            tensor.grad = grad
+            hooks = tensor._backward_hooks  # noqa: SLF001
+            if hooks and id(hooks) not in self._seen:  # the tensor had none
+                hooks.clear()
+        for optimizer, state, groups in self._optimizers.values():
+            optimizer.state.clear()
+            optimizer.state.update({one: {k: _copy(v) for k, v in values.items()} for one, values in state.items()})
+            for group, before in zip(optimizer.param_groups, groups, strict=True):
+                _refill(group, before)
+        for array, values in self._arrays:
+            array[...] = values
+        self._restore_random()
+
+    def _restore_random(self) -> None:
+        for generator, state in self._generators:
+            generator.set_state(state)
+        torch.set_rng_state(self._random[0])
+        random.setstate(self._random[1])
+        np.random.set_state(self._random[2])  # noqa: NPY002
+        if self._cuda:
+            torch.cuda.set_rng_state_all(self._cuda)
+
+
+def _restore_tensor(tensor: Tensor, memory: Tensor, before: Tensor) -> None:
+    if tensor.grad_fn is not None:
+        tensor.detach_()
+    if tensor.data_ptr() != memory.data_ptr():
+        tensor.data = memory
+    memory.copy_(before)
+
+
+def _copy(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _refill(container: Any, before: Any) -> None:
+    if isinstance(container, list):
+        container[:] = before
+        return
+    container.clear()
+    container.extend(before) if hasattr(container, "extend") else container.update(before)
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in nested containers."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for each in value:
+            yield from tensors_in(each)
+    elif isinstance(value, dict):
+        for each in value.values():
+            yield from tensors_in(each)
