@@ -5,7 +5,7 @@ from functools import cache
 
 import pytest
 import torch
-from conftest import configure, train
+from conftest import PROJECT, configure, train
 
 from rowgrad.data.settings import Shape
 from rowgrad.randomness import Draw
@@ -64,13 +64,53 @@ def test_the_cause_of_zeros_is_the_one_that_autograd_shows(found, settings):
     images = torch.randn(12, SHAPE.channels, SHAPE.height, SHAPE.width)
     causes = find_zeros(scenario, images, 1, {row: [2] for row in range(SHAPE.height)})
     selected = tuple(row for row, chosen in enumerate(scenario.chosen) if chosen)
-    assert causes == ([] if found is ZeroCause.NONE else [Zeros(found, selected)])
+    shown = [] if found is ZeroCause.NONE else [(found, selected, False)]
+    assert [(part.cause, part.rows, part.partly) for part in causes] == shown
     if scenario.is_noop or found is ZeroCause.NONE:
         assert scenario.is_noop or not zeros(settings)
         return
     cut, control = zeros(settings | {"detach": True}), zeros(settings | {"detach": False})
     assert cut
     assert control == (found is not ZeroCause.DETACH)  # only what detach makes goes away without it
+
+
+@pytest.mark.parametrize(
+    ("settings", "file", "code"),
+    [
+        ({"rows": "0:14", "operation": "shift 1"}, "scenario", "source = images.detach() if self.detach else images"),
+        ({"rows": 5, "operation": "quantise 2", "straight_through": True}, "scenario", "source = images.detach()"),
+        ({"rows": "14", "route": "state"}, "scenario", "else value.detach()"),
+        ({"rows": "14", "route": "state", "probability": 0.5}, "scenario", "value.detach(), value)"),
+        ({"rows": 5, "operation": "quantise 2"}, "operations", ".round()"),
+        ({"rows": 5, "operation": "quantise 2", "detach": False}, "operations", ".round()"),
+        ({"rows": "0:3", "operation": "erase"}, "operations", "images.new_full("),
+        ({"rows": "0:3", "operation": "static"}, None, ""),  # made of no image
+        ({"rows": "0:3", "route": "exclude"}, None, ""),
+    ],
+    ids=str,
+)
+def test_the_line_that_makes_the_zeros_is_named(settings, file, code):
+    images = torch.randn(12, SHAPE.channels, SHAPE.height, SHAPE.width)
+    scenario = Scenario(height=SHAPE.height, **settings)
+    (part, *others) = find_zeros(scenario, images, 1, {row: [2] for row in range(SHAPE.height)})
+    assert not others
+    if file is None:
+        assert not part.place
+        return
+    name, line = part.place.split(":")
+    assert name == f"{file}.py"
+    assert code in (PROJECT / "src" / "rowgrad" / "scenario" / name).read_text().splitlines()[int(line) - 1]
+    (words,) = describe_zeros([part], scenario)
+    assert words.startswith(f"{part.cause.value} ({part.place})")
+
+
+def test_an_operation_that_the_cut_finder_cannot_watch_has_no_line(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError
+
+    monkeypatch.setattr("rowgrad.scenario.zeros.find_cuts", fail)
+    found = find_zeros(Scenario(height=3, rows=1), torch.randn(2, 1, 3, 4), 0, {1: [0]})
+    assert found == [Zeros(ZeroCause.DETACH, (1,))]
 
 
 def test_the_words_say_that_detach_is_off_where_it_is():

@@ -7,11 +7,13 @@ import re
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from rowgrad.cuts.finder import find_cuts
 from rowgrad.randomness import Draw
 from rowgrad.scenario.rows import name_rows
 from rowgrad.scenario.settings import STATE
@@ -76,7 +78,10 @@ def find_zeros(scenario: Scenario, images: Tensor, seed: int, steps: Mapping[int
         return _causes(probe, images, Draw(seed, step))
 
     with torch.enable_grad(), torch.random.fork_rng(devices=[]):
-        return _by_cause({row: {causes(step)[row] for step in _spread(some)} for row, some in steps.items()})
+        made = {row: {causes(step)[row]: step for step in _spread(some)} for row, some in steps.items()}
+        example = {cause: step for found in made.values() for cause, step in found.items()}
+        places = {cause: _place(probe, images, Draw(seed, step), cause) for cause, step in example.items()}
+        return _by_cause({row: {*found} for row, found in made.items()}, places)
 
 
 def merge_zeros(found: Iterable[Sequence[Zeros]]) -> list[Zeros]:
@@ -129,9 +134,7 @@ def _causes(scenario: Scenario, images: Tensor, draw: Draw) -> list[ZeroCause]:
     reached = _reached(scenario, images, draw)
     if not scenario.detach or all(reached):
         return [ZeroCause.NONE if row else other for row in reached]
-    control = copy.deepcopy(scenario)
-    control.detach = False
-    without = _reached(control, images, draw)
+    without = _reached(_without_detach(scenario), images, draw)
     return [
         ZeroCause.NONE if row else ZeroCause.DETACH if row_without else other
         for row, row_without in zip(reached, without, strict=True)
@@ -140,11 +143,43 @@ def _causes(scenario: Scenario, images: Tensor, draw: Draw) -> list[ZeroCause]:
 
 def _reached(scenario: Scenario, images: Tensor, draw: Draw) -> list[bool]:
     """Which rows get gradient from a loss that uses every pixel of the network's input, each with its own weight."""
-    theta = torch.zeros(images.shape[1:], requires_grad=True)
-    seen = scenario(images + theta, draw)
-    weights = torch.randn(seen.shape, generator=torch.Generator().manual_seed(0))
-    (gradient,) = torch.autograd.grad((seen * weights).sum(), theta)
+    theta = nn.Parameter(torch.zeros(images.shape[1:]))
+    (gradient,) = torch.autograd.grad(_loss(scenario, images + theta, draw), theta)
     return (gradient != 0).any(-1).any(0).tolist()
+
+
+def _loss(scenario: Scenario, images: Tensor, draw: Draw) -> Tensor:
+    seen = scenario(images, draw)
+    return (seen * torch.randn(seen.shape, generator=torch.Generator().manual_seed(0))).sum()
+
+
+def _without_detach(scenario: Scenario) -> Scenario:
+    control = copy.deepcopy(scenario)
+    control.detach = False
+    return control
+
+
+def _place(scenario: Scenario, images: Tensor, draw: Draw, cause: ZeroCause) -> str:
+    """The line at which detach or the operation ends gradient at a step; empty if there is none, as for a flip."""
+    if cause not in {ZeroCause.DETACH, ZeroCause.OPERATION}:
+        return ""
+    probe = scenario if cause is ZeroCause.DETACH else _without_detach(scenario)
+    module, theta = nn.Module(), nn.Parameter(torch.zeros(images.shape[1:]))
+    module.register_parameter("theta", theta)
+
+    def step() -> Tensor:
+        if scenario.route != STATE:
+            return _loss(probe, images + theta, draw)
+        state = dict.fromkeys(("hidden", "cell"), images.flatten(1) + theta.flatten())
+        for carried in probe.edges(len(images), draw).values():
+            state = carried(state)
+        return torch.stack([*state.values()]).sum()
+
+    try:
+        found = find_cuts(module, step, heal=0).cuts
+    except Exception:  # noqa: BLE001  (a custom operation may do anything; no run ends because a line is unknown)
+        return ""
+    return next((f"{Path(cut.file).name}:{cut.line}" for cut in found if cut.reaches_loss is not False), "")
 
 
 def _spread(steps: Sequence[int]) -> Sequence[int]:

@@ -36,19 +36,20 @@ def name_causes(zeros: Sequence[Zeros]) -> str:
     return "; ".join(_name_cause(part, of_several=len(zeros) > 1) for part in zeros)
 
 
-def _name_cause(part: Zeros, *, of_several: bool) -> str:
-    notes = "; ".join(filter(None, [part.place, AT_SOME * part.partly]))
-    place = f" ({notes})" if notes else ""
+def _name_cause(part: Zeros, *, of_several: bool, place: str = "") -> str:
+    notes = "; ".join(filter(None, [place, AT_SOME * part.partly]))
+    notes = f" ({notes})" if notes else ""
     rows = f" for {listed_rows(part.rows)}" if of_several else ""
-    return f"{part.cause.value}{place}{rows}" + ("" if part.cause is ZeroCause.DETACH else ", not detach")
+    return f"{part.cause.value}{notes}{rows}" + ("" if part.cause is ZeroCause.DETACH else ", not detach")
 
 
 def describe_zeros(zeros: Sequence[Zeros], scenario: Scenario | ScenarioSettings) -> list[str]:
-    """What makes the zeros, and why, by cause."""
+    """What makes the zeros, in which line, and why, by cause."""
     off = "" if scenario.detach else " (detach is off here)"
     through_state = "without it, gradient would go on through the state to the rows above"
     why = WHY | ({ZeroCause.DETACH: through_state} if scenario.route == STATE else {})
-    return [f"{_name_cause(part, of_several=len(zeros) > 1)}: {why[part.cause]}{off}" for part in zeros]
+    several = len(zeros) > 1
+    return [f"{_name_cause(part, of_several=several, place=part.place)}: {why[part.cause]}{off}" for part in zeros]
 
 
 def describe_no_zeros(scenario: Scenario | ScenarioSettings) -> str:
