@@ -84,7 +84,8 @@ def _lines_on_gradients(run: Run, scenario: Scenario) -> list[tuple[str, str]]:
         where = "at the black in their place" if scenario.route == "exclude" else "there"
         lines.append(("", f"{share} arrives {where} and goes no further"))
     if not scenario.is_noop:
-        lines += zip(("made by", "", ""), describe_zeros(run.zeros or [], scenario), strict=False)
+        causes = [escape(words) for words in describe_zeros(run.zeros or [], scenario)]
+        lines += [("" if place else "made by", words) for place, words in enumerate(causes)]
         if run.zeros == [] and (words := describe_no_zeros(scenario)):
             lines.append(("", words))
         lines += describe_comparison(run)
