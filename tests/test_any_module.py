@@ -46,7 +46,7 @@ def test_cells_of_tokens_that_a_shorter_batch_does_not_have_are_empty(tmp_path):
 @pytest.mark.parametrize(
     ("micro_batches", "trainer"),
     [
-        (3, {"accumulate_grad_batches": 3}),  # of seven batches: the last step is one micro-batch
+        (3, {"accumulate_grad_batches": 3}),  # of seven batches: the last step is one micro-batch, divided by 3
         (1, {"gradient_clip_val": 1e-3}),
         (1, {"precision": "64-true"}),
         (1, {"max_epochs": 2, "val_check_interval": 2}),

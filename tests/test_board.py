@@ -170,6 +170,7 @@ def test_runs_have_facts_and_an_accuracy(runs, both, loader):
     facts = augment["facts"]
     assert (facts["status"], facts["selected"], facts["edges"]) == ("done", list(range(14)), False)
     assert (truncate["facts"]["selected"], truncate["facts"]["edges"]) == ([14], True)
+    assert (facts["made_by"], truncate["facts"]["made_by"]) == ("detach", "detach")
     assert facts["sentence"].startswith("Rows 0–13 are detached, shifted by +1")
     assert (facts["settings"]["scenario"], facts["settings"]["seed"]) == ("augment", 3)
 
@@ -264,6 +265,12 @@ def test_malformed_facts_are_left_out():
     for facts in ("no JSON", "[1, 2]", "3", '{"cut": 1'):
         assert parsed(np.array(facts.encode(), dtype=object)) == {}
     assert parsed(np.zeros(3)) == {}
+
+
+def test_what_was_recorded_is_said_in_place_of_what_was_expected(tmp_path):
+    write(tmp_path / "run", {"q/row_0": [(0, 1.0)]}, (OUTCOME, {"made_by": ""}), (ABOUT, {"made_by": "detach"}))
+    with clients(tmp_path) as found:
+        assert [told(client)["runs"][0]["facts"]["made_by"] for client in found.values()] == ["", ""]
 
 
 def test_a_resumed_run_has_not_ended(tmp_path):

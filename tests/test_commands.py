@@ -2,7 +2,20 @@
 
 import pytest
 import torch
-from conftest import LIGHT, QUICK, TRAIN, assert_identical, command, configure, done, events, norms, summary, train
+from conftest import (
+    LIGHT,
+    PROJECT,
+    QUICK,
+    TRAIN,
+    assert_identical,
+    command,
+    configure,
+    done,
+    events,
+    norms,
+    summary,
+    train,
+)
 from omegaconf import OmegaConf
 
 from rowgrad.training.train import evaluate, load_run
@@ -32,7 +45,9 @@ def test_a_run_ends_with_what_people_want_to_know(trained):
     assert cut == "cut            rows 0–13: row gradient exactly 0.0 at each of 22 steps"
     energy = f"{facts['cut_fraction']:.1%} of the squared gradient at the network's input"
     assert share.strip() == f"{energy} arrives there and goes no further"
-    assert maker == "made by        detach: the loss uses these rows, and without detach gradient would reach them"
+    assert maker.startswith("made by        detach (scenario.py:")
+    assert maker.endswith("): the loss uses these rows, and without detach gradient would reach them")
+    assert maker in (PROJECT / "README.md").read_text()  # the line number too
     assert control == "control        none beside it; the same command with scenario.detach=false makes one"
     assert weights_ == "weights        on the same batch, their gradient is exactly what it would be without detach"
     where = f"logs/{run.parent.name}/{run.name}"

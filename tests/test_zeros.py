@@ -1,19 +1,21 @@
 """What makes a zero, against gradients that torch computes with detach and without; and its words."""
 
 import json
+from functools import cache
 
 import pytest
 import torch
-from conftest import configure, train
+from conftest import PROJECT, configure, train
 
 from rowgrad.data.settings import Shape
 from rowgrad.randomness import Draw
+from rowgrad.results.report import heatmap_verdict
 from rowgrad.results.run import open_run
-from rowgrad.results.runs import find_baseline, find_control
-from rowgrad.results.sentences import describe_comparison
+from rowgrad.results.runs import RunGroup, find_baseline, find_control
+from rowgrad.results.sentences import describe_comparison, describe_run, on_detach
 from rowgrad.scenario.scenario import Scenario
-from rowgrad.scenario.zeros import ZeroCause, find_zero_cause
-from rowgrad.watch.wording import describe_cut, describe_zeros
+from rowgrad.scenario.zeros import ZeroCause, Zeros, find_zeros, read_zeros, zeros_text
+from rowgrad.watch.wording import below_one, describe_cut, describe_zeros, percent
 
 SHAPE = Shape(28, 20, 3, 10)
 QUICK = ["data=digits", "model=mlp", "trainer.accelerator=cpu", "trainer.max_steps=3", "callbacks.progress=null"]
@@ -59,7 +61,11 @@ def zeros(settings):
 @pytest.mark.parametrize(("found", "settings"), [(found, case) for found, cases in CASES.items() for case in cases])
 def test_the_cause_of_zeros_is_the_one_that_autograd_shows(found, settings):
     scenario = Scenario(height=SHAPE.height, **settings)
-    assert find_zero_cause(scenario, SHAPE) is found
+    images = torch.randn(12, SHAPE.channels, SHAPE.height, SHAPE.width)
+    causes = find_zeros(scenario, images, 1, {row: [2] for row in range(SHAPE.height)})
+    selected = tuple(row for row, chosen in enumerate(scenario.chosen) if chosen)
+    shown = [] if found is ZeroCause.NONE else [(found, selected, False)]
+    assert [(part.cause, part.rows, part.partly) for part in causes] == shown
     if scenario.is_noop or found is ZeroCause.NONE:
         assert scenario.is_noop or not zeros(settings)
         return
@@ -68,11 +74,168 @@ def test_the_cause_of_zeros_is_the_one_that_autograd_shows(found, settings):
     assert control == (found is not ZeroCause.DETACH)  # only what detach makes goes away without it
 
 
+@pytest.mark.parametrize(
+    ("settings", "file", "code"),
+    [
+        ({"rows": "0:14", "operation": "shift 1"}, "scenario", "source = images.detach() if self.detach else images"),
+        ({"rows": 5, "operation": "quantise 2", "straight_through": True}, "scenario", "source = images.detach()"),
+        ({"rows": "14", "route": "state"}, "scenario", "else value.detach()"),
+        ({"rows": "14", "route": "state", "probability": 0.5}, "scenario", "value.detach(), value)"),
+        ({"rows": 5, "operation": "quantise 2"}, "operations", ".round()"),
+        ({"rows": 5, "operation": "quantise 2", "detach": False}, "operations", ".round()"),
+        ({"rows": "0:3", "operation": "erase"}, "operations", "images.new_full("),
+        ({"rows": "0:3", "operation": "static"}, None, ""),  # made of no image
+        ({"rows": "0:3", "route": "exclude"}, None, ""),
+    ],
+    ids=str,
+)
+def test_the_line_that_makes_the_zeros_is_named(settings, file, code):
+    images = torch.randn(12, SHAPE.channels, SHAPE.height, SHAPE.width)
+    scenario = Scenario(height=SHAPE.height, **settings)
+    (part, *others) = find_zeros(scenario, images, 1, {row: [2] for row in range(SHAPE.height)})
+    assert not others
+    if file is None:
+        assert not part.place
+        return
+    name, line = part.place.split(":")
+    assert name == f"{file}.py"
+    assert code in (PROJECT / "src" / "rowgrad" / "scenario" / name).read_text().splitlines()[int(line) - 1]
+    (words,) = describe_zeros([part], scenario)
+    assert words.startswith(f"{part.cause.value} ({part.place})")
+
+
+def test_an_operation_that_the_cut_finder_cannot_watch_has_no_line(monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError
+
+    monkeypatch.setattr("rowgrad.scenario.zeros.find_cuts", fail)
+    found = find_zeros(Scenario(height=3, rows=1), torch.randn(2, 1, 3, 4), 0, {1: [0]})
+    assert found == [Zeros(ZeroCause.DETACH, (1,))]
+
+
 def test_the_words_say_that_detach_is_off_where_it_is():
     both = (Scenario(detach=detach, route="exclude", height=28) for detach in (True, False))
-    on, off = (describe_zeros(ZeroCause.LOSS, scenario) for scenario in both)
+    (on,), (off,) = (describe_zeros([Zeros(ZeroCause.LOSS, (3,))], scenario) for scenario in both)
     assert on.startswith("the loss, not detach: ")
     assert off == f"{on} (detach is off here)"
+
+
+def test_zeros_as_text_are_read_again_and_nonsense_is_not():
+    found = [Zeros(ZeroCause.DETACH, (1, 2, 3, 7), partly=True, place="scenario.py:186")]
+    found.append(Zeros(ZeroCause.OPERATION, (0,)))
+    text = zeros_text(found, 28)
+    assert text == "detach (scenario.py:186), at some steps the operation: rows 1-3, 7; the operation: row 0"
+    assert read_zeros(text, 28) == found
+    assert read_zeros(zeros_text([Zeros(ZeroCause.LOSS, (0, 1))], 2), 2) == [Zeros(ZeroCause.LOSS, (0, 1))]
+    assert read_zeros(text, 3)[0].rows == (1, 2)
+    assert read_zeros("the weather: rows 1-3; detach; : row 2; None", 28) == []
+
+
+# ---- what is said of a run, a pair and a report, beside what it and its control have recorded
+
+ERASE = {"rows": "0:14", "operation": "erase"}
+RECORDED = [
+    *({"detach": True} | case for cases in CASES.values() for case in cases if case.get("detach", True)),
+    {**ERASE, "random_rows": 5},
+    {**ERASE, "probability": 0.99},
+    {"rows": "0:20", "operation": "RandomVerticalFlip 1"},
+    {"rows": "0:20", "operation": "RandomVerticalFlip 0.5"},
+    {"rows": "0:14", "operation": "shift 1", "from_step": 100},
+    {"rows": "0:14", "operation": "shift 1", "to_step": 2},
+    {"rows": "14:28", "route": "exclude", "from_step": 100},
+    {"rows": "14:28", "route": "exclude", "random_rows": 3},
+    {"rows": "14", "route": "state"},
+    {"rows": "7:28", "route": "state", "random_rows": 1},
+    {"rows": "14", "route": "state", "from_step": 100},
+    {"rows": "14", "route": "state", "probability": 0},
+    {"rows": "14", "route": "state", "probability": 0.5},
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A function that trains with a scenario's settings, once."""
+
+    @cache
+    def train_(words):
+        folder = tmp_path_factory.mktemp("recorded") / "run"
+        train(configure(*QUICK, "trainer.max_steps=6", "scenario=baseline", *words), folder)
+        return folder
+
+    def trained_(settings, detach):
+        words = [f"scenario.{name}={value}" for name, value in (settings | {"detach": detach}).items()]
+        return open_run(train_((*words, *(["model=gru"] if settings.get("route") == "state" else []))))
+
+    return trained_
+
+
+@pytest.fixture(params=RECORDED, ids=str)
+def pair(request, trained):
+    """A run and its control; which of its rows (H,) get zero by detach at some step, and which by something else."""
+    run, control = (trained(request.param, detach) for detach in (True, False))
+    zero, zero_without = (one.norms["row_grad_norm"] == 0 for one in (run, control))
+    return run, control, (zero & ~zero_without).any(0), (zero & zero_without).any(0)
+
+
+def other_cause(run):
+    return ZeroCause.LOSS if run.scenario.route == "exclude" else ZeroCause.OPERATION
+
+
+def test_each_rows_cause_is_the_one_that_the_records_of_run_and_control_show(pair):
+    run, control, by_detach, by_other = pair
+    other = other_cause(run)
+    for row in range(28):
+        shown = [(ZeroCause.DETACH, bool(by_other[row]))] if by_detach[row] else [(other, False)] * bool(by_other[row])
+        assert [(part.cause, part.partly) for part in run.zeros if row in part.rows] == shown
+        shown = [(other, False)] * bool((control.norms["row_grad_norm"][:, row] == 0).any())
+        assert [(part.cause, part.partly) for part in control.zeros if row in part.rows] == shown
+
+
+def test_closing_lines_sweeps_and_reports_name_who_made_the_zeros_and_nobody_else(pair):
+    run, control, by_detach, by_other = pair
+    makes = {"detach": bool(by_detach.any()), other_cause(run).value: bool((by_other & ~by_detach).any())}
+    lines = describe_run(run, Scenario(height=28, **run.config.scenario)).splitlines()
+    first = [place for place, line in enumerate(lines) if line.startswith("made by")]
+    made_by = "".join(f"\n{line[15:]}" for line in lines[first[0] :]).partition("\nnone beside")[0] if first else ""
+    sweep, report = on_detach("it", [(run, control)]), heatmap_verdict([RunGroup("it", (run,))]).lower()
+    for maker, made in makes.items():
+        assert (f"\n{maker}" in made_by) == made
+        if not run.detaches_state:
+            assert (f"{maker} makes the zeros of" in sweep) == made
+            assert (maker in report.replace(", not detach,", "").replace("at some steps the operation", "")) == made
+    if run.detaches_state:
+        assert "detach cuts the state" in sweep
+        assert "detach cuts the state" in report
+        return
+    is_cut = any(makes.values())
+    assert ("nothing is cut" in report) == (not is_cut)
+    assert ("nothing is cut" in sweep) == (not is_cut and any(run.selected))
+    share = f" and stops {percent(run.cut_fraction - control.cut_fraction)} of the squared gradient"
+    assert (share in sweep) == ("stops" in sweep) == makes["detach"]
+
+
+def test_if_a_part_of_the_state_is_cut_it_is_named_and_its_cosine_is_not_1(tmp_path):
+    for detach in ("true", "false"):
+        words = ["model=lstm", "scenario=truncate", "scenario.state=hidden", f"scenario.detach={detach}"]
+        train(configure(*QUICK, *words), tmp_path / detach)
+    run, control = (open_run(tmp_path / name) for name in ("true", "false"))
+    run.summary["grad_bias/cosine"] = 0.99951
+    words = on_detach("it", [(run, control)])
+    assert words.startswith("it: detach cuts the hidden state alone that is carried into row 14; ")
+    assert words.endswith("; its gradient has cosine 0.9995 with the one without.")
+    assert run.zeros == control.zeros == []
+    verdict = heatmap_verdict([RunGroup("it", (run,)), RunGroup("control", (control,))])
+    assert verdict == (
+        "Detach cuts the hidden state alone between rows, and no row gets exactly 0, in it; nothing is cut in control."
+    )
+    assert "cut            the hidden state alone that is carried into row 14\n" in describe_run(
+        run, Scenario(height=28, **run.config.scenario)
+    )
+
+
+@pytest.mark.parametrize(("cosine", "words"), [(1.0, "1.00"), (0.5, "0.50"), (0.9951, "0.995"), (0.999996, "0.999996")])
+def test_a_cosine_below_1_is_not_rounded_to_1(cosine, words):
+    assert below_one(cosine, 2) == words
 
 
 @pytest.fixture(scope="module")

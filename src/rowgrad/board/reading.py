@@ -133,7 +133,7 @@ class Reader:
         facts: dict[str, tuple[dict[str, Any], float]] = {}
         for run, tags in self._provider.read_tensors(self._context, **asked).items():
             own: dict[str, Any] = {}
-            for data in tags.values():
+            for _, data in sorted(tags.items()):  # the outcome after what was expected
                 own |= parsed(data[-1].numpy) if data else {}
             ended = tags.get(OUTCOME)
             facts[run] = own, ended[-1].wall_time if ended else 0.0

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     import torch
+    from torch import Tensor
 
     from rowgrad.data.batches import Batch
     from rowgrad.data.settings import DataSettings
@@ -59,6 +60,12 @@ class ImageData(pl.LightningDataModule):
             raise UserError(
                 f"data.batch_size={settings.batch_size} is larger than the {count} training images of {self.name}."
             )
+
+    def examples(self, count: int) -> Tensor:
+        """Returns the first `count` training images, normalised, (B, C, H, W), on the CPU."""
+        shape, (mean, std) = self.dataset.shape, self.dataset.normalization()
+        pixels = self.dataset.train.pixels[:count].reshape(-1, shape.channels, shape.height, shape.width)
+        return (pixels / 255 - mean) / std
 
     def train_dataloader(self) -> TrainLoader:
         """Returns the loader of the training images, at the restored position if a checkpoint was loaded."""

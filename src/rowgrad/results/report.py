@@ -18,7 +18,7 @@ from rowgrad.results.analysis import call_analyses
 from rowgrad.results.plots import SIZES, Plot, in_parts
 from rowgrad.results.sentences import answer_runs
 from rowgrad.results.tables import compare_groups, compare_runs
-from rowgrad.scenario.settings import STATE
+from rowgrad.scenario.settings import STATE, state_words
 from rowgrad.watch import figures, wording
 from rowgrad.watch.quantities import ARRIVES, LAYER_GRAD, REACHES
 
@@ -223,20 +223,31 @@ def _layers(groups: Sequence[RunGroup]) -> list[Plot]:
 
 def heatmap_verdict(groups: Sequence[RunGroup]) -> str:
     """What stops how much gradient in which settings, and in which nothing is cut."""
-    cut = [group for group in groups if group.is_cut]
-    parts = []
-    for cause, who in {**wording.BY, None: "an unrecorded cause"}.items():
-        subject = f"{who}," if "," in who else who
-        some = [group for group in cut if (group.zeros_by if group.zeros_by in wording.BY else None) is cause]
-        state = [group for group in some if group.first.scenario.route == STATE]
-        others = [group for group in some if group not in state]
-        if others:
-            parts.append(f"{subject} stops {_shares(others)}")
-        if state:
-            parts.append(f"{subject} cuts the state between rows in {wording.listed([group.name for group in state])}")
-    if whole := [group.name for group in groups if group.is_cut is False]:
+    by_cause: dict[str, list[RunGroup]] = {}
+    state: dict[str, list[str]] = {}
+    whole: list[str] = []
+    for group in groups:
+        if group.first.detaches_state:
+            part = state_words(group.first.scenario.state)
+            end = "" if group.is_cut else ", and no row gets exactly 0,"
+            state.setdefault(f"detach cuts the {part} between rows{end}", []).append(group.name)
+        elif group.is_cut and group.first.scenario.route != STATE:
+            by_cause.setdefault(wording.name_causes(group.zeros or []), []).append(group)
+        elif group.is_cut is not None:
+            whole.append(group.name)
+    parts = [f"{_stop(causes)} {_shares(some)}" for causes, some in sorted(by_cause.items())]
+    parts += [f"{words} in {wording.listed(names)}" for words, names in state.items()]
+    if whole:
         parts.append(f"nothing is cut in {wording.listed(whole)}")
     return wording.sentence("; ".join(parts))
+
+
+def _stop(causes: str) -> str:
+    """Subject and verb of what stops gradient, from `wording.name_causes`."""
+    if not causes:
+        return "an unrecorded cause stops"
+    several, pause = "; " in causes, "," * ("," in causes)
+    return f"{causes.replace('; ', ' and ')}{pause} {'together stop' if several else 'stops'}"
 
 
 def _shares(groups: Sequence[RunGroup]) -> str:
@@ -249,8 +260,9 @@ def _shares(groups: Sequence[RunGroup]) -> str:
 
 def causes_of_zeros(groups: Sequence[RunGroup]) -> str:
     """What makes the zeros and why, once for all settings with the same answer."""
-    known = {g.name: wording.zeros_sentence(g.zeros_by, g.first.scenario) for g in groups if g.zeros_by is not None}
-    return " ".join(f"{wording.listed(names)}: {words}" for words, names in wording.names_by_words(known).items())
+    known = {g.name: wording.zeros_sentence(g.zeros, g.first.scenario) for g in groups if g.zeros is not None}
+    by_words = wording.names_by_words(known)
+    return " ".join(f"{wording.listed(names)}: {words}" for words, names in by_words.items() if words)
 
 
 def merge_equal(known: Mapping[RunGroup, Known]) -> dict[str, Known]:

@@ -8,6 +8,7 @@ run.figures()["row_gradients"]
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from omegaconf import DictConfig
     from torch import Tensor
 
-    from rowgrad.scenario.zeros import ZeroCause
+    from rowgrad.scenario.zeros import ZeroCause, Zeros
 
 Curve = tuple[list[int], list[float]]  # optimizer steps and values
 
@@ -103,15 +104,42 @@ class Run:
         """What happens to the rows."""
         return ScenarioSettings.read(self.config.scenario)
 
-    @property
-    def zeros_by(self) -> ZeroCause | None:
-        """The cause of the zeros in the selected rows; None if neither the summary nor the route says it."""
-        from rowgrad.scenario.zeros import ZeroCause
+    @cached_property
+    def zeros(self) -> list[Zeros] | None:
+        """The rows with zeros by cause, the most frequent cause first; empty without zeros.
+
+        None if there are zeros, and neither the summary nor the route tells their cause.
+        """
+        from rowgrad.scenario.zeros import ZeroCause, Zeros, read_zeros
 
         reported = {cause.value: cause for cause in ZeroCause}.get(str(self.summary.get("zeros_by")))
         of_state = ZeroCause.DETACH if self.scenario.detach else ZeroCause.NONE
         by_route = {"exclude": ZeroCause.LOSS, "observe": ZeroCause.NONE, STATE: of_state}
-        return reported or by_route.get(self.scenario.route)
+        cause = reported or by_route.get(self.scenario.route)
+        is_zero = self.selected if self.cut_counts is None else (self.cut_counts > 0).tolist()
+        recorded = tuple(row for row, zero in enumerate(is_zero) if zero)
+        if not recorded or (cause is ZeroCause.NONE and self.cut_counts is None):
+            return []
+        if cause in {None, ZeroCause.NONE}:
+            return None
+        by_row = read_zeros(str(self.summary.get("zeros_by_row", "")), len(is_zero)) if reported else []
+        by_row = [replace(part, rows=tuple(row for row in part.rows if row in recorded)) for part in by_row]
+        return [part for part in by_row if part.rows] or [Zeros(cause, recorded)]
+
+    @property
+    def zeros_by(self) -> ZeroCause | None:
+        """The most frequent cause of zeros: NONE without zeros, None if the cause is unknown."""
+        from rowgrad.scenario.zeros import ZeroCause
+
+        return None if self.zeros is None else self.zeros[0].cause if self.zeros else ZeroCause.NONE
+
+    @property
+    def detaches_state(self) -> bool:
+        """Whether the state of a network was detached at any step."""
+        scenario, steps = self.scenario, self.summary.get("train/steps")
+        last = steps - 1 if isinstance(steps, int) else int(self.steps[-1]) if len(self.steps) else -1
+        cuts = scenario.route == STATE and scenario.detach and scenario.probability > 0 and scenario.random_rows != 0
+        return cuts and scenario.from_step <= last and any(self.selected)
 
     @cached_property
     def steps(self) -> Tensor:
@@ -156,8 +184,8 @@ class Run:
         return list(self.scenario.select(self.height))
 
     @cached_property
-    def cut_counts(self) -> Tensor | None:
-        """At how many recorded steps each row was cut, (H,); None if not both gradient norms were recorded.
+    def cut(self) -> Tensor | None:
+        """Which rows were cut at which recorded steps, (T, H); None if not both gradient norms were recorded.
 
         If the state of a network is cut between rows, nothing arrives at the rows above either.
         """
@@ -167,7 +195,12 @@ class Run:
         if not {REACHES, ARRIVES} <= self.norms.keys():
             return None
         reaches, arrives = self.norms[REACHES], self.norms[ARRIVES]
-        return (reaches == 0 if self.scenario.route == STATE else cut_rows(reaches, arrives)).sum(0)
+        return reaches == 0 if self.scenario.route == STATE else cut_rows(reaches, arrives)
+
+    @property
+    def cut_counts(self) -> Tensor | None:
+        """At how many recorded steps each row was cut, (H,); None if not both gradient norms were recorded."""
+        return None if self.cut is None else self.cut.sum(0)
 
     @cached_property
     def cut_fraction(self) -> float | None:

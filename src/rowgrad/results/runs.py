@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rowgrad.folders import SweepFolder
-    from rowgrad.scenario.zeros import ZeroCause
+    from rowgrad.scenario.zeros import Zeros
 
 Curves = tuple[np.ndarray, np.ndarray]  # steps (T,), and values of N seeds at them, (N, T)
 Pairs = list[tuple[Run, Run]]  # with detach, and without
@@ -105,10 +105,13 @@ class RunGroup:
         known = [share for run in self.runs if (share := run.cut_fraction) is not None]
         return statistics.mean(known) if known else 0.0
 
-    @property
-    def zeros_by(self) -> ZeroCause | None:
-        """The cause of the zeros; None if it is unknown or if no row is selected."""
-        return self.first.zeros_by if any(self.first.selected) else None
+    @cached_property
+    def zeros(self) -> list[Zeros] | None:
+        """The rows with zeros by cause, the most frequent cause first; None if a run does not know its causes."""
+        from rowgrad.scenario.zeros import merge_zeros
+
+        found = [run.zeros for run in self.runs]
+        return None if None in found else merge_zeros(zeros for zeros in found if zeros)
 
     def curves(self, tags: Sequence[str]) -> dict[str, Curves]:
         """Curves of the event files by their tags, at the steps that all seeds have."""

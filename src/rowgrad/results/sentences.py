@@ -16,13 +16,22 @@ from rowgrad.files import command_typed, shown
 from rowgrad.folders import DRY
 from rowgrad.results.analysis import call_analyses
 from rowgrad.results.paired import compare_pairs, percent, spread
-from rowgrad.results.runs import find_baseline, find_control, finite, identical
+from rowgrad.results.runs import RunGroup, find_baseline, find_control, finite, identical
 from rowgrad.scenario.rows import name_rows
-from rowgrad.scenario.settings import STATE
-from rowgrad.scenario.zeros import ZeroCause
+from rowgrad.scenario.settings import state_words
+from rowgrad.scenario.zeros import AT_SOME, ZeroCause
 from rowgrad.watch.norms import arriving
 from rowgrad.watch.quantities import COSINE, FACTS, RATIO
-from rowgrad.watch.wording import describe_bias, describe_cut, describe_vanishing, describe_zeros, sentence
+from rowgrad.watch.wording import (
+    below_one,
+    describe_bias,
+    describe_cut,
+    describe_no_zeros,
+    describe_vanishing,
+    describe_zeros,
+    listed_rows,
+    sentence,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,6 +40,7 @@ if TYPE_CHECKING:
     from rowgrad.results.run import Run
     from rowgrad.results.runs import Pairs, RunSet
     from rowgrad.scenario.scenario import Scenario
+    from rowgrad.scenario.zeros import Zeros
 
 ACCURACY = "the test accuracy"
 
@@ -64,7 +74,7 @@ def describe_run(run: Run, scenario: Scenario) -> str:
 def _lines_on_gradients(run: Run, scenario: Scenario) -> list[tuple[str, str]]:
     """Which rows or edges are cut and by what, the control, the weights' gradient, and whether gradient vanishes."""
     summary, lines, counts = run.summary, [], run.cut_counts
-    if scenario.route == STATE and scenario.detach and not scenario.is_noop:
+    if run.detaches_state:
         lines.append(("cut", scenario.cut_edges()))
         lines.append(("", describe_cut(counts, len(run.steps), "gradient exactly 0.0, in both norms,")))
     else:
@@ -74,9 +84,10 @@ def _lines_on_gradients(run: Run, scenario: Scenario) -> list[tuple[str, str]]:
         where = "at the black in their place" if scenario.route == "exclude" else "there"
         lines.append(("", f"{share} arrives {where} and goes no further"))
     if not scenario.is_noop:
-        cause = ZeroCause(summary["zeros_by"])
-        if cause is ZeroCause.NONE or counts is None or counts.any():  # no cause without a zero
-            lines.append(("" if cause is ZeroCause.NONE else "made by", describe_zeros(cause, scenario)))
+        causes = [escape(words) for words in describe_zeros(run.zeros or [], scenario)]
+        lines += [("" if place else "made by", words) for place, words in enumerate(causes)]
+        if run.zeros == [] and (words := describe_no_zeros(scenario)):
+            lines.append(("", words))
         lines += describe_comparison(run)
     if COSINE in summary:
         lines.append(("weights", describe_bias(summary[COSINE], summary[RATIO])))
@@ -144,27 +155,38 @@ def answer_jobs(runs: RunSet) -> list[str]:
 
 
 def on_detach(setting: str, pairs: Pairs) -> str:
-    """What detach did in one setting, and what makes the zeros; empty if no row is selected.
+    """What detach did in one setting, and what makes the zeros; empty if no row is selected, or if that is unknown.
 
     Args:
         setting: its name.
         pairs: runs with detach and without, one of each for each seed.
     """
-    run = pairs[0][0]
-    if not any(run.selected) or run.zeros_by is None:
+    treated = RunGroup(setting, tuple(run for run, _ in pairs))
+    run, zeros, accuracy = treated.first, treated.zeros, describe_effect(pairs)
+    if not any(run.selected):
         return ""
-    cause, rows, accuracy = run.zeros_by, name_rows(run.selected), describe_effect(pairs)
-    if cause is ZeroCause.NONE:
+    if run.detaches_state:
+        cosines = finite(treated.runs, COSINE)
+        turned = f"; its gradient has cosine {below_one(statistics.mean(cosines), 2)} with the one without" * bool(
+            cosines
+        )
+        state = f"the {state_words(run.scenario.state)} that is carried into {name_rows(run.selected)}"
+        return f"{setting}: detach cuts {state}; {accuracy}{turned}."
+    if zeros is None:
+        return ""
+    if not zeros:
         return f"{setting}: nothing is cut, with detach or without; {accuracy}."
-    if cause is not ZeroCause.DETACH:
-        return f"{setting}: {cause.value} makes the zeros of {rows}, not detach, with it and without; {accuracy}."
-    if run.scenario.route == STATE:
-        cosines = finite([treated for treated, _ in pairs], COSINE)
-        turned = f"; its gradient has cosine {statistics.mean(cosines):.2f} with the one without" if cosines else ""
-        return f"{setting}: detach cuts the state that is carried into {rows}; {accuracy}{turned}."
+    return f"{setting}: {'; '.join(_on_zeros(part, pairs) for part in zeros)}; {accuracy}."
+
+
+def _on_zeros(zeros: Zeros, pairs: Pairs) -> str:
+    """Which rows' zeros a cause makes, and what share of the gradient it stops if it is detach."""
+    words = f"{zeros.cause.value} makes the zeros of {listed_rows(zeros.rows)}"
+    if zeros.cause is not ZeroCause.DETACH:
+        return f"{words}, not detach, with it and without"
     stopped = compare_pairs(pairs, "cut_fraction")
-    share = f" and stops {percent(stopped.mean)} of the squared gradient" if stopped else ""
-    return f"{setting}: detach makes the zeros of {rows}{share}; {accuracy}."
+    words += f" ({AT_SOME} does)" * zeros.partly
+    return words + (f" and stops {percent(stopped.mean)} of the squared gradient" if stopped else "")
 
 
 def describe_effect(pairs: Pairs) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from rowgrad.errors import UserError
 from rowgrad.scenario.operations import with_greys
 from rowgrad.scenario.rows import name_rows
-from rowgrad.scenario.settings import STATE, ScenarioSettings
+from rowgrad.scenario.settings import STATE, ScenarioSettings, state_words
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -209,10 +209,9 @@ class Scenario(nn.Module):
 
     def cut_edges(self) -> str:
         """Describes what route `state` detaches: "the state that is carried into row 14"."""
-        part = "state" if self.state == "all" else f"{self.state} state alone"
         rows = self.rows if self.random_rows is None else f"{self.random_rows} of {self.rows}, drawn anew at each step"
         chance = "" if self.probability == 1 else f", for each image and row with probability {self.probability:g}"
-        return f"the {part} that is carried into {rows}{chance}"
+        return f"the {state_words(self.state)} that is carried into {rows}{chance}"
 
     def _schedule(self) -> str:
         """Describes the schedule, as the end of a sentence; empty if the scenario is always active."""

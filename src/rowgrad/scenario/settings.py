@@ -18,6 +18,11 @@ NOTHING = read_operation("none")
 STATE = "state"  # the route that detaches a recurrent network's state between rows
 
 
+def state_words(state: str) -> str:
+    """The part of the state that is detached, in words."""
+    return "state" if state == "all" else f"{state} state alone"
+
+
 @dataclass(frozen=True, kw_only=True)
 class ScenarioSettings(Settings, key="scenario"):
     """Rows, operation, detach, route and schedule."""

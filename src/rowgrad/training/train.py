@@ -15,20 +15,20 @@ from rowgrad.errors import UserError, in_one_line
 from rowgrad.folders import DRY, RunFolder
 from rowgrad.results.run import Run
 from rowgrad.results.sentences import describe_run, fallback_notice
-from rowgrad.scenario.settings import ScenarioSettings
-from rowgrad.scenario.zeros import ZeroCause, find_zero_cause
+from rowgrad.scenario.settings import STATE, ScenarioSettings
+from rowgrad.scenario.zeros import PROBES, ZeroCause, find_zeros, zeros_text
 from rowgrad.training.build import build, load_weights
 from rowgrad.training.checkpoints import Checkpoints, newest_good
 from rowgrad.training.settings import notes_on_rows, read_saved_settings, read_settings
 from rowgrad.training.signals import StopOnSignal, is_interruption
 from rowgrad.training.trainer import FiniteLoss, WholeSteps, lightning_trainer, make_trainer, prepare_libraries
 from rowgrad.watch.bias import measured_bias
-from rowgrad.watch.hparams import announce, hyperparameters, versions, write_outcome
+from rowgrad.watch.hparams import announce, hyperparameters, versions, write_outcome, zeros_facts
 from rowgrad.watch.loggers import close_loggers, other_loggers, writers
 from rowgrad.watch.recorder import recorder_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import lightning.pytorch as pl
@@ -36,9 +36,12 @@ if TYPE_CHECKING:
 
     from rowgrad.data.datamodule import ImageData
     from rowgrad.model.classifier import RowClassifier
+    from rowgrad.scenario.zeros import Zeros
     from rowgrad.training.settings import RunSettings
 
 Summary = dict[str, Any]
+# The scenario is probed with the images of one step, unless these are large.
+MOST_NUMBERS, MIN_IMAGES = 2**20, 16
 prepare_libraries()
 
 
@@ -85,6 +88,7 @@ class Training:
         data: the images.
         module: the model.
         trainer: Lightning's.
+        expected: the zeros that the scenario will make, by cause.
         summary: the content of `summary.json`.
     """
 
@@ -105,6 +109,7 @@ class Training:
         if (recorder := recorder_of(self.trainer)) is not None:
             recorder.check(self.module)
         self.console = Console(quiet=not self.trainer.is_global_zero, soft_wrap=True, emoji=False)
+        self.expected = self._zeros_expected()
         self.summary: Summary = {"status": "failed"} | self._circumstances()
 
     def open(self) -> None:
@@ -143,7 +148,7 @@ class Training:
     def _announce(self) -> None:
         """Writes the run's description to the loggers. A resumed run has it in TensorBoard already."""
         for writer in writers(self.trainer) if self.checkpoint is None else ():
-            announce(writer, self.trainer, self.config, self.module, self.data, ZeroCause(self.summary["zeros_by"]))
+            announce(writer, self.trainer, self.config, self.module, self.data, self.expected)
         for logger in other_loggers(self.trainer):
             try:
                 logger.log_hyperparams(hyperparameters(self.config))
@@ -158,9 +163,13 @@ class Training:
         self.summary |= {"train/steps": steps, "train/seconds": seconds}
         if trainer.is_global_zero:
             self.summary["cut_fraction"] = Run(self.folder).cut_fraction
+            zeros = self._zeros_made(steps)
+            self.summary["zeros_by"] = (zeros[0].cause if zeros else ZeroCause.NONE).value
+            if zeros:
+                self.summary["zeros_by_row"] = zeros_text(zeros, self.data.dataset.shape.height)
             self.summary |= measured_bias(trainer)
             for writer in writers(trainer):
-                write_outcome(writer, self.summary, steps)
+                write_outcome(writer, self.summary, steps, zeros_facts(zeros, self.module.scenario))
             close_loggers(trainer)
             self.folder.write_summary(self.summary)  # last: a run whose status is done has all its files
 
@@ -188,9 +197,35 @@ class Training:
             "seed": self.module.seed,
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
             "threads": torch.get_num_threads(),
-            "zeros_by": find_zero_cause(self.module.scenario, self.data.dataset.shape).value,
             **versions(),
         }
+
+    def _zeros_expected(self, steps: int | None = None) -> list[Zeros]:
+        """The zeros that the scenario makes in the first `steps` steps, by cause."""
+        scenario = self.module.scenario
+        ends = [end for end in (scenario.to_step, steps, scenario.from_step + PROBES) if end is not None]
+        if scenario.route == STATE and scenario.state != "all":  # gradient goes through the other part
+            return []
+        due = range(scenario.from_step, min(ends))
+        return self._find_zeros(dict.fromkeys(range(self.data.dataset.shape.height), due))
+
+    def _zeros_made(self, steps: int) -> list[Zeros]:
+        """The recorded zeros by cause; if norms were not recorded, those that the scenario makes in `steps` steps."""
+        run = Run(self.folder)
+        if run.cut is None:
+            return self._zeros_expected(steps)
+        at_steps = {row: run.steps[zero].tolist() for row, zero in enumerate(run.cut.unbind(1)) if zero.any()}
+        return self._find_zeros(at_steps)
+
+    def _find_zeros(self, steps: Mapping[int, Sequence[int]]) -> list[Zeros]:
+        """Finds the causes of rows' zeros at these steps, on a batch of the run's size and images."""
+        shape, module = self.data.dataset.shape, self.module
+        most = max(MOST_NUMBERS // (shape.channels * shape.height * shape.width), MIN_IMAGES)
+        whole = self.data.settings.batch_size * self.trainer.accumulate_grad_batches * self.trainer.world_size
+        with torch.no_grad():
+            images = self.data.examples(min(whole, most)).to(module.theta.device)
+            images = (module.corruption(images) + module.theta).float().cpu()
+        return find_zeros(module.scenario, images, module.seed, steps)
 
     def _measure(self) -> Summary:
         """Validation and test metrics of the last weights."""

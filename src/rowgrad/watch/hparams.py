@@ -19,7 +19,7 @@ from rowgrad.watch.bias import compares_gradients
 from rowgrad.watch.loggers import add_facts, add_record
 from rowgrad.watch.quantities import ABOUT, ARRIVES, COSINE, OUTCOME, RATIO, REACHES
 from rowgrad.watch.recorder import recorder_of
-from rowgrad.watch.wording import zeros_sentence
+from rowgrad.watch.wording import name_causes, zeros_sentence
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
     from rowgrad.data.datamodule import ImageData
     from rowgrad.model.classifier import RowClassifier
-    from rowgrad.scenario.zeros import ZeroCause
+    from rowgrad.scenario.scenario import Scenario
+    from rowgrad.scenario.zeros import Zeros
 
 # Final metrics in the HParams tab -> their keys in summary.json.
 FINAL = {
@@ -53,7 +54,7 @@ def announce(
     config: DictConfig,
     module: RowClassifier,
     data: ImageData,
-    cause: ZeroCause,
+    zeros: Sequence[Zeros],
 ) -> None:
     """Writes what a run is, before it is trained: texts, hyperparameters, the charts of *Custom Scalars*.
 
@@ -63,10 +64,10 @@ def announce(
         config: the run's config, as in `config.yaml`.
         module: the run's model.
         data: the run's images.
-        cause: what makes the zeros in the selected rows.
+        zeros: the zeros that the scenario will make, by cause.
     """
-    zeros = "" if module.scenario.is_noop else zeros_sentence(cause, module.scenario)
-    sentences = filter(None, [module.sentence(), zeros, data.missing, f"Data set: {data.name}."])
+    facts = zeros_facts(zeros, module.scenario)
+    sentences = filter(None, [module.sentence(), facts["zeros"], data.missing, f"Data set: {data.name}."])
     table = ["| package | version |", "| --- | --- |", *(f"| {n} | {v} |" for n, v in versions().items())]
     writer.add_text("about", "\n\n".join([*sentences, "\n".join(table)]))
     resolved = OmegaConf.to_yaml(config, resolve=True)
@@ -76,8 +77,7 @@ def announce(
     experiment, start, _ = hparams(hyperparameters(config), final)
     for record in (experiment, start):
         add_record(writer, record)
-    about = describe(config, module, data.dataset.train.pixels) | {"zeros": zeros, "zeros_by": cause.value}
-    add_facts(writer, ABOUT, about)
+    add_facts(writer, ABOUT, describe(config, module, data.dataset.train.pixels) | facts)
     recorder = recorder_of(trainer)
     recorded = () if recorder is None else [quantity.name for quantity in recorder.quantities]
     charts = custom_scalars(recorded, selects=any(module.watched.selected), compares=compares)
@@ -96,6 +96,14 @@ def describe(config: DictConfig, module: RowClassifier, images: Tensor) -> dict[
         "edges": module.scenario.route == STATE,
         "digit": base64.b64encode(digit.numpy().tobytes()).decode(),
         "columns": digit.shape[1],
+    }
+
+
+def zeros_facts(zeros: Sequence[Zeros], scenario: Scenario) -> dict[str, str]:
+    """What the tab *Rows* says of a run's zeros: who makes them, and a sentence on why."""
+    return {
+        "zeros": "" if scenario.is_noop else zeros_sentence(zeros, scenario),
+        "made_by": name_causes(zeros),
     }
 
 
@@ -123,8 +131,15 @@ def digest_but_for_seed(config: DictConfig) -> str:
     return hashlib.sha256(key.encode()).hexdigest()[:16]
 
 
-def write_outcome(writer: SummaryWriter, summary: Mapping[str, Any], step: int) -> None:
-    """Writes how the run ended; of a finished run also its final metrics, for *HParams*."""
+def write_outcome(writer: SummaryWriter, summary: Mapping[str, Any], step: int, zeros: Mapping[str, str]) -> None:
+    """Writes how the run ended; of a finished run also its final metrics, for *HParams*.
+
+    Args:
+        writer: the run's event file.
+        summary: the content of `summary.json`.
+        step: the number of trained steps.
+        zeros: `zeros_facts` of the recorded zeros, in place of the expected ones.
+    """
     facts = {name: value for name, value in summary.items() if name == "status" or "/" in name}
     writer.add_text("outcome", "\n".join(f"- {name}: {value}" for name, value in facts.items()), step)
     if summary["status"] == "done":
@@ -134,6 +149,7 @@ def write_outcome(writer: SummaryWriter, summary: Mapping[str, Any], step: int) 
         *_, end = hparams({}, {})
         add_record(writer, end, step)
     facts |= {name: summary[name] for name in ("cut_fraction", "error") if summary.get(name) is not None}
+    facts |= zeros
     add_facts(writer, OUTCOME, facts, step)  # last: any later event means that the run was resumed
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from rowgrad.scenario.rows import name_rows
 from rowgrad.scenario.settings import STATE
-from rowgrad.scenario.zeros import ZeroCause
+from rowgrad.scenario.zeros import AT_SOME, ZeroCause
 from rowgrad.watch.norms import FAINT, FIRST, LAST, contrast, cut_fraction, first_and_last
 from rowgrad.watch.quantities import ARRIVES, REACHES
 
@@ -21,37 +21,50 @@ if TYPE_CHECKING:
 
     from rowgrad.scenario.scenario import Scenario
     from rowgrad.scenario.settings import ScenarioSettings
+    from rowgrad.scenario.zeros import Zeros
 
 MOST_NAMES, MOST_LETTERS = 3, 90  # in a list of names; longer lists are counted
-BY = {
-    ZeroCause.DETACH: "detach",
-    ZeroCause.LOSS: "the loss, not detach",
-    ZeroCause.OPERATION: "the operation, not detach",
+WHY = {
+    ZeroCause.DETACH: "the loss uses these rows, and without detach gradient would reach them",
+    ZeroCause.LOSS: "the network never sees these rows, so they get 0 with detach and without",
+    ZeroCause.OPERATION: "at these steps it lets no gradient back to these rows, detached or not",
 }
 
 
-def describe_zeros(cause: ZeroCause, scenario: Scenario | ScenarioSettings) -> str:
-    """What makes the zeros in the rows that a scenario selects, and why; if nothing does, what detach does instead."""
-    detach, route = scenario.detach, scenario.route
-    if cause is ZeroCause.LOSS:
-        why = "the network never sees these rows, so they get 0 with detach and without"
-    elif cause is ZeroCause.OPERATION:
-        why = "it lets no gradient back through these rows, detached or not"
-    elif cause is ZeroCause.DETACH and route == STATE:
-        return "detach: without it, gradient would go on through the state to the rows above"
-    elif cause is ZeroCause.DETACH:
-        return "detach: the loss uses these rows, and without detach gradient would reach them"
-    elif route == "observe" and detach:
-        return "detach is on copies that only observers see: nothing that is learnt from is cut"
-    else:
+def name_causes(zeros: Sequence[Zeros]) -> str:
+    """What makes the zeros, each cause with its rows if there are several: `detach`, `the loss, not detach`."""
+    return "; ".join(_name_cause(part, of_several=len(zeros) > 1) for part in zeros)
+
+
+def _name_cause(part: Zeros, *, of_several: bool, place: str = "") -> str:
+    notes = "; ".join(filter(None, [place, AT_SOME * part.partly]))
+    notes = f" ({notes})" if notes else ""
+    rows = f" for {listed_rows(part.rows)}" if of_several else ""
+    return f"{part.cause.value}{notes}{rows}" + ("" if part.cause is ZeroCause.DETACH else ", not detach")
+
+
+def describe_zeros(zeros: Sequence[Zeros], scenario: Scenario | ScenarioSettings) -> list[str]:
+    """What makes the zeros, in which line, and why, by cause."""
+    off = "" if scenario.detach else " (detach is off here)"
+    through_state = "without it, gradient would go on through the state to the rows above"
+    why = WHY | ({ZeroCause.DETACH: through_state} if scenario.route == STATE else {})
+    several = len(zeros) > 1
+    return [f"{_name_cause(part, of_several=several, place=part.place)}: {why[part.cause]}{off}" for part in zeros]
+
+
+def describe_no_zeros(scenario: Scenario | ScenarioSettings) -> str:
+    """What detach does in a scenario that makes no zeros; empty if nothing is to be said."""
+    if not scenario.detach:
         return "detach is off: this is the control of the same run with it"
-    return f"{BY[cause]}: {why}" + ("" if detach else " (detach is off here)")
+    if scenario.route == "observe":
+        return "detach is on copies that only observers see: nothing that is learnt from is cut"
+    return ""
 
 
-def zeros_sentence(cause: ZeroCause, scenario: Scenario | ScenarioSettings) -> str:
-    """The same as a sentence."""
-    words = describe_zeros(cause, scenario)
-    return sentence(words if cause is ZeroCause.NONE else f"zeros are made by {words}")
+def zeros_sentence(zeros: Sequence[Zeros], scenario: Scenario | ScenarioSettings) -> str:
+    """What makes the zeros and why, or what detach does without zeros, as a sentence."""
+    words = describe_zeros(zeros, scenario)
+    return sentence(f"zeros are made by {'; by '.join(words)}" if words else describe_no_zeros(scenario))
 
 
 def describe_cut(counts: Tensor | None, steps: int, exactly: str = "row gradient exactly 0.0") -> str:
@@ -85,7 +98,7 @@ def describe_bias(cosine: float, ratio: float) -> str:
     """The weights' gradient compared with the one without detach, by means over steps."""
     if cosine == ratio == 1:
         return "on the same batch, their gradient is exactly what it would be without detach"
-    return f"their gradient beside the one without detach: cosine {cosine:.4f}, {ratio:.4f} of its norm (means)"
+    return f"their gradient beside the one without detach: cosine {below_one(cosine)}, {ratio:.4f} of its norm (means)"
 
 
 def describe_vanishing(norms: Tensor | None) -> str:
@@ -122,6 +135,18 @@ def short_rows(rows: Sequence[bool]) -> str:
     """A selection without the word row, as in a table: `0–13`, `none`."""
     words = name_rows(rows).removeprefix("rows ").removeprefix("row ")
     return "none" if words == "no row" else words
+
+
+def listed_rows(rows: Sequence[int]) -> str:
+    """Rows by their indices: `rows 0–13`."""
+    return name_rows([row in rows for row in range(max(rows, default=-1) + 2)])
+
+
+def below_one(cosine: float, decimals: int = 4) -> str:
+    """A cosine with some decimals, or with as many as are needed to tell it from 1."""
+    while cosine < 1 and float(f"{cosine:.{decimals}f}") == 1:
+        decimals += 1
+    return f"{cosine:.{decimals}f}"
 
 
 def percent(share: float, sign: str = "") -> str:

@@ -73,12 +73,19 @@ function differenceSaid(line, control) {
 
 /** What makes the zeros, if there are any. The tooltip says why. */
 function makerSaid(line, cut) {
-  const maker = line.facts.zeros_by;
-  if (typeof maker !== "string" || maker === "none" || !cut.includes("exactly 0")) return "";
-  return maker === "detach" ? "made by detach" : `made by ${maker}, not detach`;
+  const { made_by: causes, zeros_by: cause } = line.facts; // the latter in older event files
+  const said = typeof causes === "string" ? causes : cause === "detach" ? cause : typeof cause === "string" && cause !== "none" ? `${cause}, not detach` : "";
+  return said && cut.includes("exactly 0") ? `made by ${said}` : "";
 }
 
 function biasSaid(line) {
   const cosine = line.facts["grad_bias/cosine"];
-  return typeof cosine === "number" && cosine < 1 ? `the weights' gradient has cosine ${cosine.toFixed(2)} with the one without detach` : "";
+  return typeof cosine === "number" && cosine < 1 ? `the weights' gradient has cosine ${belowOne(cosine)} with the one without detach` : "";
+}
+
+/** With two decimals, or with as many as are needed to tell it from 1. */
+function belowOne(cosine) {
+  let decimals = 2;
+  while (decimals < 20 && Number(cosine.toFixed(decimals)) === 1) decimals++;
+  return cosine.toFixed(decimals);
 }
