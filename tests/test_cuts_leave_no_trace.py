@@ -8,6 +8,7 @@ import math
 import random
 from collections import deque
 from types import SimpleNamespace
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -523,4 +524,14 @@ def test_an_answer_fits_into_eighty_columns():
     found = rowgrad.find_cuts(module, module.step)
     assert max(map(len, str(found).splitlines())) <= 80
     assert "test_cuts_leave_no_trace.py:" in str(found)
-    assert "<" not in found._repr_html_().replace("<pre>", "").replace("</pre>", "")
+
+
+def test_a_notebook_shows_code_as_text():
+    module = nn.Linear(2, 2)
+    found = rowgrad.find_cuts(module, lambda: (module(torch.ones(1, 2)) * ("<b>" < "<i>")).detach().sum())
+    page = ElementTree.fromstring(f"<div>{found._repr_html_()}</div>")
+    assert {one.tag for one in page.iter()} == {"div", "pre", "table", "tr", "th", "td", "b", "br", "code"}
+    text = "".join(page.itertext())
+    assert all(
+        words in text for words in (found.cuts[0].code, found.cuts[0].place, "2 of 2 parameters", "weight, bias: cut")
+    )

@@ -126,9 +126,9 @@ class Cuts:
         head = "".join(f"<th style='text-align:left'>{words}</th>" for words in ("", "place", "kind", "what it costs"))
         rows = "".join(
             f"<tr><td>{number}</td><td style='text-align:left'><b>{html.escape(cut.place)}</b>"
-            f"<br><code>{html.escape(cut.code)}</code><br>{html.escape(_where(cut))}</td>"
+            f"<br/><code>{html.escape(cut.code)}</code><br/>{html.escape(_where(cut))}</td>"
             f"<td style='text-align:left'>{html.escape(cut.maker)}</td>"
-            f"<td style='text-align:left'>{'<br>'.join(map(html.escape, _costs(cut)))}</td></tr>"
+            f"<td style='text-align:left'>{'<br/>'.join(map(html.escape, _costs(cut)))}</td></tr>"
             for number, cut in enumerate(self.on_the_way, 1)
         )
         table = f"<table><tr>{head}</tr>{rows}</table>" if rows else ""

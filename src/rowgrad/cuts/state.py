@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils.data import Dataset
 
 from rowgrad.tap import RowTap
 
@@ -24,15 +25,21 @@ if TYPE_CHECKING:
     Flags = tuple[Tensor, bool, Tensor | None]
 
 
-_LIBRARIES = {*sys.stdlib_module_names, "lightning", "pytorch_lightning", "torch"}  # whose objects are not looked into
+_LIBRARIES = {
+    *sys.stdlib_module_names,
+    "lightning",
+    "pytorch_lightning",
+    "torch",
+    "torchvision",
+}  # whose objects are not looked into
 
 
 class Kept:
     """The state of a module, as it was when this was made.
 
     Args:
-        module: with its submodules, and all that these have as attributes, but for objects of Lightning, of torch and
-            of Python's library.
+        module: with its submodules, and all that these have as attributes, but for data sets and objects of Lightning,
+            of torch and of Python's library.
         others: objects whose attributes are kept too, such as schedulers.
         taps: are on and empty in between; all others are off.
     """
@@ -50,20 +57,24 @@ class Kept:
         self.has_taps = bool(taps)
         self._random = (torch.get_rng_state(), random.getstate(), np.random.get_state())  # noqa: NPY002
         self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-        for part in (module, *others, *taps):
-            self._keep_all(part)
+        self._keep_all(module, *others, *taps)
 
-    def _keep_all(self, value: Any) -> None:
-        """Keeps what a value is made of: containers, tensors, attributes of objects that are not a library's."""
-        if id(value) in self._seen or isinstance(value, str | int | float | type):
-            return
-        self._seen[id(value)] = value
+    def _keep_all(self, *values: Any) -> None:
+        """Keeps what values are made of: containers, tensors, attributes of objects that are not a library's."""
+        waiting = [*values]
+        while waiting:
+            value = waiting.pop()
+            if id(value) not in self._seen and not isinstance(value, str | int | float | type | Dataset):
+                self._seen[id(value)] = value
+                waiting += self._keep_one(value)
+
+    def _keep_one(self, value: Any) -> Iterable[Any]:
+        """Keeps a value. Returns what it is made of."""
         if isinstance(value, dict | list | set | deque):
             self._containers.append((value, value.copy()))
         if isinstance(value, dict | list | set | deque | tuple):
-            for each in [*(value.values() if isinstance(value, dict) else value)]:
-                self._keep_all(each)
-        elif isinstance(value, Tensor):
+            return [*(value.values() if isinstance(value, dict) else value)]
+        if isinstance(value, Tensor):
             self.keep(value)
         elif isinstance(value, np.ndarray):
             self._arrays.append((value, value.copy()))
@@ -72,7 +83,8 @@ class Kept:
         elif isinstance(value, torch.optim.Optimizer):
             self._keep_optimizer(value)
         elif isinstance(value, nn.Module | LRScheduler) or type(value).__module__.partition(".")[0] not in _LIBRARIES:
-            self._keep_all(getattr(value, "__dict__", None))
+            return [getattr(value, "__dict__", None)]
+        return ()
 
     @torch.no_grad()
     def keep(self, tensor: Tensor) -> None:
