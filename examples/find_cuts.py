@@ -1,4 +1,4 @@
-"""A small model that answers questions about pictures. It trains, but parts of it learn nothing: where does gradient end?
+"""A small model that answers questions about pictures. Parts of it learn nothing: where does gradient end?
 
 python examples/find_cuts.py
 
@@ -27,7 +27,7 @@ class Answers(nn.Module):
     def forward(self, pictures, questions):
         seen = self.pictures(pictures)
         with torch.no_grad():
-            states, last = self.question(self.words(questions))
+            _, last = self.question(self.words(questions))
         both = torch.cat([seen, last[0]], dim=1)
         return self.head(both)
 
@@ -42,11 +42,12 @@ def main():
 
     found = rowgrad.find_cuts(model, step)
     print(found)
-    # How to read it. Each number is a place, with its line of code and the function that it is in. "without it, gradient
-    # would reach" names the layers that learn nothing because of this line. "it stops" is the share of the squared
-    # gradient that it takes away; a cosine near 1 means that the other parameters' gradient points the same way without it.
-    # The last list has every parameter without gradient, with the place that is to blame. An unused one has no place: look
-    # for its layer in `forward`. Whether a place is a mistake, you decide: here, all are.
+    # How to read it: each number is a place, with its line of code and the function that it is in. "without it, gradient
+    # would reach" names the parameters that learn nothing because of this line alone. "it stops" is the share of the
+    # squared gradient that ends there: 0.2 % of all is the whole gradient of the first layer. A cosine near 1: the other
+    # parameters' gradient hardly depends on it. The last list has all parameters without gradient, and the numbers of
+    # the places that cut them. An unused one has no place: look for its layer in `forward`. You decide which places are
+    # mistakes. Here, all are.
     return found
 
 
