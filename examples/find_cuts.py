@@ -42,12 +42,12 @@ def main():
 
     found = rowgrad.find_cuts(model, step)
     print(found)
-    # How to read it: each number is a place, with its line of code and the function that it is in. "without it, gradient
-    # would reach" names the parameters that learn nothing because of this line alone. "it stops" is the share of the
-    # squared gradient that ends there: 0.2 % of all is the whole gradient of the first layer. A cosine near 1: the other
-    # parameters' gradient hardly depends on it. The last list has all parameters without gradient, and the numbers of
-    # the places that cut them. An unused one has no place: look for its layer in `forward`. You decide which places are
-    # mistakes. Here, all are.
+    # How to read it: each number is a place, with its line of code and the function that it is in. "without it,
+    # gradient would reach" names the parameters that learn nothing because of this line alone. "it stops" is the share
+    # of the squared gradient that ends there: 0.2 % of all is the whole gradient of the first layer. A cosine near 1
+    # says that the whole gradient points almost the same way without the place. The last list has all parameters
+    # without gradient, and the numbers of the places that cut them. An unused one has no place: look for its layer in
+    # `forward`. You decide which places are mistakes. Here, all are.
     return found
 
 
