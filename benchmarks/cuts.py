@@ -6,12 +6,12 @@ of a layer's output, so that gradient reaches all parameters in every pass, and 
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-from alternate import Pace, interval, launch
-from measure import Result, main, say
+from alternate import interval
+from bare import now
+from measure import Result, main, side_by_side
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torchvision.models import resnet18
@@ -51,12 +51,8 @@ class Planted(nn.Module):
         return network.fc(network.avgpool(x).flatten(1))
 
 
-def run(pace: Pace, cuts: int, heal: int | None, device: str) -> None:
-    """Repeats `find_cuts`, as a loop; where `heal` is None, a forward and a backward pass.
-
-    Raises:
-        RuntimeError: `find_cuts` has not let through `heal` places.
-    """
+def timed(cuts: int, heal: int | None, device: str) -> Callable[[], float]:
+    """A function that calls `find_cuts` once, and returns milliseconds. For `heal=None`, a forward and a backward pass."""
     torch.manual_seed(0)
     model = Planted(cuts).to(device)
     images, labels = torch.randn(BATCH, 3, 32, 32, device=device), torch.randint(10, (BATCH,), device=device)
@@ -64,31 +60,30 @@ def run(pace: Pace, cuts: int, heal: int | None, device: str) -> None:
     def step() -> Tensor:
         return cross_entropy(model(images), labels)
 
-    for _ in pace:
+    def once() -> float:
+        begun = now()
         if heal is None:
             model.zero_grad()
             step().backward()
         else:
             found = rowgrad.find_cuts(model, step, heal=heal)
-            if sum(cut.stopped is not None for cut in found.cuts) != heal:
-                raise RuntimeError(f"not {heal} places were let through:\n{found}")
-        if device == "cuda":
-            torch.cuda.synchronize()
+            healed = sum(cut.stopped is not None for cut in found.cuts)
+            if healed != heal:
+                raise RuntimeError(f"{healed} places were let through, not {heal}:\n{found}")
+        return 1e3 * (now() - begun)
+
+    once()
+    return once
 
 
 def measure(device: str, quick: bool = False) -> list[Result]:
-    """Runs all loops in turns of two steps, eight times."""
+    """Calls each side once in a round."""
     sides = {
         "plain": (0, None), "no cut": (0, 0), "one cut let through": (1, 1),
         "five cuts, none let through": (5, 0), "five cuts let through": (5, 5),
     }  # fmt: skip
-    loops = {side: partial(run, cuts=cuts, heal=heal, device=device) for side, (cuts, heal) in sides.items()}
-    values: dict[str, list[float]] = {side: [] for side in sides}
-    for number in range(launches := 1 if quick else 8):
-        measured = launch(loops, 1, 2, 2 if quick else 4, patience=0 if quick else 20)
-        for side, numbers in measured.items():
-            values[side] += numbers
-        say(f"launch {number + 1}/{launches}: " + ", ".join(f"{side} {ms[0]:.4g}" for side, ms in measured.items()))
+    functions = {side: timed(cuts, heal, device) for side, (cuts, heal) in sides.items()}
+    values = side_by_side(functions, 1 if quick else 10)
     pairs = zip(values["five cuts let through"], values["five cuts, none let through"], strict=True)
     values["one place"] = [(five - none) / 5 for five, none in pairs]
     setting = f"(ResNet-18, 3×32×32, batch {BATCH})"
