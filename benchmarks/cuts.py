@@ -52,7 +52,7 @@ class Planted(nn.Module):
 
 
 def timed(cuts: int, heal: int | None, device: str) -> Callable[[], float]:
-    """A function that calls `find_cuts` once, and returns milliseconds. For `heal=None`, a forward and a backward pass."""
+    """A function that times `find_cuts` in milliseconds, or for `heal=None` a forward and a backward pass."""
     torch.manual_seed(0)
     model = Planted(cuts).to(device)
     images, labels = torch.randn(BATCH, 3, 32, 32, device=device), torch.randint(10, (BATCH,), device=device)
