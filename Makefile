@@ -32,7 +32,7 @@ results: .venv/browser
 	$(BIN)/python tools/results.py logs/results
 
 # The tables of docs/performance.md: 45 minutes on an otherwise idle machine.
-BENCHMARKS := answers start memory recorder pipeline sequences tap tab loading recipe example
+BENCHMARKS := answers start memory recorder pipeline sequences tap cuts tab loading recipe example
 bench: .venv/browser
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py $(ARGS) || exit 1; done
 	$(BIN)/python benchmarks/tables.py

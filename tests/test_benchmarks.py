@@ -62,6 +62,22 @@ def test_benchmarks_of_processes_run_from_end_to_end(tmp_path, name):
     assert content["machine"]["device"] == f"{os.cpu_count()} CPU cores"
 
 
+@pytest.mark.slow
+def test_the_cost_of_cuts_is_measured_from_end_to_end(tmp_path):
+    done = benchmark("cuts", tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(json.loads((tmp_path / "cuts_cpu.json").read_text())["results"]) == 5
+
+
+def test_the_page_has_what_tools_say_about_the_same_cuts(tmp_path):
+    done = command(PROJECT / "benchmarks" / "cut_finders.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    page = (PROJECT / "docs" / "cuts.md").read_text()
+    lines = [line.split(" | ")[:4] for line in done.stdout.splitlines() if line.startswith("| ")]
+    assert len(lines) == 13
+    assert all(" | ".join(cells) in page for cells in lines)  # what needs no other package
+
+
 def test_a_ratio_is_taken_within_rounds_and_judged_by_its_median():
     values = {"ours": [1.0, 2.0, 9.0], "theirs": [2.0, 2.0, 3.0]}
     result = Result("name", "what", ("ours", "theirs"), "≤ 1.05", "s", values)

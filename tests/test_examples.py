@@ -1,8 +1,10 @@
-"""The examples and the blocks of docs/tap.md run unchanged, against gradients that autograd computes."""
+"""The examples and the blocks of docs/tap.md and docs/cuts.md run unchanged. Gradients are compared with autograd's."""
 
 import csv
+import json
 import re
 import runpy
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +12,11 @@ from conftest import PROJECT
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.nn.functional import cross_entropy
 
-PAGE = (PROJECT / "docs" / "tap.md").read_text()
+import rowgrad
+
+CUTS = (PROJECT / "docs" / "cuts.md").read_text()
+PAGE = (PROJECT / "docs" / "tap.md").read_text() + CUTS
+PRINTED = re.findall(r"^```text\n(.*?)```", CUTS, re.MULTILINE | re.DOTALL)
 BLOCKS = dict(re.findall(r"^## ([^\n]*)\n\n```python\n(.*?)```", PAGE, re.MULTILINE | re.DOTALL))
 LIGHTNINGS = "lightning_logs/version_0"
 
@@ -101,10 +107,11 @@ def test_the_examples_mark_their_lines():
     assert [[line.partition("  #")[0] for line in lines] for lines in marked] == starts
 
 
-def run_block(title):
-    """Runs a block of the page in the working directory; what it has defined."""
+def run_block(title, file="block.py"):
+    """Runs a block of a page as a file in the working directory; what it has defined."""
+    Path(file).write_text(BLOCKS[title])
     names = {"__name__": "__main__"}
-    exec(BLOCKS[title], names)
+    exec(compile(BLOCKS[title], file, "exec"), names)
     return names
 
 
@@ -138,6 +145,7 @@ def test_without_lightning(here):
     assert [step for step, _ in scalars(here / "runs" / "mine")["0_grad_norm/row_05"]] == [0, 1, 2]
 
 
+@pytest.mark.usefixtures("here")
 def test_another_tensor():
     run_block("Another tensor, another dimension")
 
@@ -152,3 +160,57 @@ def test_pairs(here):
     energy = after.square()
     logged = [value for _, value in scalars(here / LIGHTNINGS)["grad_flow/cut_fraction"]]
     assert logged == pytest.approx((energy[:, :4].sum(1) / energy.sum(1)).tolist(), rel=1e-5)
+
+
+@pytest.mark.usefixtures("here")
+def test_the_shortest_example_prints_what_the_page_and_the_readme_show(capsys):
+    run_block("The shortest example", "four.py")
+    printed = capsys.readouterr().out
+    assert printed == PRINTED[0]
+    readme = (PROJECT / "README.md").read_text()
+    assert "```python\n" + BLOCKS["The shortest example"] + "```\n\n```text\n" + printed + "```" in readme
+
+
+def test_find_cuts_prints_what_the_page_shows_and_finds_the_three_mistakes(monkeypatch, capsys):
+    folder = PROJECT / "examples"
+    monkeypatch.syspath_prepend(folder)
+    found = runpy.run_path(str(folder / "find_cuts.py"))["main"]()
+    assert capsys.readouterr().out == PRINTED[1]
+    lines = [Path(cut.file).read_text().splitlines()[cut.line - 1].strip() for cut in found.cuts]
+    assert lines == ["return x.detach().clone()", "with torch.no_grad():"]
+    assert [name for name, one in found.parameters.items() if one.status == "unused"] == ["norm.weight", "norm.bias"]
+
+
+class Rounded(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):  # noqa: ARG004
+        return x.round()
+
+    @staticmethod
+    def backward(ctx, gradient):  # noqa: ARG004
+        return None
+
+
+@pytest.mark.parametrize(("kind", "code"), re.findall(r"^\| `([^`]*)` \| `([^`]*h[^`]*)` \|", CUTS, re.MULTILINE))
+def test_each_kind_of_the_table_is_found_in_its_line(kind, code):
+    names = {"torch": torch, "Rounded": Rounded}
+    exec(f"def middle(h):\n    {code}\n    return y", names)
+    first, last, x = torch.nn.Linear(4, 8), torch.nn.Linear(8, 1), torch.randn(3, 4)
+    found = rowgrad.find_cuts(
+        torch.nn.ModuleList([first, last]), lambda: (names["middle"](first(x)) + last.weight).square().mean()
+    )
+    assert [(cut.kind, cut.line, cut.reaches_loss) for cut in found.cuts] == [(kind, 2, True)]
+
+
+def test_the_table_has_all_kinds():
+    listed = re.findall(r"^\| `([^`]*)` \| `([^`]*h[^`]*)` \|", CUTS, re.MULTILINE)
+    described = re.search(r"kind: how it ends gradient: (.*?)\n        operation", rowgrad.Cut.__doc__, re.DOTALL)[1]
+    assert {kind for kind, _ in listed} == set(re.findall(r"`([^`]*)`", described))
+
+
+def test_in_a_trainer(here):
+    with pytest.warns(UserWarning, match=r"^encoder.weight and 1 other parameter got no gradient in the first step: "):
+        run_block("In a Trainer", "trainer.py")
+    content = json.loads((here / LIGHTNINGS / "gradient_cuts.json").read_text())
+    assert content["parameters"]["encoder.weight"] == {"status": "cut", "cuts": [0], "optimizer": True}
+    assert [cut["code"] for cut in content["cuts"]] == ["states = self.encoder(x).detach()"]

@@ -19,7 +19,7 @@ def map_in(page):
 def test_the_rooms_of_a_map_are_in_the_order_of_imports(page):
     contract = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"][0]
     packages = {file.parent.name for file in SOURCE.glob("*/__init__.py")}
-    layers = [layer for layer in reversed(contract["layers"]) if layer in packages]
+    layers = [name for layer in reversed(contract["layers"]) for name in layer.split(" : ") if name in packages]
     assert re.findall(r"^  (\w+)/", map_in(page), re.MULTILINE) == layers
     assert set(layers) == packages
 
