@@ -40,6 +40,7 @@ def find_cuts(
     through. Afterwards the module is as before: parameters, gradients, buffers, attributes, modes, random numbers.
 
     Example:
+        >>> from torch import nn
         >>> model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
         >>> def step():
         ...     return model[1](model[0](torch.ones(2, 4)).detach()).mean()

@@ -22,6 +22,15 @@ class Cut:
     Let g be the gradient of the loss with respect to all parameters and inputs that want it, as one vector, h the same
     with this one place let through, and m = h − g what goes through the place.
 
+    Example:
+        >>> from torch import nn
+        >>> layer = nn.Linear(4, 1)
+        >>> def step():
+        ...     return layer(torch.ones(2, 4)).detach().mean() + layer.bias.square().mean()
+        >>> cut = find_cuts(layer, step).cuts[0]
+        >>> cut.kind, cut.shape, cut.reaches_loss, cut.parameters
+        ('detach', (2, 1), True, ('weight',))
+
     Attributes:
         kind: how it ends gradient: `detach`, `detach_`, `.data`, `no_grad`, `inference_mode`, `set_grad_enabled`,
             `not differentiable`, `exit`, `create_graph`, `custom Function`, `hook`, or `zero derivative`.
@@ -89,6 +98,13 @@ class ParameterGradient:
 @dataclass(frozen=True)
 class Cuts:
     """The answer of `find_cuts`. Printed, it fits into 80 columns.
+
+    Example:
+        >>> layer = torch.nn.Linear(4, 1)
+        >>> found = find_cuts(layer, lambda: layer(torch.ones(2, 4)).mean())
+        >>> print(found)
+        On the way to the loss, gradient ends at no place.
+        All 2 parameters that want gradient get some.
 
     Attributes:
         loss: of the step; the sum, if there are several.
