@@ -265,7 +265,7 @@ def test_lines_of_the_csv_are_cut_back_to_a_step(tmp_path):
         (["resume=."], "resume=. is not a run's folder: there is no config.yaml."),
         (["resume={run}", "scenario=modify"], "scenario=modify cannot go with resume, which keeps the run's config."),
         (["resume={run}", "trainer.max_epochs=many"], "trainer.max_epochs=many is not a whole number of at least 1"),
-        (["hydra.run.dir={run}"], "already holds a run. resume={run} goes on with it."),
+        (["hydra.run.dir={run}", "data=digits"], "already holds a run. resume={run} goes on with it."),
     ],
 )
 def test_what_cannot_be_resumed_is_said_plainly(run22, tmp_path, arguments, words):

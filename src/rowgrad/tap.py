@@ -239,6 +239,10 @@ class RowTap(nn.Module):
         """Drops `image_grads`."""
         self._images = None
 
+    def leaves(self) -> list[Tensor]:
+        """The leaf tensors that collect its gradient."""
+        return [tau for _, tau in self._sums]
+
     def begin_pass(self, earlier: Tensor | None) -> None:
         """Begins a backward pass, which `grad` adds to the gradient of earlier ones."""
         # A τ without a gradient is dropped: sequences of many lengths would fill the memory. If its gradient is yet to

@@ -111,15 +111,21 @@ class Flow:
 
     def _hook_of(self, node: Node, leaf: Tensor | None) -> Any:
         def hook(sent: Sequence[Tensor | None], received: Sequence[Tensor | None]) -> None:
-            if leaf is not None:
-                self._add(leaf, received[0])
-                return
-            self._received.setdefault(node, []).extend(_any(gradient) for gradient in received if gradient is not None)
-            for place, gradient in enumerate(sent):
-                if gradient is not None:
-                    self._sent.setdefault((node, place), []).append(_any(gradient))
+            with torch._C.DisableTorchFunction():  # noqa: SLF001 (this is no part of what is watched)
+                self._note(node, leaf, sent, received)
 
         return hook
+
+    def _note(
+        self, node: Node, leaf: Tensor | None, sent: Sequence[Tensor | None], received: Sequence[Tensor | None]
+    ) -> None:
+        if leaf is not None:
+            self._add(leaf, received[0])
+            return
+        self._received.setdefault(node, []).extend(_any(gradient) for gradient in received if gradient is not None)
+        for place, gradient in enumerate(sent):
+            if gradient is not None:
+                self._sent.setdefault((node, place), []).append(_any(gradient))
 
     @torch.no_grad()
     def _add(self, leaf: Tensor, gradient: Tensor | None) -> None:

@@ -24,7 +24,7 @@ COPYING = {"tensor", "new_tensor"}  # `torch.tensor(x)`
 LEAVING = {"item", "tolist", "numpy", "__float__", "__int__", "__array__", "__complex__"}
 EXIT, FUNCTION = "exit", "custom Function"
 # The result has the shape of the argument, and none of its values.
-_VALUELESS = re.compile(r"(zeros|ones|empty|rand|randn|randint)_like|new_(zeros|ones|empty)\w*|\.grad|empty_strided")
+_VALUELESS = re.compile(r"(zeros|ones|empty|full|rand|randn|randint)_like|new_(zeros|ones|empty|full)\w*|\.grad")
 _LIKE = {"expand_as", "reshape_as", "to", "type_as", "view_as"}  # the second argument gives its shape or its type
 REPLACING = {"detach_", ".data="}  # these change a tensor, and not its version
 IN_PLACE = re.compile(r"[a-z].*[a-z0-9]_|__setitem__|__i\w+__|\.\w+=")
@@ -37,6 +37,13 @@ class Key(NamedTuple):
 
     kind: str
     place: Place
+
+
+class Switch(NamedTuple):
+    """What has switched gradients off, and where."""
+
+    key: Key
+    stack: Stack
 
 
 @dataclass(eq=False, slots=True)
@@ -64,10 +71,15 @@ class Call:
     wants: bool = False
     lost: list[Tensor] = field(default_factory=list)
     kind: str = ""
-    switch: Key | None = None
+    switch: Switch | None = None
     off: int = 0
     is_inside: bool = False
     number: int = 0
+
+    @property
+    def where(self) -> Stack:
+        """Where gradient ends: at the call, or where gradients were switched off."""
+        return self.stack if self.switch is None else self.switch.stack
 
     @property
     def ends(self) -> bool:
@@ -143,7 +155,7 @@ def unwrapped(tensor: Tensor) -> Tensor:
 def read_by(name: str, inputs: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     """The tensors whose values a call uses."""
     if _VALUELESS.fullmatch(name):
-        return []
+        return inputs[1:]
     if name == ".data=":
         return inputs[1:]
     if name in _LIKE:

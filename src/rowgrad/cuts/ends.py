@@ -113,7 +113,8 @@ class Ends:
         if call.kind != FUNCTION and call.stack.function is not None:
             return None
         if call.switch is not None:
-            return Site(call.switch.kind, call.switch.kind, call.switch.place) if call.lost else None
+            kind, place = call.switch.key
+            return Site(kind, kind, place) if call.lost else None
         if call.kind and (call.lost or call.kind == EXIT):
             return Site(call.kind, call.name, call.stack.place)
         if not (call.ends and call.wants):

@@ -100,10 +100,12 @@ class Finder:
     def find(self, heal: int | None = HEALED) -> Cuts:
         """Runs the step, and again with each of at most `heal` places let through."""
         self.left = math.inf if heal is None else heal
-        self.first = Pass(self.module, self.step, self.kept)
+        self.first = Pass(
+            self.module, self.step, self.kept, read=lambda: [one for tap in self.taps for one in tap.leaves()]
+        )
         watch = self.first.watch
         self.parameters = {name: one for name, one in self.module.named_parameters() if one.requires_grad}
-        self.inputs = self._inputs()
+        self.inputs = self._inputs() + self.first.read
         self.leaves = [*self.parameters.values(), *self.inputs]
         self.ends = Ends(watch, self.leaves, self.names)
         _, numbers = self.ends.values.needed(watch.roots)
@@ -187,7 +189,7 @@ class Finder:
     def _described(self, group: Group) -> Cut:
         site, place = group.site, group.site.place
         call = group.calls[0] if group.calls else None
-        module = self.names.get(call.stack.module, "") if call and call.stack.module else ""
+        module = call and call.where.module
         tensors = (call.lost or call.outputs or call.inputs) if call else []
         cut = Cut(
             kind=site.kind,
@@ -196,7 +198,8 @@ class Finder:
             line=place.line,
             code=place.code,
             function=place.function,
-            module=module,
+            module=self.names.get(module, "") if module else "",
+            callers=tuple(f"{one.function}:{one.line}" for one in call.where.way) if call else (),
             count=max(len(group.events), 1),
             shape=tuple(tensors[0].shape) if tensors else (),
             reaches_loss=group.reaches,

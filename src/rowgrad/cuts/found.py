@@ -6,8 +6,12 @@ import html
 import math
 import textwrap
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from rowgrad.cuts.places import Place
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
 
 WIDTH = 80
 MOST = 4  # names in a line of the printed answer
@@ -40,6 +44,7 @@ class Cut:
         code: its text.
         function: the qualified name of the function.
         module: the dotted name of the module whose forward runs; empty for the outermost module, and outside of it.
+        callers: the functions and lines that lead there, up to the module's `forward`, innermost first.
         count: how often in the step.
         shape: of the first tensor that loses its gradient there.
         reaches_loss: whether the loss depends on its values; None if that is unknown.
@@ -57,6 +62,7 @@ class Cut:
     code: str
     function: str
     module: str
+    callers: tuple[str, ...]
     count: int
     shape: tuple[int, ...]
     reaches_loss: bool | None
@@ -68,8 +74,8 @@ class Cut:
 
     @property
     def place(self) -> str:
-        """As in `scenario.py:186`."""
-        return f"{Path(self.file).name}:{self.line}" if self.line else "an unknown line"
+        """As in `scenario.py:186`; of a notebook's cell its line."""
+        return Place(self.file, self.line, self.function).short
 
     @property
     def maker(self) -> str:
@@ -144,7 +150,7 @@ class Cuts:
             f"<tr><td>{number}</td><td style='text-align:left'><b>{html.escape(cut.place)}</b>"
             f"<br/><code>{html.escape(cut.code)}</code><br/>{html.escape(_where(cut))}</td>"
             f"<td style='text-align:left'>{html.escape(cut.maker)}</td>"
-            f"<td style='text-align:left'>{'<br/>'.join(map(html.escape, _costs(cut)))}</td></tr>"
+            f"<td style='text-align:left'>{'<br/>'.join(map(html.escape, _costs(cut, self._wanting)))}</td></tr>"
             for number, cut in enumerate(self.on_the_way, 1)
         )
         table = f"<table><tr>{head}</tr>{rows}</table>" if rows else ""
@@ -154,12 +160,16 @@ class Cuts:
     def _lines(self) -> list[str]:
         lines = self._head()
         for number, cut in enumerate(self.on_the_way, 1):
-            lines += ["", *_described(number, cut)]
+            lines += ["", *_described(number, cut, self._wanting)]
         return lines + self._tail()
+
+    @property
+    def _wanting(self) -> list[str]:
+        return [one.name for one in self.parameters.values() if one.status != FROZEN]
 
     def _head(self) -> list[str]:
         count, without = len(self.on_the_way), len(self.without_gradient())
-        wanting = without + sum(one.status == REACHED for one in self.parameters.values())
+        wanting = len(self._wanting)
         places = f"{count} place{'s' * (count != 1)}" if count else "no place"
         return [
             *_wrapped(f"On the way to the loss, gradient ends at {places}."),
@@ -178,9 +188,10 @@ class Cuts:
             for status in (CUT, DEAD, UNUSED):
                 lines += self._listed(status, [one for one in without if one.status == status])
         if loose := [one.name for one in self.parameters.values() if one.status != FROZEN and one.optimizer is False]:
-            lines += ["", *_wrapped(f"In no optimizer: {_names(loose)}")]
+            lines += ["", *_wrapped(f"In no optimizer: {_names(_together(loose, self._wanting))}")]
         if frozen := [one.name for one in self.parameters.values() if one.status == FROZEN]:
-            lines += ["", *_wrapped(f"Frozen (requires_grad is False): {_names(frozen)}")]
+            every = list(self.parameters)
+            lines += ["", *_wrapped(f"Frozen (requires_grad is False): {_names(_together(frozen, every))}")]
         if seen := [cut for cut in self.cuts if cut.reaches_loss is False]:
             named = [f"{cut.place} {cut.maker}" for cut in seen]
             lines += ["", *_wrapped(f"Only looked at, never part of the loss: {_names(named, 3 * MOST)}")]
@@ -201,14 +212,15 @@ class Cuts:
                 DEAD: f"exactly zero{', made so' * bool(at)}{at}",
                 UNUSED: "unused: the loss does not depend on them" if len(names) > 1 else "unused by the loss",
             }[status]
-            lines += _wrapped(f"{_names(names)}: {why}", "  ")
+            lines += _wrapped(f"{_names(_together(names, self._wanting))}: {why}", "  ")
         return lines
 
 
-def _described(number: int, cut: Cut) -> list[str]:
-    lines = _wrapped(f"{number}. {cut.place}  {cut.maker}", "", "   ") + _wrapped(_where(cut), "   ")
+def _described(number: int, cut: Cut, every: Sequence[str]) -> list[str]:
+    lines = _wrapped(f"{number}. {cut.place}  {cut.maker}", "", "   ")
     lines += ["     " + textwrap.shorten(cut.code, WIDTH - 5, placeholder=" …")] if cut.code else []
-    for words in _costs(cut):
+    lines += _wrapped(_where(cut), "   ")
+    for words in _costs(cut, every):
         lines += _wrapped(words, "   ")
     return lines
 
@@ -217,22 +229,45 @@ def _where(cut: Cut) -> str:
     """The function, the module, the shape, and how often."""
     shape = "×".join(map(str, cut.shape)) or "a scalar"
     module = f" ({cut.module})" if cut.module else ""
-    return f"in {cut.function}{module}, {shape}{'' if cut.count == 1 else f', {cut.count} times'}"
+    way = f", called from {', '.join(cut.callers[:MOST])}" if cut.callers else ""
+    return f"in {cut.function}{module}, {shape}{'' if cut.count == 1 else f', {cut.count} times'}{way}"
 
 
-def _costs(cut: Cut) -> list[str]:
+def _costs(cut: Cut, every: Sequence[str]) -> list[str]:
     """What letting the place through changes, or why that is unknown."""
     unknown = ["values leave torch here; whether they come back is unknown"] if cut.reaches_loss is None else []
     if cut.withheld or cut.stopped is None:
         return [*unknown, *([cut.withheld] if cut.withheld else [])]
     if not cut.stopped:
         return ["let through alone, it changes nothing"]
-    names = [*cut.parameters, *cut.inputs]
-    reached = (
-        f"without it, gradient would reach {_names(names)}" if names else "without it, nothing more would be reached"
-    )
-    angle = "" if cut.cosine is None else f"; cosine with and without it {cut.cosine:.4f}"
-    return [reached, f"it stops {cut.stopped:.1%} of the squared gradient{angle}"]
+    names = _names([*_together(cut.parameters, every), *cut.inputs])
+    turned = "" if cut.cosine is None else f" and turns the rest by {math.degrees(math.acos(cut.cosine)):.0f}°"
+    angle = "" if cut.cosine is None else f" (cosine {cut.cosine:.4f})"
+    return [
+        f"without it, gradient would reach {names}" if names else "what it keeps gradient from gets some in other ways",
+        f"it stops {cut.stopped:.1%} of the whole squared gradient{turned}{angle}",
+    ]
+
+
+def _together(names: Iterable[str], every: Iterable[str]) -> list[str]:
+    """Names of parameters, those of a whole module as `encoder.*`.
+
+    Args:
+        names: of the parameters.
+        every: the names of all parameters that want gradient.
+    """
+    chosen, found = set(names), {}
+    groups: dict[str, list[str]] = {}
+    for name in every:
+        words = name.split(".")
+        for count in range(1, len(words)):
+            groups.setdefault(".".join(words[:count]), []).append(name)
+    for name in names:
+        words = name.split(".")
+        wholes = (".".join(words[:count]) for count in range(1, len(words)))
+        whole = next((one for one in wholes if len(groups[one]) > 1 and chosen.issuperset(groups[one])), None)
+        found[f"{whole}.*" if whole else name] = None
+    return list(found)
 
 
 def _wrapped(words: str, indent: str = "", more: str | None = None) -> list[str]:
@@ -256,4 +291,11 @@ def _finite(number: float | None) -> float | str | None:
 
 
 def _plain(cut: Cut) -> dict[str, Any]:
-    return asdict(cut) | {"shape": list(cut.shape), "parameters": list(cut.parameters), "inputs": list(cut.inputs)}
+    return (
+        asdict(cut)
+        | {"shape": list(cut.shape), "callers": list(cut.callers)}
+        | {
+            "parameters": list(cut.parameters),
+            "inputs": list(cut.inputs),
+        }
+    )

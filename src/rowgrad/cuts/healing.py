@@ -110,13 +110,13 @@ def why_not(site: Site) -> str:
     """Why a place cannot be let through; empty if it can be tried."""
     kind, operation = site.kind, site.operation
     if kind == "zero derivative":
-        return "it has no derivative to let through"
+        return "exactly nothing goes on; there is no other derivative that could be let through"
     if operation == CheckpointFunction.__name__:
         return "reentrant checkpointing needs an input that requires gradient; use_reentrant=False does not"
     if kind == FUNCTION:
         return "its backward decides; there is nothing to let through"
     if kind == "not differentiable":
-        return f"{operation} has no derivative to let through"
+        return f"{operation} has no derivative that could be let through"
     if kind == EXIT and operation not in COPYING:
         return "the values leave torch, where no gradient can follow"
     return ""

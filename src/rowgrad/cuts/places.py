@@ -50,8 +50,11 @@ class Place:
 
     @property
     def short(self) -> str:
-        """As in `scenario.py:186`."""
-        return f"{Path(self.file).name}:{self.line}"
+        """As in `scenario.py:186`; of a notebook's cell its line."""
+        if not self.line:
+            return "an unknown line"
+        in_cell = "ipykernel" in self.file or self.file.startswith("<ipython-input")
+        return f"{'cell, line ' if in_cell else f'{Path(self.file).name}:'}{self.line}"
 
 
 NOWHERE = Place("", 0, "")
@@ -64,48 +67,52 @@ class Stack(NamedTuple):
         place: the line; in a custom Function's `forward`, the line that applies the Function.
         module: whose forward runs; None outside modules.
         function: the custom Function whose `forward` runs.
-        run: a number that tells one run of that `forward` from another.
-        callers: the names of the functions between `place` and the call, innermost first.
+        inner: the names of the functions between `place` and the call, innermost first.
+        way: the places of the calls that lead there, up to the module's `forward`, innermost first.
         in_optimizer: whether an optimizer makes the call.
     """
 
     place: Place
     module: nn.Module | None = None
     function: type | None = None
-    run: int = 0
-    callers: tuple[str, ...] = ()
+    inner: tuple[str, ...] = ()
+    way: tuple[Place, ...] = ()
     in_optimizer: bool = False
 
 
-def look(*, in_function: bool = False, names: bool = False) -> Stack:
+def look(*, in_function: bool = False, decorated: bool = False) -> Stack:
     """Looks at the stack of the caller.
 
     Args:
         in_function: whether a custom Function's `forward` may run.
-        names: whether to collect `callers`, and to name the decorator's line of a decorated function.
+        decorated: whether the place is the decorator's line, if the caller is torch's wrapper of a decorated function.
     """
     place = module = function = None
-    run, callers, in_optimizer = 0, [], False
+    inner: list[str] = []
+    way: list[Place] = []
+    in_optimizer = False
     functions = _forwards() if in_function else {}
     for frame in _frames(sys._getframe(1)):  # noqa: SLF001
         code = frame.f_code
         if code is _MODULE_CALL:
             module = module or frame.f_locals["self"]
-        elif code in functions and functions[code] is not CheckpointFunction:
-            function, run = functions[code], id(frame)
-            place = module = None
-        elif place is None and not _is_hidden(code.co_filename):
-            place = Place(code.co_filename, frame.f_lineno, code.co_qualname)
-        elif place is None and code.co_filename.startswith(_OPTIMIZERS):
-            in_optimizer = True
-        elif names and place is None:
-            callers.append(code.co_qualname)
-            if code.co_filename == _DECORATORS and "func" in frame.f_locals:
+        elif functions.get(code, CheckpointFunction) is not CheckpointFunction:
+            function, place, module, way = functions[code], None, None, []
+        elif not _is_hidden(code.co_filename):
+            here = Place(code.co_filename, frame.f_lineno, code.co_qualname)
+            way += [here] if place is not None and module is None else []
+            place = place or here
+        elif place is not None and code.co_filename.startswith(_OWN):  # what has called the step
+            break
+        elif place is None:
+            in_optimizer |= code.co_filename.startswith(_OPTIMIZERS)
+            inner.append(code.co_qualname)
+            if decorated and code.co_filename == _DECORATORS and "func" in frame.f_locals:
                 first = place_of(frame.f_locals["func"])
                 place = None if _is_hidden(first.file) else _decorator(first, code.co_name)
         if place and module and not in_function:
             break
-    return Stack(place or NOWHERE, module, function, run, tuple(callers), in_optimizer)
+    return Stack(place or NOWHERE, module, function, tuple(inner), tuple(way), in_optimizer)
 
 
 def place_of(function: Any) -> Place:

@@ -21,6 +21,7 @@ from rowgrad.cuts.calls import (
     REPLACING,
     Call,
     Key,
+    Switch,
     kind_of,
     let_through,
     name_of,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     from torch.autograd.graph import Node
 
+    from rowgrad.cuts.places import Stack
     from rowgrad.cuts.state import Kept
 
 Step = Callable[[], Any]
@@ -90,7 +92,7 @@ class Watch(TorchFunctionMode):
         self.hooks: list[Call] = []
         self.flow = Flow()
         self.hits = 0
-        self._switch: Key | None = None  # what has switched gradients off
+        self._switch: Switch | None = None  # what has switched gradients off
         self._switches = 0
         self._is_apart = False  # in a backward pass, which is no part of the forward pass
 
@@ -153,57 +155,50 @@ class Watch(TorchFunctionMode):
                 self.kept.keep(tensor)
             if tensor.grad_fn is None or tensor.grad_fn in self.nodes:
                 continue
-            if id(tensor) in self.producers:  # a custom Function's result, made in its `forward`
-                self._learn(tensor, self.producers[id(tensor)])
-            else:
-                self._add_unseen(tensor)
+            known = self.producers.get(id(tensor))  # of a custom Function's result, what has made it in its `forward`
+            call = known or Call(type(tensor.grad_fn).__name__, look(), outputs=[tensor], wants=True)
+            self._learn(tensor, call)
+            if known is None:  # made in C++
+                self._add(call)
 
     def _add(self, call: Call) -> None:
         call.number = len(self.calls)
         self.calls.append(call)
         for tensor in call.outputs:
             self.producers[id(tensor)] = call
-            self._learn(tensor, call)
+            self._learn(tensor, call, is_seen=True)
 
-    def _add_unseen(self, tensor: Tensor) -> None:
-        """Adds the call of C++ or of a custom Function that has made a tensor."""
-        call = Call(type(tensor.grad_fn).__name__, look(), outputs=[tensor], wants=True)
-        for node in self._learn(tensor, call):
-            call.inputs += self.nodes[node].outputs
-        leaves = (leaf_of(node) for node, made in self.nodes.items() if made is call)
-        call.inputs += [leaf for leaf in leaves if leaf is not None]
-        self._add(call)
-
-    def _learn(self, tensor: Tensor, call: Call) -> list[Node]:
-        """Notes which call made the nodes behind a tensor. Returns the known nodes that these come from."""
-        known, waiting = [], [tensor.grad_fn]
+    def _learn(self, tensor: Tensor, call: Call, *, is_seen: bool = False) -> None:
+        """Notes which call made the nodes behind a tensor, and unless it `is_seen`, what these show of its inputs."""
+        seen, waiting = set(), [tensor.grad_fn]
         while waiting:
             node = waiting.pop()
-            if node is None:
+            if node is None or node in seen:
                 continue
-            if node in self.nodes:
-                known.append(node)
-                continue
-            self.nodes[node] = call
-            waiting += [after for after, _ in node.next_functions]
-        return known
+            seen.add(node)
+            maker, leaf = self.nodes.setdefault(node, call), leaf_of(node)
+            if maker is call:
+                waiting += [after for after, _ in node.next_functions]
+            if not is_seen and (leaf is not None or maker is not call):
+                call.inputs += maker.outputs if leaf is None else [leaf]
 
     def _switches_off(self, *, on: bool) -> bool:
         """Notes a switch of gradients. Returns whether it is let through, so that they stay on."""
         if on or not torch.is_grad_enabled():
             self._switch = None if on else self._switch
             return False
-        stack = look(names=True)
+        stack = look(decorated=True)
         if stack.in_optimizer:
             return False
-        kind = "no_grad" if any(name.startswith("no_grad.") for name in stack.callers) else "set_grad_enabled"
-        return self._turn_off(Key(kind, stack.place))
+        kind = "no_grad" if any(name.startswith("no_grad.") for name in stack.inner) else "set_grad_enabled"
+        return self._turn_off(kind, stack)
 
-    def _turn_off(self, key: Key) -> bool:
+    def _turn_off(self, kind: str, stack: Stack) -> bool:
+        key = Key(kind, stack.place)
         if key == self.healed:
             self.hits += 1
             return True
-        self._switch = key
+        self._switch = Switch(key, stack)
         self._switches += 1
         return False
 
@@ -246,7 +241,7 @@ class Watch(TorchFunctionMode):
         enter = torch.inference_mode.__enter__
 
         def enter_watched(mode: Any) -> None:
-            if mode.mode and torch.is_grad_enabled() and self._turn_off(Key("inference_mode", look(names=True).place)):
+            if mode.mode and torch.is_grad_enabled() and self._turn_off("inference_mode", look(decorated=True)):
                 mode._inference_mode_context = nullcontext()  # noqa: SLF001
             else:
                 enter(mode)
@@ -266,9 +261,10 @@ class Watch(TorchFunctionMode):
     ) -> None:
         """As `torch.autograd.backward`; a pass that `is_own`, not the step's, leaves `.grad` of all tensors alone."""
         self.roots += [Root(loss, len(self.calls)) for loss in losses]
-        leaves, is_reentrant = self.flow.begin(losses)
-        for leaf in leaves:
-            self.kept.keep(leaf)
+        with torch._C.DisableTorchFunction():  # noqa: SLF001 (this is no part of the step)
+            leaves, is_reentrant = self.flow.begin(losses)
+            for leaf in leaves:
+                self.kept.keep(leaf)
         self._is_apart = True
         keeps = retain_graph or create_graph or self.healed is not None  # what was apart may now be one graph
         takes = is_own and not is_reentrant and not self.kept.has_taps  # a tap reads `.grad`
@@ -287,8 +283,9 @@ class Watch(TorchFunctionMode):
             if isinstance(total, Tensor):
                 self._backward([total], [None], is_own=True)
             self.roots = [Root(loss, len(self.calls)) for loss in losses]
-        for leaf in self.kept.leaves():
-            self.flow.take(leaf)
+        with torch._C.DisableTorchFunction():  # noqa: SLF001
+            for leaf in self.kept.leaves():
+                self.flow.take(leaf)
 
 
 def _asked(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
