@@ -23,13 +23,17 @@ def leaf_of(node: Node) -> Tensor | None:
 class Flow:
     """Follows backward passes through their graphs.
 
+    Args:
+        looks: whether what each node receives and sends is noted, and not only what comes to leaves.
+
     Attributes:
         gradients: what came to each leaf that wants gradient, by its id; summed over passes.
         leaves: the leaves, by their ids.
         edges: where each node sends its gradient: nodes, None where none is wanted.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, looks: bool = True) -> None:
+        self._looks = looks
         self.gradients: dict[int, Tensor] = {}
         self.leaves: dict[int, Tensor] = {}
         self.edges: dict[Node, list[Node | None]] = {}
@@ -57,7 +61,8 @@ class Flow:
             if leaf is not None:
                 leaves.append(leaf)
                 self.leaves[id(leaf)] = leaf
-            self._handles.append(node.register_hook(self._hook_of(node, leaf)))
+            if self._looks or leaf is not None:
+                self._handles.append(node.register_hook(self._hook_of(node, leaf)))
         return leaves, is_reentrant
 
     def run(

@@ -88,19 +88,15 @@ def compare(pairs: Iterable[tuple[Tensor | None, Tensor | None]]) -> tuple[float
     """
     through = square = whole = both = 0.0
     for before, after in pairs:
-        if before is None and after is None:
-            continue
-        g, h = (None if one is None else one.detach().to_dense().double() for one in (before, after))
-        g = torch.zeros_like(h) if g is None and h is not None else g
-        h = torch.zeros_like(g) if h is None and g is not None else h
-        assert g is not None
-        assert h is not None
-        through += float((h - g).square().sum())
-        square, whole, both = (
-            square + float(g.square().sum()),
-            whole + float(h.square().sum()),
-            both + float((g * h).sum()),
-        )
+        g, h = (torch.zeros(()) if one is None else one.detach().to_dense() for one in (before, after))
+        if is_same := torch.equal(g, h):
+            g = h = g.double()
+        else:
+            g, h = g.double(), h.double()
+            through += float((h - g).square().sum())
+        own = float(g.square().sum())
+        square, whole = square + own, whole + (own if is_same else float(h.square().sum()))
+        both += own if is_same else float((g * h).sum())
     total = through + square
     cosine = min(max(both / math.sqrt(square * whole), -1.0), 1.0) if square and whole else None
     return (through / total if total else 0.0), (1.0 if through == 0 and square else cosine)

@@ -90,7 +90,7 @@ class Watch(TorchFunctionMode):
         self.producers: dict[int, Call] = {}
         self.nodes: dict[Node, Call] = {}
         self.hooks: list[Call] = []
-        self.flow = Flow()
+        self.flow = Flow(looks=records)
         self.hits = 0
         self._switch: Switch | None = None  # what has switched gradients off
         self._switches = 0
