@@ -156,7 +156,8 @@ def find_cuts(trial: Trial) -> str:
     """Prints the answer of rowgrad."""
     import rowgrad
 
-    return str(rowgrad.find_cuts(trial.model, trial.loss))
+    found = rowgrad.find_cuts(trial.model, trial.loss)
+    return "\n".join([str(found), *(one.name for one in found.without_gradient())])  # printed, a layer is `encoder.*`
 
 
 def grads(trial: Trial) -> str:

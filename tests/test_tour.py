@@ -45,7 +45,7 @@ def test_every_cell_runs_and_prints_what_the_lesson_says(tmp_path, mnist, monkey
     ]
     assert "rows that nothing reached: [0, 1]" in text
     assert "gradient ends at 3 places" in text
-    assert re.findall(r"^\d\. \d+\.py:(\d+)  (.*)", text, re.MULTILINE) == [
+    assert re.findall(r"^\d\. cell, line (\d+)  (.*)", text, re.MULTILINE) == [
         ("10", "detach"),
         ("15", "no_grad"),
         ("17", "zero derivative (round)"),

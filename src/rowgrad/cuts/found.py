@@ -241,11 +241,11 @@ def _costs(cut: Cut, every: Sequence[str]) -> list[str]:
     if not cut.stopped:
         return ["let through alone, it changes nothing"]
     names = _names([*_together(cut.parameters, every), *cut.inputs])
-    turned = "" if cut.cosine is None else f" and turns the rest by {math.degrees(math.acos(cut.cosine)):.0f}°"
+    turned = "" if cut.cosine is None else f", and turns it by {math.degrees(math.acos(cut.cosine)):.0f}°"
     angle = "" if cut.cosine is None else f" (cosine {cut.cosine:.4f})"
     return [
         f"without it, gradient would reach {names}" if names else "what it keeps gradient from gets some in other ways",
-        f"it stops {cut.stopped:.1%} of the whole squared gradient{turned}{angle}",
+        f"it stops {cut.stopped:.1%} of the squared gradient{turned}{angle}",
     ]
 
 

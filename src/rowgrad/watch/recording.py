@@ -197,12 +197,15 @@ class Recording:
         """Which rows of taps got exactly zero in all of the first steps, by the tap's name; only once."""
         if self.settings.bins is not None or self.watched.pair is not None:  # a cut of which the module says itself
             return {}
+        before_cuts = {before for before, _ in self.pairs}  # there, a cut is expected
         found: dict[str, list[bool]] = {}
         for alarms in self._alarms:
             for name, rows in alarms.zero_rows.items():
                 found.setdefault(name.removesuffix(GRAD_NORM), rows)
             alarms.zero_rows = {}
-        return {name: rows for name, rows in found.items() if any(rows) and name in self.taps}
+        return {
+            name: rows for name, rows in found.items() if any(rows) and name in self.taps and name not in before_cuts
+        }
 
     def known(self) -> dict[str, Any]:
         """What a checkpoint says of the files, by their names."""
