@@ -204,3 +204,33 @@ def test_the_recorder_names_the_line_that_keeps_gradient_from_rows(tmp_path):
 def test_the_recorder_says_nothing_of_rows_that_get_gradient(tmp_path):
     _, said = fit(Sequences(cuts=False), tmp_path, [RowGradientRecorder(flush_every_n_steps=5)])
     assert said == []
+
+
+class Pair(pl.LightningModule):
+    """A tap before a detach and one after it; nothing learns in front of them."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.before, self.after, self.head = RowTap(), RowTap(), nn.Linear(4, 2)
+
+    def training_step(self, batch, batch_idx):
+        x = self.before(batch[0])
+        x = torch.cat([x[:, :2].detach(), x[:, 2:]], 1)  # between two taps
+        return cross_entropy(self.head(self.after(x)).mean(1), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_the_recorder_names_the_line_if_only_the_tap_wants_gradient(tmp_path):
+    _, said = fit(Pair(), tmp_path, [RowGradientRecorder(flush_every_n_steps=5)])
+    (line,) = said
+    assert (
+        line == f"before: rows 0–1 got exactly 0 in each of the first steps: detach at {line_of('between two taps')}."
+    )
+
+
+def test_the_recorder_expects_zeros_before_the_cut_of_a_pair(tmp_path):
+    _, said = fit(Pair(), tmp_path, [RowGradientRecorder(flush_every_n_steps=5, pairs=[("before", "after")])])
+    assert said == []

@@ -548,3 +548,26 @@ def test_parameters_of_random_networks_have_the_status_that_autograd_gives_them(
         if found.parameters[f"weights.{number}"].status == "unused":
             weights[number].data = weights[number] + 1
             assert module.step().equal(loss)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda h: torch.full_like(h, 2.0),
+        lambda h: h.new_full(h.shape, 2.0),
+        lambda h: torch.rand_like(h),
+        lambda h: h.new_zeros(h.shape) + 1,
+        lambda h: torch.ones(1).expand_as(h),
+        lambda h: torch.ones(h.shape, dtype=torch.float64).to(h),
+        lambda h: torch.ones(h.shape, dtype=torch.float64).type_as(h),
+    ],
+    ids=["full_like", "new_full", "rand_like", "new_zeros", "expand_as", "to", "type_as"],
+)
+def test_what_takes_no_values_is_no_cut(made):
+    def step(module):
+        hidden = module.first(module.x)
+        return (module.second(hidden) * made(module.second(hidden))).mean()
+
+    places, statuses = find(step)
+    assert not places
+    assert statuses["first"] == statuses["second"] == "reached"
