@@ -555,7 +555,7 @@ def test_parameters_of_random_networks_have_the_status_that_autograd_gives_them(
     [
         lambda h: torch.full_like(h, 2.0),
         lambda h: h.new_full(h.shape, 2.0),
-        lambda h: torch.rand_like(h),
+        torch.rand_like,
         lambda h: h.new_zeros(h.shape) + 1,
         lambda h: torch.ones(1).expand_as(h),
         lambda h: torch.ones(h.shape, dtype=torch.float64).to(h),
