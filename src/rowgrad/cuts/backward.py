@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -37,6 +38,7 @@ class Flow:
         self.gradients: dict[int, Tensor] = {}
         self.leaves: dict[int, Tensor] = {}
         self.edges: dict[Node, list[Node | None]] = {}
+        self._nodes: dict[int, Node] = {}  # those that accumulate the gradient of leaves
         self._received: dict[Node, list[Tensor]] = {}
         self._sent: dict[tuple[Node, int], list[Tensor]] = {}
         self._handles: list[Any] = []
@@ -60,7 +62,7 @@ class Flow:
             is_reentrant |= getattr(node, "_forward_cls", None) is CheckpointFunction
             if leaf is not None:
                 leaves.append(leaf)
-                self.leaves[id(leaf)] = leaf
+                self.leaves[id(leaf)], self._nodes[id(leaf)] = leaf, node
             if self._looks or leaf is not None:
                 self._handles.append(node.register_hook(self._hook_of(node, leaf)))
         return leaves, is_reentrant
@@ -155,7 +157,7 @@ class Flow:
 
     def node_of(self, leaf: Tensor) -> Node:
         """The node that accumulates the gradient of one of `leaves`."""
-        return next(node for node in self.edges if leaf_of(node) is leaf)
+        return self._nodes[id(leaf)]
 
     def ends(self, nodes: Iterable[Node]) -> bool | None:
         """Whether a call gets gradient and sends exactly none on, though some is wanted.
@@ -172,6 +174,16 @@ class Flow:
             return None
         return not any(self.sent(*way) for way in ways)
 
+    @cached_property
+    def _before(self) -> dict[Node, list[tuple[Node, int]]]:
+        """From where each node gets its gradient: nodes, and the place among their `edges`."""
+        before: dict[Node, list[tuple[Node, int]]] = {}
+        for node, after in self.edges.items():
+            for place, one in enumerate(after):
+                if one is not None:
+                    before.setdefault(one, []).append((node, place))
+        return before
+
     def ends_before(self, leaf: Tensor) -> tuple[list[Node], list[Node]]:
         """Where the gradient of a leaf that gets exactly zero has become so.
 
@@ -180,11 +192,7 @@ class Flow:
             hook makes it.
         """
         start = self.node_of(leaf)
-        before: dict[Node, list[tuple[Node, int]]] = {}
-        for node, after in self.edges.items():
-            for place, next_node in enumerate(after):
-                if next_node is not None:
-                    before.setdefault(next_node, []).append((node, place))
+        before = self._before
         ends, hooked, seen, waiting = [], [], set(), [start]
         while waiting:
             node = waiting.pop()

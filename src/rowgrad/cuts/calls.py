@@ -27,7 +27,7 @@ EXIT, FUNCTION = "exit", "custom Function"
 _VALUELESS = re.compile(r"(zeros|ones|empty|full|rand|randn|randint)_like|new_(zeros|ones|empty|full)\w*|\.grad")
 _LIKE = {"expand_as", "reshape_as", "to", "type_as", "view_as"}  # the second argument gives its shape or its type
 REPLACING = {"detach_", ".data="}  # these change a tensor, and not its version
-IN_PLACE = re.compile(r"[a-z].*[a-z0-9]_|__setitem__|__i\w+__|\.\w+=")
+IN_PLACE = re.compile(r"[a-z_].*[a-z0-9]_|__setitem__|__i\w+__|\.\w+=")
 _RUNNING = {"batch_norm": (1, 2, 5), "instance_norm": (1, 2, 5)}  # mean, variance; whether they are only written
 NUDGE = 2.0**-8
 

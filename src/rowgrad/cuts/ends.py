@@ -188,7 +188,7 @@ class Ends:
 
     def _add(self, site: Site, call: Call | None) -> Group:
         group = self.groups.setdefault(site, Group(site))
-        if call is not None and call not in group.calls:
+        if call is not None and id(call) not in group.events:
             group.calls.append(call)
             group.events.add(id(call))
         group.reaches = True

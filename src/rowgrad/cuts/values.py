@@ -9,8 +9,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from rowgrad.cuts.calls import Call
-    from rowgrad.cuts.watching import Root
+    from rowgrad.cuts.calls import Call, Root
 
 
 class Values:

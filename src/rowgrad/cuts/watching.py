@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import torch
@@ -21,6 +21,7 @@ from rowgrad.cuts.calls import (
     REPLACING,
     Call,
     Key,
+    Root,
     Switch,
     kind_of,
     let_through,
@@ -45,13 +46,6 @@ Step = Callable[[], Any]
 
 
 _BACKWARD = (Tensor.backward, torch.autograd.backward)
-
-
-class Root(NamedTuple):
-    """A loss: a tensor, and the number of calls before its backward pass."""
-
-    tensor: Tensor
-    after: int
 
 
 class Watch(TorchFunctionMode):
