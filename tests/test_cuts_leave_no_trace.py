@@ -13,6 +13,7 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.nn.functional import mse_loss
 from torch.optim.optimizer import _global_optimizer_pre_hooks
@@ -535,3 +536,47 @@ def test_a_notebook_shows_code_as_text():
     assert all(
         words in text for words in (found.cuts[0].code, found.cuts[0].place, "2 of 2 parameters", "weight, bias: cut")
     )
+
+
+# Wrapped and scaled.
+
+
+@pytest.fixture
+def one_rank():
+    """A process group of this process alone."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("one_rank")
+def test_a_wrapped_module_is_found_by_its_own_names_and_trains_on():
+    module = Untidy().eval()
+    wrapped = nn.parallel.DistributedDataParallel(module.body, find_unused_parameters=True)
+
+    def step(cuts=True):
+        hidden = wrapped(module.x)
+        return mse_loss(hidden.detach() if cuts else hidden, module.target) + wrapped.module[3].bias.sum()
+
+    found = rowgrad.find_cuts(wrapped, step)
+    assert found.parameters["module.0.weight"].status == "cut"
+    assert cut_of(found).parameters == tuple(name for name in found.parameters if name != "module.3.bias")
+    step(cuts=False).backward()  # its reducer has learnt nothing of what was looked at
+    assert all(parameter.grad is not None for parameter in wrapped.parameters())
+
+
+def test_a_scaler_in_the_step_scales_as_before():
+    module, scaler = prepared(with_gradients=False), torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=1)
+
+    def step():
+        module.optimizer.zero_grad()
+        scaler.scale(module.step()).backward()
+        scaler.step(module.optimizer)
+        scaler.update()
+
+    before = Snapshot(module)
+    scaler.scale(torch.ones(()))  # makes its tensors
+    found = rowgrad.find_cuts(module, step)
+    assert not Snapshot(module).differs_from(before)
+    assert scaler.get_scale() == 1024.0
+    assert cut_of(found).kind == "detach"
