@@ -580,3 +580,21 @@ def test_a_scaler_in_the_step_scales_as_before():
     assert not Snapshot(module).differs_from(before)
     assert scaler.get_scale() == 1024.0
     assert cut_of(found).kind == "detach"
+
+
+@pytest.mark.parametrize("heal", [-1, "3", 1.5, True], ids=str)
+def test_what_heal_does_not_accept_is_said(heal):
+    module = Untidy()
+    for make in (lambda: rowgrad.find_cuts(module, module.step, heal=heal), lambda: rowgrad.CutFinder(heal)):
+        with pytest.raises(rowgrad.UserError, match=r"heal=.* whole number"):
+            make()
+
+
+def test_a_function_is_no_module():
+    with pytest.raises(rowgrad.UserError, match="got a function"):
+        rowgrad.find_cuts(lambda: None, lambda: torch.zeros(()))
+
+
+def test_a_module_without_parameters_is_said_to_have_none():
+    x = torch.ones(2, requires_grad=True)
+    assert "No parameter wants gradient." in str(rowgrad.find_cuts(nn.ReLU(), lambda: x.relu().sum()))

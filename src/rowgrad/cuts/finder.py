@@ -57,8 +57,11 @@ def find_cuts(
         optimizers: if given, parameters that none of them has are named.
 
     Raises:
-        UserError: the step gives no loss, or the module has parameters without a shape.
+        UserError: the step gives no loss, the module has parameters without a shape, or a value is not accepted.
     """
+    check_heal(heal)
+    if not isinstance(module, nn.Module):
+        raise UserError(f"find_cuts got a {type(module).__name__}. Accepted: an nn.Module, and a step.")
     if any(nn.parameter.is_lazy(parameter) for parameter in module.parameters()):
         raise UserError(f"{type(module).__name__} has parameters without a shape: run one forward pass first.")
     known = [optimizers] if isinstance(optimizers, torch.optim.Optimizer) else list(optimizers)
@@ -68,6 +71,16 @@ def find_cuts(
 
     doing = TrainingStep(module, step)
     return Finder(module, doing, known or doing.optimizers, doing.others).find(heal)
+
+
+def check_heal(heal: object) -> None:
+    """Checks how many places are to be let through.
+
+    Raises:
+        UserError: it is not accepted.
+    """
+    if heal is not None and (not isinstance(heal, int) or isinstance(heal, bool) or heal < 0):
+        raise UserError(f"heal={heal!r} is not accepted. Accepted: a whole number of at least 0; None for all places.")
 
 
 class Finder:

@@ -177,6 +177,8 @@ class Cuts:
                 f"{without} of {wanting} parameters that want gradient get none."
                 if without
                 else f"All {wanting} parameters that want gradient get some."
+                if wanting
+                else "No parameter wants gradient."
             ),
         ]
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from rowgrad.cuts.finder import HEALED, Finder
+from rowgrad.cuts.finder import HEALED, Finder, check_heal
 from rowgrad.cuts.lightning import TrainingStep
 from rowgrad.files import write_whole
 from rowgrad.watch.loggers import writers
@@ -34,9 +34,13 @@ class CutFinder(pl.Callback):
 
     Attributes:
         found: the answer, after the first step.
+
+    Raises:
+        UserError: a value that is not accepted.
     """
 
     def __init__(self, heal: int | None = HEALED) -> None:
+        check_heal(heal)
         self.heal = heal
         self.found: Cuts | None = None
 
