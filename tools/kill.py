@@ -86,10 +86,18 @@ def finish(pid: int) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
+def size_of(file: Path) -> int:
+    """The size of a file, which a run that begins again removes; 0 if there is none."""
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
 def kill(pid: int, run: Path, mode: str, chance: random.Random) -> bool:
     """Waits for the moment and kills; returns False if the run ended before."""
     csv, deadline = run / "row_gradients.csv", time.monotonic() + 120
-    size = csv.stat().st_size if csv.exists() else 0
+    size = size_of(csv)
     wanted = size + chance.randint(1, 6_000)
     while time.monotonic() < deadline:
         if os.waitpid(pid, os.WNOHANG)[0]:
@@ -97,10 +105,10 @@ def kill(pid: int, run: Path, mode: str, chance: random.Random) -> bool:
         if mode == "at once":
             time.sleep(chance.uniform(0, 0.8))
             break
-        if mode in {"step", "interrupt"} and csv.exists() and csv.stat().st_size >= wanted:
+        if mode in {"step", "interrupt"} and size_of(csv) >= wanted:
             time.sleep(chance.uniform(0, 0.03))
             break
-        if mode == "write" and csv.exists() and csv.stat().st_size > size and list(run.glob("checkpoints/*.part")):
+        if mode == "write" and size_of(csv) > size and list(run.glob("checkpoints/*.part")):
             break
     number, code = (signal.SIGTERM, 130) if mode == "interrupt" else (signal.SIGKILL, -signal.SIGKILL)
     os.kill(pid, number)
