@@ -1,12 +1,14 @@
 """The cut finder in a Trainer: training is as without it, and what it finds is told once."""
 
 import json
+import textwrap
 import warnings
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from conftest import command
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
@@ -234,3 +236,43 @@ def test_the_recorder_names_the_line_if_only_the_tap_wants_gradient(tmp_path):
 def test_the_recorder_expects_zeros_before_the_cut_of_a_pair(tmp_path):
     _, said = fit(Pair(), tmp_path, [RowGradientRecorder(flush_every_n_steps=5, pairs=[("before", "after")])])
     assert said == []
+
+
+RANKS = """
+    import lightning.pytorch as pl
+    import torch
+    from lightning.pytorch.loggers import CSVLogger
+    from rowgrad import CutFinder, RowGradientRecorder, RowTap
+
+    class Mine(pl.LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.embed, self.tap, self.head = torch.nn.Linear(4, 4), RowTap(), torch.nn.Linear(4, 1)
+
+        def training_step(self, x, batch_idx):
+            hidden = self.tap(self.embed(x))
+            hidden = torch.cat([hidden[:, :2].detach(), hidden[:, 2:]], 1)
+            loss = self.head(hidden).square().mean()
+            self.log("loss", loss, sync_dist=True)
+            return loss
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), 0.1)
+
+    if __name__ == "__main__":
+        pl.Trainer(
+            max_epochs=4, accelerator="cpu", devices=2, strategy="ddp", logger=CSVLogger(".", "", ""),
+            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+            callbacks=[CutFinder(), RowGradientRecorder(flush_every_n_steps=5)],
+        ).fit(Mine(), torch.utils.data.DataLoader(torch.randn(64, 6, 4), batch_size=8))
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_look_and_train(tmp_path):
+    (tmp_path / "script.py").write_text(textwrap.dedent(RANKS))
+    done = command(tmp_path / "script.py", cwd=tmp_path, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    told = json.loads((tmp_path / "gradient_cuts.json").read_text())
+    assert ["detach()" in cut["code"] for cut in told["cuts"] if cut["reaches_loss"]] == [True]
+    assert done.stderr.count("tap: rows 0–1 got exactly 0 in each of the first steps. find_cuts(module, step)") == 1

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 DETACHING = {"detach": "detach", "detach_": "detach_", ".data": ".data", "detach_copy": "detach"}
 COPYING = {"tensor", "new_tensor"}  # `torch.tensor(x)`
 LEAVING = {"item", "tolist", "numpy", "__float__", "__int__", "__array__", "__complex__"}
-EXIT, FUNCTION = "exit", "custom Function"
+# Kinds of cuts that are named in several places; the others are names of torch.
+EXIT, FUNCTION, HOOK = "exit", "custom Function", "hook"
+NOT_DIFFERENTIABLE, ZERO_DERIVATIVE = "not differentiable", "zero derivative"
 # The result has the shape of the argument, and none of its values.
 _VALUELESS = re.compile(r"(zeros|ones|empty|full|rand|randn|randint)_like|new_(zeros|ones|empty|full)\w*|\.grad")
 _LIKE = {"expand_as", "reshape_as", "to", "type_as", "view_as"}  # the second argument gives its shape or its type
@@ -102,7 +104,7 @@ def kind_of(name: str, args: tuple[Any, ...]) -> str:
         return DETACHING[name]
     if name in LEAVING or (name in COPYING and any(True for _ in tensors_in(args[-1:]))):
         return EXIT
-    return {"register_hook": "hook", "grad": "create_graph", ".data=": ".data", "Parameter": "detach"}.get(name, "")
+    return {"register_hook": HOOK, "grad": "create_graph", ".data=": ".data", "Parameter": "detach"}.get(name, "")
 
 
 def let_through(name: str, func: Any, *args: Any, **kwargs: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from torch.utils.checkpoint import CheckpointFunction
 
 from rowgrad.cuts.backward import leaf_of
-from rowgrad.cuts.calls import EXIT, FUNCTION, Call, Key
+from rowgrad.cuts.calls import EXIT, FUNCTION, HOOK, NOT_DIFFERENTIABLE, ZERO_DERIVATIVE, Call, Key
 from rowgrad.cuts.places import NOWHERE, Place, place_of
 from rowgrad.cuts.values import Values, memory_of
 
@@ -122,7 +122,7 @@ class Ends:
         # A result in the memory of an input that wants none, as of `torch.broadcast_tensors(a, b)`, is that input.
         plain = {memory_of(tensor) for tensor in call.inputs if not tensor.requires_grad}
         is_lost = any(memory_of(tensor) not in plain for tensor in call.lost)
-        return Site("not differentiable", call.name, call.stack.place) if is_lost else None
+        return Site(NOT_DIFFERENTIABLE, call.name, call.stack.place) if is_lost else None
 
     def _find_results_of_functions(self) -> None:
         """Marks the calls that make a custom Function's results, if these have no gradient."""
@@ -163,7 +163,7 @@ class Ends:
             return self._add(Site(FUNCTION, forward.__name__, place), call)
         if call is None:
             return None
-        return self._add(Site("zero derivative", call.name, call.stack.place), call)
+        return self._add(Site(ZERO_DERIVATIVE, call.name, call.stack.place), call)
 
     def _add_hook(self, node: Node) -> Group | None:
         """A tensor's hook that has made its gradient zero."""
@@ -171,19 +171,19 @@ class Ends:
         for hook in self.watch.hooks:
             tensor = hook.inputs[0]
             if tensor.grad_fn is node or (leaf is not None and tensor is leaf):
-                return self._add(Site("hook", "register_hook", hook.stack.place), hook)
+                return self._add(Site(HOOK, "register_hook", hook.stack.place), hook)
         call = self.watch.nodes.get(node)
         if leaf is not None:
             for hook in (leaf._backward_hooks or {}).values():  # noqa: SLF001
-                return self._add(Site("hook", "register_hook", place_of(hook)), call)
-        return None if call is None else self._add(Site("zero derivative", call.name, call.stack.place), call)
+                return self._add(Site(HOOK, "register_hook", place_of(hook)), call)
+        return None if call is None else self._add(Site(ZERO_DERIVATIVE, call.name, call.stack.place), call)
 
     def _add_module_hook(self, call: Call | None) -> Group | None:
         hooked = [part for part in self.parts if part._backward_hooks or part._backward_pre_hooks]  # noqa: SLF001
         own = [part for part in hooked if call is not None and part is call.stack.module] or hooked
         for part in own:
             for hook in [*part._backward_hooks.values(), *part._backward_pre_hooks.values()]:  # noqa: SLF001
-                return self._add(Site("hook", "register_full_backward_hook", place_of(hook)), call)
+                return self._add(Site(HOOK, "register_full_backward_hook", place_of(hook)), call)
         return None
 
     def _add(self, site: Site, call: Call | None) -> Group:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import CheckpointFunction
 
-from rowgrad.cuts.calls import COPYING, EXIT, FUNCTION, Key
+from rowgrad.cuts.calls import COPYING, EXIT, FUNCTION, HOOK, NOT_DIFFERENTIABLE, ZERO_DERIVATIVE, Key
 from rowgrad.cuts.places import place_of
 from rowgrad.cuts.watching import Watch, run
 
@@ -65,7 +65,7 @@ def without_hooks(key: Key, leaves: Iterable[Tensor], parts: Iterable[nn.Module]
     """Takes the hooks away that are to be let through, and were registered before the step. Gives their number."""
     held = [leaf._backward_hooks for leaf in leaves]  # noqa: SLF001
     held += [hooks for part in parts for hooks in (part._backward_hooks, part._backward_pre_hooks)]  # noqa: SLF001
-    before = [(hooks, dict(hooks)) for hooks in held if hooks and key.kind == "hook"]
+    before = [(hooks, dict(hooks)) for hooks in held if hooks and key.kind == HOOK]
     count = 0
     for hooks, known in before:
         for number, hook in known.items():
@@ -105,13 +105,13 @@ def compare(pairs: Iterable[tuple[Tensor | None, Tensor | None]]) -> tuple[float
 def why_not(site: Site) -> str:
     """Why a place cannot be let through; empty if it can be tried."""
     kind, operation = site.kind, site.operation
-    if kind == "zero derivative":
+    if kind == ZERO_DERIVATIVE:
         return "exactly nothing goes on; there is no other derivative that could be let through"
     if operation == CheckpointFunction.__name__:
         return "reentrant checkpointing needs an input that requires gradient; use_reentrant=False does not"
     if kind == FUNCTION:
         return "its backward decides; there is nothing to let through"
-    if kind == "not differentiable":
+    if kind == NOT_DIFFERENTIABLE:
         return f"{operation} has no derivative that could be let through"
     if kind == EXIT and operation not in COPYING:
         return "the values leave torch, where no gradient can follow"

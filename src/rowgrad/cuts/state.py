@@ -24,14 +24,8 @@ if TYPE_CHECKING:
 
     Flags = tuple[Tensor, bool, Tensor | None]
 
-
-_LIBRARIES = {
-    *sys.stdlib_module_names,
-    "lightning",
-    "pytorch_lightning",
-    "torch",
-    "torchvision",
-}  # whose objects are not looked into
+# Objects of these are not looked into.
+_LIBRARIES = {*sys.stdlib_module_names, "lightning", "pytorch_lightning", "torch", "torchvision"}
 
 
 class Kept:

@@ -52,9 +52,9 @@ class CutFinder(pl.Callback):
             return
         step = TrainingStep(pl_module, batch, batch_idx)
         self.found = Finder(pl_module, step, step.optimizers, step.others).find(self.heal)
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # on all ranks: it is a broadcast
         if not trainer.is_global_zero:
             return
-        folder = Path(trainer.log_dir or trainer.default_root_dir)
         folder.mkdir(parents=True, exist_ok=True)
         write_whole(folder / FILE, json.dumps(self.found.to_dict(), indent=1))
         for writer in writers(trainer):

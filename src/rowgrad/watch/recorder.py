@@ -15,14 +15,13 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 
 from rowgrad.cuts.lightning import TrainingStep
 from rowgrad.cuts.watching import is_watched
-from rowgrad.scenario.rows import name_rows
 from rowgrad.watch.csv_file import NormsFile, open_norms_file
 from rowgrad.watch.loggers import LIVE, Log, add_facts, save_loggers, writers
 from rowgrad.watch.quantities import SELECTED, Quantity
 from rowgrad.watch.recording import Recording
 from rowgrad.watch.settings import RecorderSettings
 from rowgrad.watch.stream import is_first_rank
-from rowgrad.watch.zero_rows import find_makers
+from rowgrad.watch.zero_rows import find_makers, unexplained
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -175,7 +174,11 @@ class RowGradientRecorder(pl.Callback):
     ) -> None:
         """Names the line that makes the zeros of a tap's rows, if they got nothing in all of the first steps."""
         assert self.recording is not None
-        if rows := self.recording.take_zero_rows():
+        rows = self.recording.take_zero_rows()
+        if rows and trainer.world_size > 1:  # this rank alone knows of them, and a step may need the others
+            for name, zero in rows.items():
+                rank_zero_warn(unexplained(name, zero))
+        elif rows:
             step = TrainingStep(pl_module, batch, batch_idx)
             for sentence in find_makers(step, {name: self.taps[name] for name in rows}, rows):
                 rank_zero_warn(sentence)
@@ -375,9 +378,7 @@ class Recorder:
         self.recording.after_step()
         self._steps += 1
         for name, rows in self.recording.take_zero_rows().items():
-            _warn(
-                f"{name}: {name_rows(rows)} got exactly 0 in each of the first steps. find_cuts(module, step) says why."
-            )
+            _warn(unexplained(name, rows))
 
     def recorded(self, optimizer: int = 0) -> Recorded:
         """All steps, also those from before a resume.

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rowgrad.cuts.lightning import TrainingStep
     from rowgrad.tap import RowTap
 
+ZERO = "got exactly 0 in each of the first steps"
+
 
 def find_makers(step: TrainingStep, taps: Mapping[str, RowTap], rows: Mapping[str, Sequence[bool]]) -> list[str]:
     """Finds the lines by letting each place through where gradient ends.
@@ -42,10 +44,15 @@ def find_makers(step: TrainingStep, taps: Mapping[str, RowTap], rows: Mapping[st
     return sentences
 
 
+def unexplained(name: str, rows: Sequence[bool]) -> str:
+    """The sentence on a tap's rows, for a loop whose step cannot be run again from here."""
+    return f"{name}: {name_rows(rows)} {ZERO}. find_cuts(module, step) says why."
+
+
 def _gets_gradient(grad: Tensor | None, row: int) -> bool:
     return grad is not None and row < grad.shape[-2] and bool(grad[..., row, :].any())
 
 
 def _sentence(name: str, rows: set[int], height: int, why: str) -> str:
     selected = [row in rows for row in range(height)]
-    return f"{name}: {name_rows(selected)} got exactly 0 in each of the first steps: {why}."
+    return f"{name}: {name_rows(selected)} {ZERO}: {why}."
