@@ -187,7 +187,7 @@ def test_two_runs_with_one_seed_and_one_detach_are_not_paired_and_the_table_says
     jobs += [run(0, 0.1, scenario="a")]
     jobs += [run(7, 0.1, scenario="b"), run(7, 0.2, scenario="b")]  # have no partner, so nothing is ambiguous
     assert detach_table(RunSet(jobs)).body == [
-        ["a", "–", "0", "not paired: two runs have one seed and one value of detach", "–", "–"],
+        ["a", "–", "0", "not paired: two runs agree in seed and setting", "–", "–"],
         ["b", "test/acc", "2", "0 in every pair", "–", "–"],
     ]
 

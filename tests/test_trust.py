@@ -15,7 +15,8 @@ from omegaconf import OmegaConf
 from rowgrad.errors import UserError
 from rowgrad.folders import RunFolder
 from rowgrad.results.analysis import load_analyses
-from rowgrad.results.run import Run, open_run
+from rowgrad.results.logged import open_run
+from rowgrad.results.run import Run
 from rowgrad.training.build import CLASSES, MODULES, WRITERS, folder_whitelist, make_target
 from rowgrad.training.jobs import command_to_repeat
 from rowgrad.training.naming import what_is_trained
@@ -353,7 +354,7 @@ def reported(honest, tmp_path_factory):
     OmegaConf.save(config, named / "config.yaml")
     for file in (damaged / "checkpoints").iterdir():
         file.write_bytes(b"garbage")
-    return done(REPORT, named, damaged, "--out", root / "out", cwd=root), root
+    return done(REPORT, named, damaged, "--out", root / "out", "--figures", root / "figures", cwd=root), root
 
 
 def test_no_name_in_a_folder_is_taken_for_markup_or_a_formula(reported):
@@ -364,7 +365,7 @@ def test_no_name_in_a_folder_is_taken_for_markup_or_a_formula(reported):
 def test_a_damaged_checkpoint_among_the_runs_of_a_report_is_told_and_the_others_are_shown(reported):
     result, root = reported
     assert f"{root / 'damaged'}: no checkpoint can be read, so its θ is not shown." in result.stderr
-    assert (root / "out" / "figures" / "learnt_rows.png").is_file()
+    assert (root / "figures" / "learnt_rows.png").is_file()
 
 
 @pytest.mark.parametrize("name", ["../../outside", "a/b", "[/x]", ".hidden", "", "x" * 300, "a b", "$x$"])

@@ -6,12 +6,13 @@ import statistics
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from rowgrad.results.paired import decimals, percent, spread
+from rowgrad.results.paired import decimals, finite, spread
 from rowgrad.results.plots import Plot, side_by_side
-from rowgrad.results.runs import RunSet, finite
-from rowgrad.results.tables import Table
+from rowgrad.results.runs import RunSet
+from rowgrad.results.table import Table
 from rowgrad.scenario.settings import STATE
 from rowgrad.watch.quantities import COSINE, RATIO
+from rowgrad.watch.wording import percent
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -10,7 +10,7 @@ import torch
 from rowgrad.results.plots import PALETTE, Plot, label_logarithms, label_rows, side_by_side
 from rowgrad.results.report import equal_settings, merge_equal
 from rowgrad.results.runs import RunSet
-from rowgrad.results.tables import Table
+from rowgrad.results.table import Table
 from rowgrad.watch.norms import FIRST, LAST, arriving, first_and_last
 from rowgrad.watch.wording import describe_vanishing
 

@@ -17,8 +17,10 @@ if TYPE_CHECKING:
     from rowgrad.data.sources import Images as Images
     from rowgrad.errors import UserError as UserError
     from rowgrad.randomness import Draw as Draw
+    from rowgrad.results.logged import LoggedRun as LoggedRun
+    from rowgrad.results.logged import open_run as open_run
     from rowgrad.results.run import Run as Run
-    from rowgrad.results.run import open_run as open_run
+    from rowgrad.results.show import show as show
     from rowgrad.scenario.operations import Operation as Operation
     from rowgrad.scenario.scenario import Scenario as Scenario
     from rowgrad.tap import RowTap as RowTap
@@ -36,6 +38,7 @@ _MODULES = {
     "DataSet": "data.sources",
     "Draw": "randomness",
     "Images": "data.sources",
+    "LoggedRun": "results.logged",
     "Operation": "scenario.operations",
     "Quantity": "watch.quantities",
     "Recorder": "watch.recorder",
@@ -46,7 +49,8 @@ _MODULES = {
     "UserError": "errors",
     "Watched": "tap",
     "find_cuts": "cuts.finder",
-    "open_run": "results.run",
+    "open_run": "results.logged",
+    "show": "results.show",
     "train": "training.command",
 }
 __all__ = list(_MODULES)

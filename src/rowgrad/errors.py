@@ -143,7 +143,7 @@ def end_on_mistake(error: BaseException) -> None:
         sys.exit(f"Cannot {action}: {words}")
 
 
-def run_script(action: str, main: Callable[[], None]) -> None:
+def run_script(action: str, main: Callable[[], None], *, pipeline: bool = True) -> None:
     """Runs a command: a user error is one plain line, and so is Ctrl-C, with exit code 130.
 
     `HYDRA_FULL_ERROR=1` shows the traceback of a user error.
@@ -151,6 +151,7 @@ def run_script(action: str, main: Callable[[], None]) -> None:
     Args:
         action: what it does, as in "evaluate".
         main: does it. It imports the packages of the extra `pipeline`, and nothing before it does.
+        pipeline: whether it needs them.
     """
     if os.environ.get("HYDRA_FULL_ERROR") != "1":
         # With HYDRA_FULL_ERROR Hydra raises its errors, so that they arrive below.
@@ -164,7 +165,8 @@ def run_script(action: str, main: Callable[[], None]) -> None:
 
     threading.excepthook = tell_of_thread
     try:
-        need_pipeline()
+        if pipeline:
+            need_pipeline()
         main()
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -16,10 +16,11 @@ from rowgrad.errors import UserError, in_one_line
 from rowgrad.files import PART, read_json, shown, write_whole
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable
+    from collections.abc import Generator
 
     from omegaconf import DictConfig
 
+OWN_KEYS = {"data", "scenario", "model", "trainer"}  # in every config of this project
 DRY = "dry run"  # the status of a run with trainer.fast_dev_run
 MOST_BYTES, MOST_LEVELS = 1_000_000, 50  # of a config file; libyaml ends the process at 100,000 levels
 OWN_KEY = re.compile(r"\$\{[\w.\[\]]+\}")  # ${seed}, but no resolver, such as ${oc.env:HOME}
@@ -70,6 +71,15 @@ class RunFolder:
         return self.config_file.exists()
 
     @property
+    def has_own_config(self) -> bool:
+        """Whether its config is one of this project: Lightning's command line writes a file of this name, too."""
+        try:
+            config = read_yaml(self.config_file)
+        except UserError:
+            return False
+        return isinstance(config, dict) and config.keys() >= OWN_KEYS
+
+    @property
     def checkpoints(self) -> list[Path]:
         """The existing checkpoints from which a run can be resumed, the newest first."""
         return [file for file in (self.last, self.previous) if file.exists()]
@@ -95,7 +105,7 @@ class RunFolder:
         if not self.config_file.is_file():
             raise UserError(f"{key}{self} is not a run's folder: there is no {self.config_file}.")
         config = read_yaml(self.config_file)
-        if not isinstance(config, dict) or not {"data", "scenario", "model", "trainer"} <= config.keys():
+        if not isinstance(config, dict) or not config.keys() >= OWN_KEYS:
             raise UserError(f"{key}{self}: {self.config_file} is not a run's config.")
         try:
             for _ in range(2):  # once more, because an interpolation may be put together from several keys
@@ -245,31 +255,22 @@ def remove_if_empty(folder: Path) -> None:
             return
 
 
-def find_run_folders(paths: Iterable[Path]) -> list[RunFolder]:
-    """The runs' folders at and below some paths, in the order of their names.
-
-    Raises:
-        UserError: there is no run at or below a path.
-    """
-    found: dict[Path, RunFolder] = {}
-    for path in paths:
-        name = RunFolder(path).config_file.name
-        below = [path] if RunFolder(path).holds_a_run else sorted(file.parent for file in path.rglob(name))
-        if not below:
-            raise UserError(f"{path} is neither a run's folder nor a folder of runs: there is no {name} in it.")
-        found |= {folder: RunFolder(folder) for folder in below if folder not in found}
-    return list(found.values())
-
-
-def read_yaml(file: Path) -> Any:
+def read_yaml(file: Path, *, any_tag: bool = False) -> Any:
     """A YAML file of a run's folder as plain Python values, read by libyaml, which takes two milliseconds.
+
+    Args:
+        file: the file.
+        any_tag: whether values with tags of Python's, as Lightning's `hparams.yaml` may have, are read as their tags.
 
     Raises:
         UserError: it cannot be read, is too large or deep, or has an alias (a few can expand to billions of values).
     """
     import yaml
 
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    base = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    loader = type("Loader", (base,), {}) if any_tag else base
+    if any_tag:
+        loader.add_multi_constructor("", lambda _loader, tag, _node: tag.removeprefix("tag:yaml.org,2002:"))
     try:
         if file.stat().st_size > MOST_BYTES:
             raise UserError("it is larger than a megabyte.")

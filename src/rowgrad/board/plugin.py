@@ -15,8 +15,8 @@ from tensorboard.plugins.base_plugin import FrontendMetadata, TBContext, TBPlugi
 from tensorboard.plugins.scalar.metadata import PLUGIN_NAME as SCALARS
 from werkzeug.wrappers import Request, Response
 
-from rowgrad.board.reading import Reader
-from rowgrad.watch.quantities import ARRIVES, FACTS, KNOWN, REACHES, describe_quantity
+from rowgrad.board.reading import Reader, described, plain
+from rowgrad.watch.quantities import ARRIVES, FACTS, REACHES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,12 +64,12 @@ class RowsPlugin(TBPlugin):
         names = {name for run in runs for name in run["quantities"]}
         answer = {
             "runs": runs,
-            "quantities": [_described(name) for name in sorted(names, key=_place)],
+            "quantities": described(names),
             "pair": [REACHES, ARRIVES],
             "kept": self._kept,
             "now": time.time(),
         }
-        return http_util.Respond(request, _plain(answer), "application/json")
+        return http_util.Respond(request, plain(answer), "application/json")
 
     def norms(self, request: Request) -> Response:
         """The values of one run's quantity."""
@@ -92,22 +92,3 @@ def _serve(file: Path) -> Callable[..., Any]:
         return http_util.Respond(request, file.read_bytes(), KINDS[file.suffix])
 
     return Request.application(answer)
-
-
-def _place(name: str) -> tuple[int, str]:
-    """The order in the tab: the project's own quantities first, then all others by name."""
-    return list(KNOWN).index(name) if name in KNOWN else len(KNOWN), name
-
-
-def _described(name: str) -> dict[str, str]:
-    title, unit = describe_quantity(name)
-    return {"name": name, "title": title, "unit": unit}
-
-
-def _plain(value: Any) -> Any:
-    """JSON-compatible values: numbers that are not finite, as in a hostile event file, become None."""
-    if isinstance(value, dict):
-        return {str(key): _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -10,10 +11,10 @@ import numpy as np
 from tensorboard.data.provider import RunTagFilter
 from tensorboard.plugins.scalar.metadata import PLUGIN_NAME as SCALARS
 
-from rowgrad.watch.quantities import FACTS, LAYER, OUTCOME, ROW
+from rowgrad.watch.quantities import FACTS, KNOWN, LAYER, OUTCOME, ROW, describe_quantity
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from tensorboard.context import RequestContext
     from tensorboard.data.provider import DataProvider, ScalarTimeSeries
@@ -168,10 +169,15 @@ def table(tags: Tags, series: Mapping[str, Any]) -> Numbers:
         for row, tag in tags.items()
         if (data := series.get(tag))
     }
+    return join(columns, max(tags) + 1)
+
+
+def join(columns: Mapping[int, tuple[np.ndarray, np.ndarray]], height: int | None = None) -> Numbers:
+    """Steps and values of single rows as one table, over all steps of any row."""
     if not columns:
         return Numbers(np.zeros(0), np.zeros((0, 0), np.float32))
     steps = np.unique(np.concatenate([steps for steps, _ in columns.values()]))
-    values = np.full((len(steps), max(tags) + 1), np.nan, np.float32)
+    values = np.full((len(steps), max(columns) + 1 if height is None else height), np.nan, np.float32)
     for row, (places, numbers) in columns.items():
         values[np.searchsorted(steps, places), row] = numbers
     return Numbers(steps, values)
@@ -179,8 +185,29 @@ def table(tags: Tags, series: Mapping[str, Any]) -> Numbers:
 
 def parsed(record: np.ndarray) -> dict[str, Any]:
     """The JSON object in a tensor of one string; empty for anything else."""
+    return parsed_text(record.item()) if record.size == 1 else {}
+
+
+def parsed_text(text: Any) -> dict[str, Any]:
+    """The JSON object in a text; empty for anything else."""
     try:
-        facts = json.loads(record.item() if record.size == 1 else "")
-    except (ValueError, TypeError):
+        facts = json.loads(text)
+    except (ValueError, TypeError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}
+
+
+def described(names: Iterable[str]) -> list[dict[str, str]]:
+    """Names, titles and units of quantities: this project's own first, then all others by name."""
+    own = list(KNOWN)
+    order = sorted(names, key=lambda name: (own.index(name) if name in KNOWN else len(own), name))
+    return [dict(zip(("name", "title", "unit"), (name, *describe_quantity(name)), strict=True)) for name in order]
+
+
+def plain(value: Any) -> Any:
+    """JSON-compatible values: numbers that are not finite, as in a hostile event file, become None."""
+    if isinstance(value, dict):
+        return {str(key): plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rowgrad.files import shown
 from rowgrad.folders import RunFolder
-from rowgrad.results.paired import METRICS
-from rowgrad.results.tables import hanging
+from rowgrad.results.tables import METRICS, hanging
 from rowgrad.scenario.settings import NOTHING, STATE
 
 if TYPE_CHECKING:

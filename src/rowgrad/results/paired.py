@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
-
-from rowgrad.results.runs import finite
-from rowgrad.watch.quantities import COSINE, RATIO
-from rowgrad.watch.wording import percent
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from rowgrad.results.runs import Pairs
+    from rowgrad.results.logged import LoggedRun
+
+    Pairs = Sequence[tuple[Any, Any]]  # of runs: with what is compared, and without
 
 CONFIDENCE = 0.95
 FLOAT32 = 2.0**-23  # metrics are measured in 32 bits: the last digit of a number, relative to the number
@@ -67,23 +66,10 @@ def points(value: float, sign: str = "+") -> str:
     return f"{100 * value:{sign}.2f}"
 
 
-class Metric(NamedTuple):
-    """What a metric of `summary.json` is called in words, and how it is printed."""
-
-    words: str
-    show: Callable[..., str]
-
-
-METRICS = {
-    "val/acc": Metric("validation accuracy", percent),
-    "test/acc": Metric("test accuracy", percent),
-    "test/acc_operated": Metric("rows changed in every image", percent),
-    "test/loss": Metric("test loss", decimals),
-    "cut_fraction": Metric("cut fraction", percent),
-    COSINE: Metric("gradient's cosine", decimals),
-    RATIO: Metric("ratio of norms", decimals),
-    "train/seconds": Metric("seconds", "{:.1f}".format),
-}
+def finite(runs: Sequence[LoggedRun], metric: str) -> list[float]:
+    """A metric of some runs; missing and non-finite values are left out."""
+    found = (run.metrics.get(metric) for run in runs)
+    return [value for value in found if isinstance(value, int | float) and math.isfinite(value)]
 
 
 def corrected(tests: Sequence[float | None]) -> list[float | None]:
@@ -111,15 +97,18 @@ def compare_pairs(pairs: Pairs, metric: str) -> Paired | None:
 def compare(treated: Sequence[float], control: Sequence[float]) -> Paired:
     """Paired t-test (Student 1908; `scipy.stats.ttest_rel`) of treated − control.
 
-    Interval and p are None for fewer than two pairs, and for differences without spread, which have no t-test.
+    Interval and p are None for fewer than two pairs, and for differences without spread, which have no t-test; and
+    without scipy.
     """
-    from scipy import stats
-
     differences = [a - b for a, b in zip(treated, control, strict=True)]
     mean = statistics.mean(differences)
     largest = max(abs(value) for value in (*treated, *control))
     # Rounding moves a float32 by half of its last digit, so two equal differences are at most two digits apart.
     if len(differences) < 2 or max(differences) - min(differences) <= 2 * FLOAT32 * largest:  # noqa: PLR2004
+        return Paired(mean, len(differences))
+    try:
+        from scipy import stats
+    except ImportError:  # not needed by the recorder
         return Paired(mean, len(differences))
     result = stats.ttest_rel(treated, control)
     interval = result.confidence_interval(CONFIDENCE)

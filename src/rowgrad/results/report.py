@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import io
-import re
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import jinja2
-import matplotlib as mpl
 import numpy as np
 import torch
 from markupsafe import escape
 
-from rowgrad.files import write_whole
 from rowgrad.results import plots
 from rowgrad.results.analysis import call_analyses
+from rowgrad.results.figure_files import svg
+from rowgrad.results.page import PAGE, Shown, Text, count, make_page
 from rowgrad.results.plots import SIZES, Plot, in_parts
 from rowgrad.results.sentences import answer_runs
 from rowgrad.results.tables import compare_groups, compare_runs
@@ -26,13 +23,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
-    from matplotlib.figure import Figure
-
     from rowgrad.results.runs import RunGroup, RunSet
-    from rowgrad.results.tables import Table
+    from rowgrad.results.table import Table
 
 Known = TypeVar("Known")
 
+CUT = (
+    "A row is cut where gradient arrives at the network's input in it and none of it reaches the row; the cut fraction"
+    " is the share of the squared input gradient in such rows, averaged over the steps."
+)
 VERSIONS = ("rowgrad", "torch", "lightning")  # on the page
 CURVES = ("train/loss", "train/acc", "val/loss", "val/acc")
 MOST = 24  # settings that are drawn
@@ -45,63 +44,59 @@ def write_report(
     answers: Sequence[Table] = (),
     sentences: Sequence[str] | None = None,
 ) -> Path:
-    """Writes `report.html`, and each figure as PNG and SVG for a page and for a column in `figures/`.
+    """Writes `report.html`, the page of some runs.
 
     Args:
         runs: at least one.
         folder: it is made.
-        answers: tables before the figures.
+        answers: tables before the heatmaps.
         sentences: at the beginning; `answer_runs(runs)` if None.
 
     Returns:
         The page.
     """
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    sections = [_section(folder, name, plot) for name, plot in draw(runs).items()]
-    templates = jinja2.Environment(loader=jinja2.PackageLoader("rowgrad.results", "."), autoescape=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    page = folder / PAGE
+    make_page(shown_runs(runs), describe_runs(runs, answers, sentences)).save(page)
+    return page
+
+
+def shown_runs(runs: RunSet) -> list[Shown]:
+    """The runs as they are named on a page."""
+    return [Shown(*one) for one in zip(runs.runs, runs.run_names(), runs.group_names(), strict=True)]
+
+
+def describe_runs(runs: RunSet, answers: Sequence[Table] = (), sentences: Sequence[str] | None = None) -> Text:
+    """What a page says of some runs around their heatmaps."""
     facts, groups = runs.runs[0].summary, runs.groups()
-    text = templates.get_template("report.html.jinja").render(
-        count=f"{len(runs.runs)} run{'s' if len(runs.runs) > 1 else ''}",
-        device=facts.get("device", "?"),
-        versions=", ".join(f"{name} {facts[name]}" for name in VERSIONS if name in facts),
-        settings=compare_groups(groups).condensed(),
-        runs=compare_runs(runs).condensed() if len(groups) < len(runs.runs) else None,
-        answers=answers,
+    versions = ", ".join(f"{name} {facts[name]}" for name in VERSIONS if name in facts)
+    drawn = draw(runs)
+    return Text(
+        title="What reaches the rows",
+        lead=f"{count(len(runs.runs))} on {facts.get('device', '?')}{', ' * bool(versions)}{versions}. {CUT}",
         sentences=answer_runs(runs) if sentences is None else sentences,
-        figures=sections,
-        folders=list(zip(runs.run_names(), runs.runs, strict=True)),
+        settings=[compare_groups(groups).condensed()],
+        runs=[compare_runs(runs).condensed()] if len(groups) < len(runs.runs) else [],
+        answers=answers,
+        verdicts=[plot for name, plot in drawn.items() if is_interactive(name)],
+        figures=[_section(name, plot) for name, plot in drawn.items() if not is_interactive(name)],
     )
-    write_whole(folder / "report.html", text)
-    return folder / "report.html"
 
 
-def _section(folder: Path, name: str, plot: Plot) -> dict[str, Any]:
-    """Writes a figure in all sizes, and gives what the page shows of it, on wide and on narrow screens."""
+def is_interactive(name: str) -> bool:
+    """Whether the page's heatmaps show what a figure shows."""
+    return name.startswith(("heatmaps", "layers"))
+
+
+def _section(name: str, plot: Plot) -> dict[str, Any]:
+    """What the page shows of a figure, on wide and on narrow screens."""
     svgs = {}
     for size in SIZES:
-        figure = plot.on(size)
         label = f'<svg role="img" aria-label="{escape(plot.caption)}" '
-        picture = svg(figure, f"{name}{size.suffix}")
+        picture = svg(plot.on(size), f"{name}{size.suffix}")
         inline = picture[picture.index("<svg") :].replace(figures.INK, "currentColor")
-        svgs[size.suffix or "_page"] = inline.replace("<svg ", label, 1)
-        plot.titled(figure, size)
-        (folder / "figures" / f"{name}{size.suffix}.png").write_bytes(figures.png(figure, dpi=size.dpi))
-        (folder / "figures" / f"{name}{size.suffix}.svg").write_text(
-            svg(figure, f"{name}{size.suffix}"), encoding="utf-8"
-        )
+        svgs[size.suffix.removeprefix("_") or "page"] = inline.replace("<svg ", label, 1)
     return {"title": name.replace("_", " ").capitalize(), "plot": plot, "svgs": svgs}
-
-
-def svg(figure: Figure, salt: str) -> str:
-    """The figure as SVG text; the same figure gives the same text."""
-    file = io.StringIO()
-    with mpl.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none"}):
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
-    text = file.getvalue()
-    # matplotlib makes names of clip paths from their coordinates, of which the layout leaves the last bit open.
-    for number, clip in enumerate(dict.fromkeys(re.findall(r'id="(p[0-9a-f]{10})"', text))):
-        text = text.replace(clip, f"{salt}_clip_{number}")
-    return text
 
 
 # ---- which figures some runs have, what each shows, and how to read it
@@ -210,8 +205,10 @@ def _layers(groups: Sequence[RunGroup]) -> list[Plot]:
     words += _over_seeds(shown, "Norms are means over seeds") + _left_out(known)
 
     def plot(some: Sequence[RunGroup]) -> Plot:
-        wall = {g.title: (g.steps, g.norms[LAYER_GRAD], g.first.layers) for g in some if g.steps is not None}
-        faintest = {g.name: wording.faintest_layer(g.norms[LAYER_GRAD], g.first.layers) for g in some}
+        wall = {
+            g.title: (g.steps, g.norms[LAYER_GRAD], g.first.labels(LAYER_GRAD)) for g in some if g.steps is not None
+        }
+        faintest = {g.name: wording.faintest_layer(g.norms[LAYER_GRAD], g.first.labels(LAYER_GRAD)) for g in some}
         verdict = " ".join(f"{seen} ({name})." if len(groups) > 1 else f"{seen}." for name, seen in faintest.items())
         return Plot(verdict, words, lambda size: plots.compared_layers(wall, scale, size))
 

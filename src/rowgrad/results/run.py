@@ -7,10 +7,8 @@ run.figures()["row_gradients"]
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rowgrad.config import flat, group_key
@@ -18,22 +16,21 @@ from rowgrad.data.settings import DataSettings
 from rowgrad.errors import UserError, in_one_line
 from rowgrad.files import read_json
 from rowgrad.folders import RunFolder, read_yaml
+from rowgrad.results.logged import LoggedRun
 from rowgrad.scenario.settings import STATE, ScenarioSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from os import PathLike
+    from pathlib import Path
 
     from matplotlib.figure import Figure
     from omegaconf import DictConfig
     from torch import Tensor
 
+    from rowgrad.board.events import Events
     from rowgrad.scenario.zeros import ZeroCause, Zeros
 
-Curve = tuple[list[int], list[float]]  # optimizer steps and values
 
-
-class Run:
+class Run(LoggedRun):
     """A run's folder, which may also be a sweep's job that never began training.
 
     Example:
@@ -48,13 +45,11 @@ class Run:
         UserError: by each attribute, if its file is missing or cannot be read; the message names the file.
     """
 
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
+    needed = ("config", "values", "summary", "numbers")
 
-    @property
-    def name(self) -> str:
-        """The folder's name."""
-        return self.folder.path.name
+    def __init__(self, folder: RunFolder) -> None:
+        super().__init__(folder.path)
+        self.folder = folder
 
     @cached_property
     def config(self) -> DictConfig:
@@ -142,32 +137,21 @@ class Run:
         return cuts and scenario.from_step <= last and any(self.selected)
 
     @cached_property
-    def steps(self) -> Tensor:
-        """The recorded optimizer steps, (T,)."""
-        return self._recorded[0]
+    def events(self) -> Events:
+        """What the event files hold."""
+        from rowgrad.board.events import read_events
+
+        return read_events(self.folder.events)
 
     @cached_property
-    def norms(self) -> dict[str, Tensor]:
-        """Norms (T, H) by the names of their quantities."""
-        return self._recorded[1]
-
-    @cached_property
-    def _recorded(self) -> tuple[Tensor, dict[str, Tensor]]:
-        from rowgrad.watch.csv_file import read_norms
-
-        file = self.folder.norms_file
-        try:
-            return read_norms(file)
-        except Exception as error:
-            raise UserError(f"{file} cannot be read: {in_one_line(error)[:200]}") from error
+    def settings(self) -> dict[str, Any]:
+        """What distinguishes runs, by full keys."""
+        return self.group_key | {"seed": self.seed}
 
     @property
-    def layers(self) -> list[str]:
-        """The names of the layers whose norms were recorded."""
-        from rowgrad.watch.csv_file import row_names
-        from rowgrad.watch.quantities import LAYER_GRAD
-
-        return row_names(self.folder.norms_file, LAYER_GRAD)
+    def metrics(self) -> dict[str, float]:
+        """The reported metrics."""
+        return {name: value for name, value in self.summary.items() if "/" in name or name == "cut_fraction"}
 
     @property
     def height(self) -> int:
@@ -233,17 +217,11 @@ class Run:
                 continue
         return None
 
-    def curves(self, tags: Sequence[str]) -> dict[str, Curve]:
-        """Steps and values of scalars in the event files, by their tags; tags that are missing are left out."""
-        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-        logging.getLogger("tensorboard").setLevel(logging.WARNING)  # it logs every file that it reads
-        if not self.folder.events.is_dir():
-            return {}
-        events = EventAccumulator(str(self.folder.events), {"scalars": 0, "images": 1, "histograms": 1})
-        events.Reload()
-        found = {tag: events.Scalars(tag) for tag in tags if tag in events.Tags()["scalars"]}
-        return {tag: ([e.step for e in scalars], [e.value for e in scalars]) for tag, scalars in found.items()}
+    @property
+    def troubles(self) -> list[str]:
+        """Sentences about files that cannot be shown."""
+        is_lost = self.theta is None and bool(self.folder.checkpoints)
+        return [f"{self.folder}: no checkpoint can be read, so its θ is not shown."] if is_lost else []
 
     def figures(self) -> dict[str, Figure]:
         """The run's own pictures by their names: norms of all rows at all steps, and θ."""
@@ -259,23 +237,6 @@ class Run:
         if self.theta is not None:
             drawn["learnt_rows"] = figures.learnt_rows(self.theta, self.selected)
         return drawn
-
-
-def open_run(folder: str | PathLike[str]) -> Run:
-    """Opens a run's folder and reads its config, summary and norms.
-
-    Example:
-        >>> folder = train("data=digits", "trainer.max_steps=2").folder
-        >>> sorted(open_run(folder).norms)
-        ['input_grad_norm', 'row_grad_norm']
-
-    Raises:
-        UserError: it is not a run's folder, or a file in it cannot be read.
-    """
-    run = Run(RunFolder(Path(folder)))
-    for read in ("config", "values", "summary", "norms"):
-        getattr(run, read)
-    return run
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:

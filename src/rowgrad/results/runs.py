@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import statistics
 from collections import Counter
@@ -17,6 +16,7 @@ from rowgrad.config import NAME, as_typed, flat, is_below
 from rowgrad.errors import UserError
 from rowgrad.files import configs_folder, read_json
 from rowgrad.folders import RunFolder, read_yaml
+from rowgrad.results.logged import check_keys
 from rowgrad.results.run import Run
 from rowgrad.scenario.settings import ScenarioSettings
 
@@ -128,10 +128,19 @@ class RunGroup:
 
 
 class RunSet:
-    """Runs, at least one, that are shown together."""
+    """Runs, at least one, that are shown together.
 
-    def __init__(self, runs: Sequence[Run]) -> None:
-        self.runs = tuple(runs)
+    Args:
+        runs: the runs.
+        over: further keys in which runs of one setting may differ, beside the seed.
+
+    Raises:
+        UserError: no run has one of these keys.
+    """
+
+    def __init__(self, runs: Sequence[Run], over: Sequence[str] = ()) -> None:
+        self.runs, self.over = tuple(runs), tuple(over)
+        check_keys(self.over, (run.group_key for run in runs))
 
     @classmethod
     def of_sweep(cls, folder: SweepFolder) -> RunSet:
@@ -162,7 +171,7 @@ class RunSet:
         Args:
             without: further keys that are left out.
         """
-        keys = [_without(run.group_key, without) for run in self.runs]
+        keys = [_without(run.group_key, [*without, *self.over]) for run in self.runs]
         found: dict[tuple[Any, ...], list[str]] = {}  # a key's values in the runs that are compared in it
         counts: Counter[tuple[Any, ...]] = Counter()  # how many runs these are
         for key in keys:
@@ -214,12 +223,6 @@ class RunSet:
                 unique = all(len(treated) == len(control) == 1 for treated, control in both)
                 found[group.name] = [(treated[0], control[0]) for treated, control in both] if unique else []
         return found
-
-
-def finite(runs: Sequence[Run], metric: str) -> list[float]:
-    """A metric of the runs' summaries; missing and non-finite values are left out."""
-    found = (run.summary.get(metric) for run in runs)
-    return [value for value in found if isinstance(value, int | float) and math.isfinite(value)]
 
 
 def find_control(run: Run) -> Run | None:

@@ -15,8 +15,8 @@ from rich.panel import Panel
 from rowgrad.files import command_typed, shown
 from rowgrad.folders import DRY
 from rowgrad.results.analysis import call_analyses
-from rowgrad.results.paired import compare_pairs, percent, spread
-from rowgrad.results.runs import RunGroup, find_baseline, find_control, finite, identical
+from rowgrad.results.paired import compare_pairs, finite, spread
+from rowgrad.results.runs import RunGroup, find_baseline, find_control, identical
 from rowgrad.scenario.rows import name_rows
 from rowgrad.scenario.settings import state_words
 from rowgrad.scenario.zeros import AT_SOME, ZeroCause
@@ -30,6 +30,7 @@ from rowgrad.watch.wording import (
     describe_vanishing,
     describe_zeros,
     listed_rows,
+    percent,
     sentence,
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import shlex
+from dataclasses import replace
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -12,16 +13,18 @@ from rich.console import Console
 
 from rowgrad.files import command_typed, shown, write_whole
 from rowgrad.folders import DRY
-from rowgrad.results.paired import METRICS, Paired, compare_pairs, corrected
-from rowgrad.results.runs import RunSet, finite
-from rowgrad.results.tables import Table, mean_cell, over_seeds
+from rowgrad.results.differences import differences_table
+from rowgrad.results.paired import finite
+from rowgrad.results.runs import RunSet
+from rowgrad.results.tables import METRICS, mean_cell, over_seeds
 from rowgrad.watch.quantities import COSINE, RATIO
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from rowgrad.folders import SweepFolder
     from rowgrad.results.run import Run
+    from rowgrad.results.table import Table
 
 # Values that are not worth a column: detaching images leaves the weights' gradient as it is.
 PLAIN: dict[str, set[float]] = {COSINE: {1.0}, RATIO: {1.0}}
@@ -58,47 +61,15 @@ def seeds_table(jobs: RunSet) -> Table:
 
 def detach_table(jobs: RunSet) -> Table | None:
     """The effect of detach in every setting that was trained with it and without; None if no setting was."""
-    body: list[list[str]] = []
-    tests: list[float | None] = []
-    for setting, pairs in jobs.pairs().items():
-        if not pairs:
-            body.append([setting, "–", "0", "not paired: two runs have one seed and one value of detach", "–", "–"])
-            tests.append(None)
-        for metric in COMPARED:
-            paired = compare_pairs(pairs, metric)
-            if paired is None or (metric == BY_DEFINITION and not any(finite([*chain(*pairs)], metric))):
-                continue  # nothing is cut with detach or without
-            tests.append(None if metric == BY_DEFINITION else paired.p)
-            body.append([setting, metric, *_effect(paired, METRICS[metric].show), _p(tests[-1])])
-    header = ["setting", "metric", "pairs", "difference", "95 % interval", "p"]
-    many = ""
-    if (count := sum(p is not None for p in tests)) > 1:
-        header.append(f"p of {count} tests")
-        for line, p in zip(body, corrected(tests), strict=True):
-            line.append(_p(p))
-        many = f" The last column is corrected for the {count} tests (Benjamini and Hochberg 1995)."
-    caption = (
-        "detach=true − detach=false, paired over seeds. Interval and p: paired t-test (scipy.stats.ttest_rel,"
-        " two-sided); – if there are fewer than two pairs, or if the differences do not vary. The cut fraction is not"
-        f" tested, because detach changes it by definition.{many} Differences of shares are in percentage points."
+    table = differences_table(
+        "What detach does",
+        "detach=true − detach=false",
+        {(setting, name): pairs for setting, pairs in jobs.pairs().items() for name in COMPARED},
+        lambda metric: METRICS[metric].show,
+        untested=BY_DEFINITION,
     )
-    return Table("What detach does", header, body, caption) if body else None
-
-
-def _p(value: float | None) -> str:
-    return "–" if value is None else f"{value:.2g}"
-
-
-def _effect(paired: Paired, show: Callable[..., str]) -> list[str]:
-    """Pairs, difference and interval."""
-    mean = show(paired.mean, "+").replace("%", "pp") if paired.mean else "0 in every pair" if paired.p is None else "0"
-    if paired.low is None or paired.high is None:
-        return [str(paired.count), mean, "–"]
-    return [
-        str(paired.count),
-        mean,
-        f"{show(paired.low, '+').removesuffix(' %')} … {show(paired.high, '+').replace('%', 'pp')}",
-    ]
+    words = " The cut fraction is not tested, because detach changes it by definition."
+    return replace(table, caption=f"{table.caption}{words}") if table.body else None
 
 
 def describe_sweep(folder: SweepFolder, jobs: RunSet) -> str:

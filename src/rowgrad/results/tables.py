@@ -1,16 +1,15 @@
-"""Tables: on the console, in Markdown and in the report's page; and runs side by side as a table."""
+"""Runs and settings side by side, as tables."""
 
 from __future__ import annotations
 
 import math
-import sys
 import textwrap
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from rowgrad.results.paired import METRICS, decimals, spread
-from rowgrad.watch.quantities import COSINE
-from rowgrad.watch.wording import short_rows
+from rowgrad.results.paired import decimals, spread
+from rowgrad.results.table import Table
+from rowgrad.watch.quantities import COSINE, RATIO
+from rowgrad.watch.wording import percent, short_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,53 +28,23 @@ def hanging(name: str, words: str) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table of texts.
+class Metric(NamedTuple):
+    """What a metric of `summary.json` is called in words, and how it is printed."""
 
-    Attributes:
-        title: in a few words.
-        header: the columns' names.
-        body: a cell for each column, line by line.
-        caption: how to read it.
-    """
+    words: str
+    show: Callable[..., str]
 
-    title: str
-    header: list[str]
-    body: list[list[str]]
-    caption: str = ""
 
-    def markdown(self) -> str:
-        """Header and body in Markdown."""
-        cells = [" | ".join(cell.replace("|", "\\|") for cell in line) for line in (self.header, *self.body)]
-        head, *body = [f"| {line} |" for line in cells]
-        return "\n".join([head, "| " + " | ".join("---" for _ in self.header) + " |", *body]) + "\n"
-
-    def section(self) -> str:
-        """A section in Markdown, with title and caption."""
-        return f"## {self.title}\n\n{self.markdown()}\n{self.caption}\n"
-
-    def condensed(self) -> tuple[Table, str]:
-        """The table without columns that are equal in every line, and the values of these columns in words."""
-        cells = dict(zip(self.header, zip(*self.body, strict=True), strict=True))
-        alike = {name: column[0] for name, column in list(cells.items())[1:] if len(set(column)) == 1}
-        if len(self.body) == 1:  # a single line keeps its columns, but for empty ones
-            alike = {name: value for name, value in alike.items() if value in {"", "–"}}
-        kept = [place for place, name in enumerate(self.header) if name not in alike]
-        body = [[line[place] for place in kept] for line in self.body]
-        words = ", ".join(f"{name} {value}" for name, value in alike.items() if value not in {"", "–"})
-        return Table(self.title, [self.header[place] for place in kept], body, self.caption), words
-
-    def print(self) -> None:
-        """Prints it on the console."""
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table as RichTable
-
-        table = RichTable(*self.header, title=self.title, caption=self.caption, box=box.SIMPLE, caption_justify="left")
-        for line in self.body:
-            table.add_row(*line)
-        Console(markup=False, width=None if sys.stdout.isatty() else 160).print(table)
+METRICS = {
+    "val/acc": Metric("validation accuracy", percent),
+    "test/acc": Metric("test accuracy", percent),
+    "test/acc_operated": Metric("rows changed in every image", percent),
+    "test/loss": Metric("test loss", decimals),
+    "cut_fraction": Metric("cut fraction", percent),
+    COSINE: Metric("gradient's cosine", decimals),
+    RATIO: Metric("ratio of norms", decimals),
+    "train/seconds": Metric("seconds", "{:.1f}".format),
+}
 
 
 def _cut(run: Run) -> str:

@@ -1,5 +1,1 @@
 """Image rows on their way to the network: selection, operation, detach, route. The cut is in `scenario`."""
-
-from rowgrad.errors import need_pipeline
-
-need_pipeline()

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rowgrad.config import FINITE, NOT_NEGATIVE, Limit, number
-from rowgrad.errors import UserError
+from rowgrad.errors import UserError, need_pipeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from rowgrad.randomness import Draw
+
+need_pipeline()
 
 
 Limits = Mapping[str, Limit]

@@ -146,7 +146,9 @@ def legend_of(selected: Sequence[bool], *, zeros: bool = True, rows: str = "") -
 # ---- a run's pictures
 
 
-def heatmaps(steps: Tensor, norms: Mapping[str, Tensor], selected: Sequence[bool], words: str = "") -> Figure:
+def heatmaps(
+    steps: Tensor, norms: Mapping[str, Tensor], selected: Sequence[bool], words: str = "", width: float = WIDTH
+) -> Figure:
     """Rows × steps of one run.
 
     Args:
@@ -154,13 +156,14 @@ def heatmaps(steps: Tensor, norms: Mapping[str, Tensor], selected: Sequence[bool
         norms: norms (T, H) by their names, a panel each; quantities of one unit share a colour scale.
         selected: the scenario's rows, marked in the margin.
         words: a verdict, written above; parts are separated by semicolons.
+        width: inches.
     """
-    figure = Figure((WIDTH, 1.65 * len(norms) + (0.95 if words else 0.5)), layout="constrained")
+    figure = Figure((width, 1.65 * len(norms) + (0.95 if words else 0.5)), layout="constrained")
     panels = figure.subplots(len(norms), 2, squeeze=False, sharex="col", width_ratios=[1, 0.05])
     for (panel, bar), (quantity, values) in zip(panels, norms.items(), strict=True):
         title, unit = describe_quantity(quantity)
         scale = log_scale([norms[other] for other in norms if describe_quantity(other)[1] == unit])
-        marked = [False] * values.shape[1] if is_of_layers(quantity) else selected
+        marked = selected if len(selected) == values.shape[1] else [False] * values.shape[1]
         draw_scale(bar, draw_heatmap(panel, steps, values, marked, scale), unit, 8)
         panel.set_title(title.partition(", ‖")[0], fontsize=11)
         panel.set_ylabel("layer" if is_of_layers(quantity) else "image row")

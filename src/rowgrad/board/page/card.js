@@ -41,8 +41,9 @@ export class Card {
 function nameOf(line) {
   const { members } = line;
   if (members.length === 1) return line.title;
-  const seeds = members.map((run) => run.facts.settings?.seed);
-  return `${line.facts.settings?.scenario ?? line.title}: mean of ${members.length} runs, seeds ${seeds.join(", ")}`;
+  const seeds = members.map((run) => run.facts.settings?.seed).filter((seed) => seed !== undefined);
+  const said = seeds.length === members.length ? `, seeds ${seeds.join(", ")}` : "";
+  return `${line.facts.group ?? line.facts.settings?.scenario ?? line.title}: mean of ${members.length} runs${said}`;
 }
 
 function words(state, line, now) {
@@ -60,15 +61,21 @@ function accuracyOf(line) {
 function accuracySaid(line) {
   const own = accuracyOf(line);
   if (!own) return "";
-  const said = { "test/acc": "test", "val/acc": "validation", "train/acc": "last training batch" }[own[0]];
-  return `${(100 * own[1]).toFixed(2)} % ${said}`;
+  const said = { "test/acc": "test", "val/acc": "validation", "train/acc": "last training batch" }[own[0]] ?? own[0];
+  return isShare(own) ? `${(100 * own[1]).toFixed(2)} % ${said}` : `${Number(own[1].toPrecision(4))} ${said}`;
 }
 
 function differenceSaid(line, control) {
   const [own, other] = [accuracyOf(line), accuracyOf(control)];
   if (!own || own[0] !== other?.[0]) return "";
-  const apart = 100 * (own[1] - other[1]);
-  return `${apart < 0 ? "−" : "+"}${Math.abs(apart).toFixed(2)} against the control`;
+  const apart = own[1] - other[1];
+  const size = Math.abs(apart);
+  return `${apart < 0 ? "−" : "+"}${isShare(own) ? (100 * size).toFixed(2) : Number(size.toPrecision(4))} against the control`;
+}
+
+/** Whether a metric is shown in percent: an accuracy from 0 to 1. */
+function isShare([tag, value]) {
+  return tag.toLowerCase().includes("acc") && value >= 0 && value <= 1;
 }
 
 /** What makes the zeros, if there are any. The tooltip says why. */

@@ -1,5 +1,7 @@
 // What is chosen. It is kept in the page's address, so that a view can be shared as a link.
 
+import { embedded, hasAddress, host } from "./host.js";
+
 const PREFIX = "p.rowgrad."; // TensorBoard's prefix for what a tab keeps in the address
 
 /** The defaults. Only choices that differ from them are in the address. */
@@ -15,13 +17,11 @@ export const UNCHOSEN = Object.freeze({
   quantity: null, // what was clicked
   row: null,
   step: null,
+  ...embedded?.answer.start, // as a page with runs of several seeds begins with their means
 });
 
-// The page is in a frame of TensorBoard's; alone, it is its own host.
-const host = window.parent;
-
 function entries() {
-  return host.location.hash.slice(1).split("&").filter(Boolean);
+  return hasAddress ? host.location.hash.slice(1).split("&").filter(Boolean) : [];
 }
 
 function parsed(text, likes) {
@@ -51,6 +51,7 @@ export function readChoice() {
 
 /** Puts what is chosen into the address, without a new entry in the browser's history. */
 export function writeChoice(choice) {
+  if (!hasAddress) return;
   const others = entries().filter((entry) => !entry.startsWith(PREFIX));
   if (host !== window && others[0] !== "rowgrad") return; // another tab is on
   const own = Object.entries(choice)

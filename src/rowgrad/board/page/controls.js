@@ -3,9 +3,10 @@
 import { legendBar } from "./colours.js";
 import { UNCHOSEN } from "./choice.js";
 import { el } from "./dom.js";
+import { embedded, host } from "./host.js";
 
 // TensorBoard's curves of accuracy and loss alone; otherwise its charts of single rows come first.
-const CURVES = `${window.parent.location.pathname}?tagFilter=${encodeURIComponent("/(acc|loss)$")}#timeseries`;
+const CURVES = `${host.location.pathname}?tagFilter=${encodeURIComponent("/(acc|loss)$")}#timeseries`;
 
 /** The controls. They call `choose` with each change. */
 export class Controls {
@@ -82,6 +83,7 @@ export class Controls {
     const words = JSON.stringify([scale?.low, scale?.high, ratios, choice.own, edges, selected, strange, document.documentElement.dataset.theme]);
     if (words === this.said) return;
     this.said = words;
-    this.bar.replaceChildren(...kinds.filter(Boolean), el("a", { href: CURVES, target: "_parent" }, "accuracy and loss"));
+    const curves = embedded ? null : el("a", { href: CURVES, target: "_parent" }, "accuracy and loss");
+    this.bar.replaceChildren(...[...kinds, curves].filter(Boolean));
   }
 }

@@ -1,4 +1,4 @@
-// The tab Rows: choice -> lines -> series -> one scale -> heatmaps, cards, charts.
+// The tab Rows, and the same in a page of its own: choice -> lines -> series -> one scale -> heatmaps, cards, charts.
 
 import { Card } from "./card.js";
 import { onAddress, readChoice, writeChoice } from "./choice.js";
@@ -7,10 +7,12 @@ import { Controls } from "./controls.js";
 import { charts, legend } from "./curves.js";
 import { el, onceAFrame, say } from "./dom.js";
 import { Heatmap, picture } from "./heatmap.js";
-import { followTheme, onReload, watchWhileVisible } from "./host.js";
+import { Embedded } from "./embedded.js";
+import { embedded, fitFrame, followTheme, onReload, watchWhileVisible } from "./host.js";
 import { actOnKey } from "./keys.js";
 import { cutOf, linesOf, meanOf, namesOf, ratioOf } from "./lines.js";
 import { beside, emptiness, headOf, sampleNote } from "./pieces.js";
+import { Server } from "./server.js";
 import { Store } from "./store.js";
 
 const FIRST = 3; // quantities that are shown by default
@@ -19,7 +21,7 @@ class Page {
   constructor() {
     this.choice = readChoice();
     this.update = onceAFrame(() => this.#update());
-    this.store = new Store(this.update);
+    this.store = new Store(embedded ? new Embedded(embedded) : new Server(), this.update);
     this.read = onceAFrame(() => this.#read());
     this.controls = new Controls((changes) => this.choose(changes));
     this.rows = new Map(); // the elements of each line, by its name
@@ -33,12 +35,16 @@ class Page {
     this.lines = el("div", { class: "lines" });
     this.detail = el("section", { class: "detail", hidden: true });
     const top = el("header", {}, this.controls.element, this.notes, this.head);
-    document.documentElement.lang = "en";
-    document.head.append(el("link", { rel: "stylesheet", href: "style.css" }));
-    document.body.append(top, this.lines, this.detail, this.reading);
+    const place = document.getElementById("rows"); // in a page of its own, which has a style, too
+    if (!place) {
+      document.documentElement.lang = "en";
+      document.head.append(el("link", { rel: "stylesheet", href: "style.css" }));
+    }
+    (place ?? document.body).append(top, this.lines, this.detail, this.reading);
   }
 
   start() {
+    fitFrame();
     followTheme(this.update);
     onAddress(() => {
       this.choice = readChoice();
@@ -214,7 +220,7 @@ class Page {
     const names = shown.map((quantity) => quantity.name);
     this.controls.update(this.choice, { quantities, shown: names, lines: every, scale: scales.common, edges, selected, strange: scales.strange });
     const series = ticked.map((line) => [line.title, names.length ? this.#series(line, names[0], false) : null]);
-    const notes = [this.store.trouble, this.store.known ? emptiness(every, lines, shown) : "Reading the runs …", sampleNote(series, this.store.answer.kept)];
+    const notes = [this.store.trouble, this.store.known ? emptiness(every, lines, shown) : "Reading the runs …", sampleNote(series, this.store.answer.kept), this.store.answer.note];
     this.notes.replaceChildren(...notes.filter(Boolean).map((note) => el("p", {}, note)));
   }
 
@@ -258,7 +264,7 @@ class Page {
   }
 }
 
-/** TensorBoard calls this when the tab is opened. */
+/** TensorBoard calls this when the tab is opened, and a page of its own at its end. */
 export function render() {
   new Page().start();
 }

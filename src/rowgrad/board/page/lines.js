@@ -1,6 +1,6 @@
 // From runs to the lines of the page: filtered, averaged over seeds, divided by a control; and the text of each.
 
-import { Series } from "./store.js";
+import { Series } from "./series.js";
 
 /** The lines: one for each run that matches the filter, or one for all runs that differ only in the seed. */
 export function linesOf(answer, choice) {

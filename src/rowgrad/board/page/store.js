@@ -1,60 +1,15 @@
-// The server's data: runs, and the values of their quantities. Each value is fetched once.
+// The data that are here: runs, and the values of their quantities. Each value is asked for once.
 
 const AT_ONCE = 4; // requests
 
-/** A quantity's values: `steps[t]`, and `values[t * height + row]`, NaN if missing. */
-export class Series {
-  constructor(steps, values, height) {
-    Object.assign(this, { steps, values, height });
-  }
-
-  static unpack(buffer) {
-    const [count, height] = new Uint32Array(buffer, 0, 2);
-    const steps = new Float64Array(buffer, 8, count);
-    return new Series(steps, new Float32Array(buffer, 8 + 8 * count, count * height), height);
-  }
-
-  get last() {
-    return this.steps.length ? this.steps[this.steps.length - 1] : -Infinity;
-  }
-
-  /** The index of the last step at or before `step`; -1 if there is none. */
-  place(step) {
-    let [low, high] = [0, this.steps.length];
-    while (low < high) {
-      const middle = (low + high) >> 1;
-      if (this.steps[middle] <= step) low = middle + 1;
-      else high = middle;
-    }
-    return low - 1;
-  }
-
-  /** The usual distance from one step to the next. */
-  get stride() {
-    const count = this.steps.length;
-    return count > 1 ? (this.steps[count - 1] - this.steps[0]) / (count - 1) : 1;
-  }
-
-  followedBy(later) {
-    if (!later.steps.length) return this;
-    if (later.height !== this.height) return null;
-    const steps = new Float64Array(this.steps.length + later.steps.length);
-    steps.set(this.steps);
-    steps.set(later.steps, this.steps.length);
-    const values = new Float32Array(this.values.length + later.values.length);
-    values.set(this.values);
-    values.set(later.values, this.values.length);
-    return new Series(steps, values, this.height);
-  }
-}
-
-/** What was fetched. `changed` is called when new data arrive. */
+/** What a source has given: TensorBoard's server, or the page itself. `changed` is called when new data arrive. */
 export class Store {
-  constructor(changed) {
+  constructor(source, changed) {
+    this.source = source;
     this.changed = changed;
     this.runs = new Map();
     this.answer = { runs: [], quantities: [], pair: [], kept: 0, now: 0 };
-    this.known = false; // whether the server has answered
+    this.known = false; // whether the source has answered
     this.trouble = "";
     this.series = new Map();
     this.waiting = [];
@@ -64,13 +19,11 @@ export class Store {
   /** Asks which runs there are and how they are doing. */
   async refresh() {
     try {
-      const response = await fetch("./runs");
-      if (!response.ok) throw new Error(await response.text());
-      this.answer = await response.json();
+      this.answer = await this.source.runs();
       this.known = true;
       this.trouble = "";
     } catch (error) {
-      this.trouble = `TensorBoard does not answer: ${error.message}`;
+      this.trouble = this.source.trouble(error);
     }
     const before = this.runs;
     this.runs = new Map(this.answer.runs.map((run) => [run.name, run]));
@@ -89,7 +42,7 @@ export class Store {
     return this.series.get(JSON.stringify([run, quantity])) ?? null;
   }
 
-  /** Whether everything that the server has was fetched. */
+  /** Whether everything that the source has was fetched. */
   isWhole(run, quantity) {
     const there = this.runs.get(run)?.quantities[quantity];
     return !there || this.get(run, quantity)?.last >= there.step;
@@ -104,19 +57,14 @@ export class Store {
   async #load(run, quantity) {
     const key = JSON.stringify([run, quantity]);
     const here = this.series.get(key);
-    const words = new URLSearchParams({ run, quantity });
-    if (here?.steps.length) words.set("after", here.last);
     this.busy.add(key);
     try {
-      const response = await fetch(`./norms?${words}`);
-      if (response.ok) {
-        const later = Series.unpack(await response.arrayBuffer());
-        const joined = here ? here.followedBy(later) : later;
-        if (joined) this.series.set(key, joined);
-        else this.series.delete(key); // it has more rows now
-      }
+      const later = await this.source.norms(run, quantity, here?.last ?? -Infinity);
+      const joined = later && here ? here.followedBy(later) : later;
+      if (joined) this.series.set(key, joined);
+      else if (later) this.series.delete(key); // it has more rows now
     } catch (error) {
-      this.trouble = `TensorBoard does not answer: ${error.message}`;
+      this.trouble = this.source.trouble(error);
     } finally {
       this.busy.delete(key);
       this.changed();
