@@ -22,9 +22,9 @@ from rowgrad.errors import UserError
 from rowgrad.folders import RunFolder, SweepFolder
 from rowgrad.results import plots, report
 from rowgrad.results.analysis import load_analyses
-from rowgrad.results.plots import PAGE, SIZES, add_legend
 from rowgrad.results.figure_files import svg, write_figures
 from rowgrad.results.logged import open_runs
+from rowgrad.results.plots import PAGE, SIZES, add_legend
 from rowgrad.results.report import draw
 from rowgrad.results.run import Run
 from rowgrad.results.runs import RunSet
@@ -142,7 +142,6 @@ def test_all_heatmaps_are_on_one_scale(folder, runs):
 def test_the_page_stands_alone_and_its_figures_are_well_formed(page):
     text = page.read_text()
     assert not re.findall(r'(?:src|href)\s*=\s*"(?!data:|#)[^"]*"', text)
-    assert "default-src 'none'" in text
     pictures = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
     assert len(pictures) == 2 * 3  # each for a wide screen and for a narrow one; heatmaps are interactive
     for picture in pictures:

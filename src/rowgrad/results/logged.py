@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 HPARAMS, METRICS = "hparams.yaml", "metrics.csv"  # Lightning's names
 SEEDS = {"seed", "random_seed", "seed_everything"}  # the last part of a setting that is the run's seed
-COUNTERS = {"epoch", "step"}  # columns of metrics.csv that are no metrics
+NO_METRICS = {"epoch", "step", "hp_metric"}  # what loggers write beside metrics
 USUAL = RunFolder(Path()).norms_file
 # The files of a run: of each optimizer, if there are several, and with a number for a further run in the same folder.
 _FILE = re.compile(rf"{USUAL.stem}(?:\.(?P<optimizer>.+?))?(?:-(?P<number>\d+))?{re.escape(USUAL.suffix)}")
@@ -136,7 +136,8 @@ class LoggedRun:
     def _logged(self) -> dict[str, Curve]:
         """Steps and values of all metrics, from `metrics.csv` or else from the event files."""
         file = self.path / METRICS
-        return _read_metrics(file) if file.is_file() else self.events.curves
+        found = _read_metrics(file) if file.is_file() else self.events.curves
+        return {name: curve for name, curve in found.items() if name not in NO_METRICS}
 
     def curves(self, tags: Sequence[str]) -> dict[str, Curve]:
         """Steps and values of metrics by their names; those that are missing are left out."""
@@ -294,7 +295,7 @@ def _read_metrics(file: Path) -> dict[str, Curve]:
             for count, line in enumerate(csv.DictReader(lines)):
                 step = _number(line.get("step"))
                 for name, cell in line.items():
-                    value = _number(cell) if name and name not in COUNTERS and not is_of_row(name) else None
+                    value = _number(cell) if name and not is_of_row(name) else None
                     if value is not None:
                         steps, values = found.setdefault(name, ([], []))
                         steps.append(count if step is None else int(step))
