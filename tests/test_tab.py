@@ -1,4 +1,7 @@
-"""The tab *Rows* in a real Chromium, on TensorBoard with runs of real digits. `make test-browser`."""
+"""The tab *Rows* in a real Chromium, with runs of real digits: in TensorBoard, and as a page of its own.
+
+The same assertions hold for both. The page is opened from disk, with the network off. `make test-browser`.
+"""
 
 import csv
 import json
@@ -6,12 +9,16 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import PROJECT, QUICK, TRAIN, done, summary, wait_until
 from torch.utils.tensorboard import SummaryWriter
 
+from rowgrad.folders import RunFolder
+from rowgrad.results.page import Shown, make_page
+from rowgrad.results.run import Run
 from rowgrad.watch.loggers import StepEvents
 from rowgrad.watch.quantities import row_tags
 
@@ -56,20 +63,52 @@ def slow_address(runs):
         yield found
 
 
-@pytest.fixture(params=["fast", "slow"])
-def either(request, address):
-    """TensorBoard on either of its data loaders."""
-    return address if request.param == "fast" else request.getfixturevalue("slow_address")
+@pytest.fixture(scope="module")
+def file(runs, tmp_path_factory):
+    """The page of the same runs, with the names that TensorBoard gives them."""
+    found = {name: Run(RunFolder(runs / name)) for name in RUNS}
+    shown = [Shown(run, f"{name}/tensorboard", name.removesuffix("_1")) for name, run in found.items()]
+    shown.append(Shown(found["augment"], HOSTILE, "augment"))
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    make_page(sorted(shown, key=lambda one: one.name)).save(path)
+    return path
 
 
-def open_rows(chromium, address, chosen="", dark=False, **size):
+@pytest.fixture(params=["tensorboard", "page"])
+def host(request):
+    """Where the tab is: TensorBoard's address, or the page's file."""
+    return request.getfixturevalue("address" if request.param == "tensorboard" else "file")
+
+
+@pytest.fixture(params=["fast", "slow", "page"])
+def any_host(request):
+    """The same, with TensorBoard on either of its data loaders."""
+    return request.getfixturevalue({"fast": "address", "slow": "slow_address", "page": "file"}[request.param])
+
+
+def near(host, value):
+    """What is shown of a number: TensorBoard has 32 bits, the page four digits."""
+    return pytest.approx(float(f"{value:.3e}"), rel=1e-6) if isinstance(host, Path) else pytest.approx(value, rel=1e-5)
+
+
+def open_rows(chromium, host, chosen="", dark=False, **size):
     """The tab, when all that is in sight is drawn: its frame, in a page that must have no error."""
-    page = chromium.new_page(viewport={"width": 1400, "height": 1400, **size})
+    is_file = isinstance(host, Path)
+    scheme = "dark" if dark else "light"
+    page = chromium.new_page(viewport={"width": 1400, "height": 1400, **size}, color_scheme=scheme, offline=is_file)
     page.errors = []
     page.on("pageerror", lambda error: page.errors.append(str(error)))
     words = "".join(f"&p.rowgrad.{entry}" for entry in chosen.split("&") if entry)
-    page.goto(f"{address}/?darkMode={str(dark).lower()}#rowgrad{words}")
-    frame = page.frame_locator("iframe")
+    if is_file:
+        page.on("request", lambda request: page.errors.append(f"asks for {request.url}"))
+        page.on("console", lambda message: page.errors.append(message.text))  # as of the content policy
+        mean = "" if "mean=" in chosen else "&p.rowgrad.mean=false"  # such a page begins with the means of seeds
+        page.goto(f"{host.as_uri()}#{words}{mean}")
+        assert page.errors == [f"asks for {host.as_uri()}"]
+        page.errors.clear()
+    else:
+        page.goto(f"{host}/?darkMode={str(dark).lower()}#rowgrad{words}")
+    frame = page if is_file else page.frame_locator("iframe")
     frame.locator("article .frame[aria-label]").first.wait_for(timeout=60_000)
     wait_until(page, lambda: not frame.locator(".heatmap.waits:not(.none)").count(), "not all heatmaps are drawn")
     return page, frame
@@ -114,8 +153,8 @@ def test_the_tab_is_among_tensorboards_own(chromium, address):
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-def test_cut_rows_are_the_grey_of_zero_and_others_are_not(chromium, address, dark):
-    page, frame = open_rows(chromium, address, dark=dark)
+def test_cut_rows_are_the_grey_of_zero_and_others_are_not(chromium, host, dark):
+    page, frame = open_rows(chromium, host, dark=dark)
     zero = grey(frame)
     for run, place, cut in [("augment", 0, 14), ("augment", 1, 0), ("control", 0, 0), ("truncate", 1, 14)]:
         pixels = heatmap(frame, run, place).locator("canvas").evaluate(PIXELS)
@@ -134,8 +173,8 @@ def test_cut_rows_are_the_grey_of_zero_and_others_are_not(chromium, address, dar
     assert page.errors == []
 
 
-def test_what_is_said_of_a_run_is_what_its_summary_has(chromium, address, runs):
-    _, frame = open_rows(chromium, address)
+def test_what_is_said_of_a_run_is_what_its_summary_has(chromium, host, runs):
+    _, frame = open_rows(chromium, host)
     for run in RUNS:
         facts = summary(runs / run)
         card = frame.locator(f"article[data-name='{run}/tensorboard'] .card").inner_text()
@@ -147,8 +186,8 @@ def test_what_is_said_of_a_run_is_what_its_summary_has(chromium, address, runs):
     assert frame.locator("article[data-name='augment/tensorboard'] .heatmap").first.locator(".selected").count() == 14
 
 
-def test_the_value_under_the_mouse_is_that_of_the_csv(chromium, either, runs):
-    page, frame = open_rows(chromium, either)
+def test_the_value_under_the_mouse_is_that_of_the_csv(chromium, any_host, runs):
+    page, frame = open_rows(chromium, any_host)
     for run, place, quantity in [("augment", 0, "row_grad_norm"), ("truncate", 1, "input_grad_norm")]:
         numbers = written(runs / run, quantity)
         box = heatmap(frame, run, place).locator(".frame").bounding_box()
@@ -157,7 +196,7 @@ def test_the_value_under_the_mouse_is_that_of_the_csv(chromium, either, runs):
                 x = box["x"] + (step + 0.5) / len(numbers) * box["width"]
                 page.mouse.move(x, box["y"] + (row + 0.5) / 28 * box["height"])
                 wait_until(page, lambda want=(row, step): said(frame)[:2] == want, f"{row}, {step}")
-                assert said(frame)[2] == pytest.approx(numbers[step][row], rel=1e-5)
+                assert said(frame)[2] == near(any_host, numbers[step][row])
         # The same row and step in all others.
         place_of = "e => [getComputedStyle(e).top, getComputedStyle(e).left]"
         marks = frame.locator("article[data-name='augment/tensorboard'] .at-row").evaluate_all(
@@ -166,8 +205,8 @@ def test_the_value_under_the_mouse_is_that_of_the_csv(chromium, either, runs):
         assert len({tuple(mark) for mark in marks}) == 1
 
 
-def test_a_click_shows_the_rows_curve_and_the_steps_profile(chromium, address, runs):
-    page, frame = open_rows(chromium, address)
+def test_a_click_shows_the_rows_curve_and_the_steps_profile(chromium, host, runs):
+    page, frame = open_rows(chromium, host)
     box = heatmap(frame, "augment", 1).locator(".frame").bounding_box()
     page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] * (9.5 / 28))
     frame.locator(".curve polyline").first.wait_for()
@@ -185,8 +224,8 @@ def test_a_click_shows_the_rows_curve_and_the_steps_profile(chromium, address, r
     wait_until(page, lambda: not frame.locator(".detail").is_visible(), "the curves stay")
 
 
-def test_a_drag_zooms_the_steps_and_the_address_keeps_it(chromium, address):
-    page, frame = open_rows(chromium, address)
+def test_a_drag_zooms_the_steps_and_the_address_keeps_it(chromium, host):
+    page, frame = open_rows(chromium, host)
     box = heatmap(frame, "augment").locator(".frame").bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.25, box["y"] + 50)
     page.mouse.down()
@@ -194,17 +233,15 @@ def test_a_drag_zooms_the_steps_and_the_address_keeps_it(chromium, address):
     page.mouse.up()
     wait_until(page, lambda: "p.rowgrad.from" in page.url, "the address does not say what is shown")
     shown = frame.locator(".axis").first.inner_text().split()
-    other, again = open_rows(
-        chromium, page.url.partition("/?")[0], page.url.partition("&p.rowgrad.")[2].replace("p.rowgrad.", "")
-    )
+    other, again = open_rows(chromium, host, page.url.partition("&p.rowgrad.")[2].replace("p.rowgrad.", ""))
     assert again.locator(".axis").first.inner_text().split() == shown
     again.get_by_role("button", name="Show all steps").click()
     wait_until(other, lambda: "p.rowgrad.from" not in other.url, "the address keeps it")
     assert again.locator(".axis").first.inner_text().split() != shown
 
 
-def test_divided_by_a_control_only_the_cut_is_zero(chromium, address, runs):
-    page, frame = open_rows(chromium, address)
+def test_divided_by_a_control_only_the_cut_is_zero(chromium, host, runs):
+    page, frame = open_rows(chromium, host)
     frame.locator("select").select_option(label="control")
     frame.get_by_text("divided by the control's").first.wait_for()
     zero = grey(frame)
@@ -214,12 +251,12 @@ def test_divided_by_a_control_only_the_cut_is_zero(chromium, address, runs):
     box = heatmap(frame, "truncate", 1).locator(".frame").bounding_box()
     page.mouse.move(box["x"] + 5.5 / len(ours) * box["width"], box["y"] + 20.5 / 28 * box["height"])
     wait_until(page, lambda: said(frame)[:2] == (20, 5), "row 20, step 5")
-    assert said(frame)[2] == pytest.approx(ours[5][20] / its[5][20], rel=1e-5)
+    assert said(frame)[2] == pytest.approx(ours[5][20] / its[5][20], rel=1e-3)
     assert "against the control" in frame.locator("article[data-name='truncate/tensorboard'] .card").inner_text()
 
 
-def test_seeds_become_one_line_their_mean(chromium, address, runs):
-    page, frame = open_rows(chromium, address, "filter=%22scenario%3Daugment%20detach%3Dtrue%22")
+def test_seeds_become_one_line_their_mean(chromium, host, runs):
+    page, frame = open_rows(chromium, host, "filter=%22scenario%3Daugment%20detach%3Dtrue%22")
     assert frame.locator("article").count() == 3  # the hostile copy is of seed 0 too
     frame.get_by_label("mean of seeds").check()
     wait_until(page, lambda: frame.locator("article").count() == 1, "not one line")
@@ -229,16 +266,16 @@ def test_seeds_become_one_line_their_mean(chromium, address, runs):
     box = frame.locator(".frame").nth(1).bounding_box()
     page.mouse.move(box["x"] + 3.5 / len(first) * box["width"], box["y"] + 4.5 / 28 * box["height"])
     wait_until(page, lambda: said(frame)[:2] == (4, 3), "row 4, step 3")
-    assert said(frame)[2] == pytest.approx((2 * first[3][4] + second[3][4]) / 3, rel=1e-5)
+    assert said(frame)[2] == pytest.approx((2 * first[3][4] + second[3][4]) / 3, rel=5e-4)
 
 
-def test_the_keyboard_does_what_the_mouse_does(chromium, address, runs):
-    page, frame = open_rows(chromium, address)
+def test_the_keyboard_does_what_the_mouse_does(chromium, host, runs):
+    page, frame = open_rows(chromium, host)
     heatmap(frame, "augment", 1).locator(".frame").focus()
     for key in ["ArrowRight", "ArrowRight", "ArrowDown", "Shift+ArrowDown"]:
         page.keyboard.press(key)
     wait_until(page, lambda: said(frame)[:2] == (11, 2), "row 11, step 2")
-    assert said(frame)[2] == pytest.approx(written(runs / "augment", "input_grad_norm")[2][11], rel=1e-5)
+    assert said(frame)[2] == near(host, written(runs / "augment", "input_grad_norm")[2][11])
     page.keyboard.press("Enter")
     frame.locator(".curve polyline").first.wait_for()
     page.keyboard.press("Escape")
@@ -253,8 +290,8 @@ def test_the_keyboard_does_what_the_mouse_does(chromium, address, runs):
     assert download.value.path().read_bytes().startswith(b"\x89PNG")
 
 
-def test_ticks_and_own_scales(chromium, address):
-    page, frame = open_rows(chromium, address)
+def test_ticks_and_own_scales(chromium, host):
+    page, frame = open_rows(chromium, host)
     frame.get_by_label("row_update_norm").uncheck()
     wait_until(page, lambda: frame.locator("article").first.locator(".heatmap").count() == 2, "three quantities still")
     frame.locator("article[data-name='truncate/tensorboard'] input").uncheck()
@@ -267,8 +304,8 @@ def test_ticks_and_own_scales(chromium, address):
     assert page.errors == []
 
 
-def test_a_runs_name_is_text(chromium, address):
-    page, frame = open_rows(chromium, address)
+def test_a_runs_name_is_text(chromium, host):
+    page, frame = open_rows(chromium, host)
     frame.locator(".name").get_by_text(HOSTILE).wait_for()
     frame.locator("select").select_option(label=HOSTILE)
     heatmap(frame, HOSTILE).locator(".frame").click()
@@ -280,13 +317,13 @@ def test_a_runs_name_is_text(chromium, address):
 @pytest.mark.parametrize(
     "chosen", ["from=%22x%22&to=null", "hidden=7&quantities=%22a%22", "row=9&step=%22", "filter=["]
 )
-def test_somebodys_broken_address_is_shown_all_the_same(chromium, address, chosen):
-    page, _ = open_rows(chromium, address, chosen)
+def test_somebodys_broken_host_is_shown_all_the_same(chromium, host, chosen):
+    page, _ = open_rows(chromium, host, chosen)
     assert page.errors == []
 
 
-def test_a_narrow_window_shows_all(chromium, address):
-    _, frame = open_rows(chromium, address, width=420)
+def test_a_narrow_window_shows_all(chromium, host):
+    _, frame = open_rows(chromium, host, width=420)
     wide = frame.locator(":root").evaluate("e => e.scrollWidth")
     assert wide <= 420
     assert heatmap(frame, "augment").locator("canvas").bounding_box()["width"] > 80
@@ -302,7 +339,8 @@ def test_new_steps_come_by_themselves_while_a_run_trains(chromium, tmp_path):
             label = heatmap(frame, "live").locator(".frame")
 
             def steps():
-                return int(re.search(r"(\d+) steps", label.get_attribute("aria-label"))[1])
+                found = re.search(r"(\d+) steps", label.get_attribute("aria-label") or "")
+                return int(found[1]) if found else 0  # a heatmap that is made anew has no label yet
 
             assert frame.locator(".state").inner_text() == "live"
             first, asked = steps(), []
