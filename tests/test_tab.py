@@ -14,11 +14,14 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import PROJECT, QUICK, TRAIN, done, summary, wait_until
+from PIL import Image
 from torch.utils.tensorboard import SummaryWriter
 
 from rowgrad.folders import RunFolder
 from rowgrad.results.page import Shown, make_page
 from rowgrad.results.run import Run
+from rowgrad.results.show import show
+from rowgrad.watch.csv_file import NormsFile, write_facts
 from rowgrad.watch.loggers import StepEvents
 from rowgrad.watch.quantities import row_tags
 
@@ -235,7 +238,7 @@ def test_a_drag_zooms_the_steps_and_the_address_keeps_it(chromium, host):
     shown = frame.locator(".axis").first.inner_text().split()
     other, again = open_rows(chromium, host, page.url.partition("&p.rowgrad.")[2].replace("p.rowgrad.", ""))
     assert again.locator(".axis").first.inner_text().split() == shown
-    again.get_by_role("button", name="Show all steps").click()
+    again.get_by_role("button", name="Show all").click()
     wait_until(other, lambda: "p.rowgrad.from" not in other.url, "the address keeps it")
     assert again.locator(".axis").first.inner_text().split() != shown
 
@@ -327,6 +330,105 @@ def test_a_narrow_window_shows_all(chromium, host):
     wide = frame.locator(":root").evaluate("e => e.scrollWidth")
     assert wide <= 420
     assert heatmap(frame, "augment").locator("canvas").bounding_box()["width"] > 80
+
+
+TOKENS, STEPS = 4096, 40
+
+
+@pytest.fixture(scope="module")
+def taps(tmp_path_factory):
+    """A run of somebody's taps: 4,096 tokens, of which every 512th gets nothing and no other, and six named heads.
+
+    The gradient of a token is its number ÷ 1000, plus the step.
+    """
+    folder = tmp_path_factory.mktemp("taps") / "version_0"
+    folder.mkdir()
+    steps = torch.arange(STEPS)
+    tokens = torch.arange(TOKENS)[None] / 1000 + steps[:, None]
+    tokens[:, ::512] = 0
+    heads = torch.ones(STEPS, 6).double()
+    heads[:, 1] = 0
+    file = NormsFile(folder / "row_gradients.csv")
+    file.append(steps.tolist(), {"tap_grad_norm": tokens.double(), "heads_grad_norm": heads})
+    file.close()
+    labels = ["query", "key", "value", "left", "right", HOSTILE]
+    write_facts(file.path, {"tap_grad_norm": {"kind": "token"}, "heads_grad_norm": {"kind": "head", "labels": labels}})
+    path = tmp_path_factory.mktemp("page") / "page.html"
+    show(folder).save(path)
+    return path
+
+
+def of_taps(frame, place):
+    return heatmap_of(frame, "version_0", place)
+
+
+def test_rows_are_called_what_they_are(chromium, taps):
+    page, frame = open_rows(chromium, taps)
+    assert "heads_grad_norm: head 1: exactly 0 at every step" in frame.locator(".card").inner_text()
+    assert "6 heads, 40 steps" in of_taps(frame, 0).locator(".frame").get_attribute("aria-label")
+    box = of_taps(frame, 0).locator(".frame").bounding_box()
+    for row, name in [(1, "key"), (5, HOSTILE)]:
+        page.mouse.move(box["x"] + 5, box["y"] + (row + 0.5) / 6 * box["height"])
+        frame.get_by_text(f"{name}, step 0: ").wait_for()
+    page.mouse.click(box["x"] + 5, box["y"] + 1.5 / 6 * box["height"])
+    assert frame.locator(".chart").nth(0).inner_text().startswith("key: What comes back through heads")
+    assert frame.locator(".chart").nth(1).inner_text().startswith("Step 0: the profile over heads")
+    assert "loss per unit of x" in frame.locator(".head").inner_text()
+    assert page.errors == []
+
+
+def test_many_rows_are_binned_and_no_row_is_lost_to_the_eye(chromium, taps):
+    page, frame = open_rows(chromium, taps)
+    zero = grey(frame)
+    pixels = of_taps(frame, 1).locator("canvas").evaluate(PIXELS)
+    assert len(pixels) == 112
+    assert not [line for line in pixels if zero in line]  # a token without gradient has neighbours that get some
+    box = of_taps(frame, 1).locator(".frame").bounding_box()
+    page.mouse.move(box["x"] + 5.5 / STEPS * box["width"], box["y"] + (50.5 / 112) * box["height"])
+    top, bottom = 50 * TOKENS // 112, 51 * TOKENS // 112
+    frame.get_by_text(f"token {bottom - 1}, step 5: ").wait_for()  # the largest of its bin
+    assert re.search(rf": {5 + (bottom - 1) / 1000:.4g}$", frame.locator(".reading").inner_text())
+    frame.get_by_label("Rows by").select_option("mean")
+    page.mouse.move(box["x"] + 6.5 / STEPS * box["width"], box["y"] + (50.5 / 112) * box["height"])
+    middle = int(50.5 / 112 * TOKENS)
+    assert top < middle < bottom
+    frame.get_by_text(f"token {middle}, step 6: ").wait_for()
+    assert "p.rowgrad.rows" in page.url
+
+
+def test_a_steep_drag_zooms_rows_and_zeros_are_grey_there(chromium, taps):
+    page, frame = open_rows(chromium, taps)
+    box = of_taps(frame, 1).locator(".frame").bounding_box()
+    page.mouse.move(box["x"] + 50, box["y"] + box["height"] * (500 / TOKENS))
+    page.mouse.down()
+    page.mouse.move(box["x"] + 52, box["y"] + box["height"] * (560 / TOKENS) + 6, steps=4)
+    page.mouse.up()
+    wait_until(page, lambda: "p.rowgrad.bottom" in page.url, "not zoomed")
+    first, last = (int(re.search(rf"p\.rowgrad\.{end}=(\d+)", page.url)[1]) for end in ("top", "bottom"))
+    assert first <= 512 < last
+    of_taps(frame, 1).locator(".frame").focus()
+    page.mouse.move(box["x"] + 5, box["y"] + (512.5 - first) / (last - first) * box["height"])
+    page.keyboard.press(">")
+    wait_until(page, lambda: f"top={first}&" not in page.url, "the keyboard does not zoom")
+    page.keyboard.press("0")
+    wait_until(page, lambda: "top" not in page.url, "zoomed still")
+
+
+def test_of_zoomed_rows_the_zeros_are_grey(chromium, taps):
+    page, frame = open_rows(chromium, taps, "top=500&bottom=560")
+    pixels = of_taps(frame, 1).locator("canvas").evaluate(PIXELS)
+    zero = grey(frame)
+    assert [500 + place for place, line in enumerate(pixels) if line == [zero] * len(line)] == [512]
+    box = of_taps(frame, 1).locator(".frame").bounding_box()
+    page.mouse.move(box["x"] + 5, box["y"] + 12.5 / 60 * box["height"])
+    frame.get_by_text("token 512, step 0: 0 exactly").wait_for()
+    frame.get_by_role("button", name="Show all").click()
+    wait_until(page, lambda: "top" not in page.url, "zoomed still")
+    of_taps(frame, 1).locator(".frame").focus()
+    with page.expect_download() as download:
+        page.keyboard.press("s")
+    with Image.open(download.value.path()) as picture:
+        assert picture.height < 1000
 
 
 def test_new_steps_come_by_themselves_while_a_run_trains(chromium, tmp_path):

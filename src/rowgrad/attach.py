@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from rowgrad.errors import UserError, nearest
-from rowgrad.tap import LEAST, RowTap, has_rows, named_parts
+from rowgrad.tap import KIND, LEAST, RowTap, has_rows, named_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from torch.autograd.graph import Node
     from torch.utils.hooks import RemovableHandle
@@ -35,6 +35,8 @@ class Place:
         batch_dim: the dimension of the batch; None for the first, or the second of modules with `batch_first=False`.
         rows: as of `RowTap`.
         collect: as of `RowTap`.
+        kind: as of `RowTap`.
+        labels: as of `RowTap`.
     """
 
     argument: str | None = None
@@ -43,6 +45,8 @@ class Place:
     batch_dim: int | None = None
     rows: int | None = None
     collect: bool = False
+    kind: str = KIND
+    labels: Sequence[str] = ()
 
 
 def attach(
@@ -73,7 +77,7 @@ def attach(
     if name not in parts:
         raise UserError(f"modules={name} is not a submodule of {type(module).__name__}{nearest(name, parts, most=3)}")
     part = parts[name]
-    tap = RowTap(place.rows, collect=place.collect)
+    tap = RowTap(place.rows, collect=place.collect, kind=place.kind, labels=place.labels)
     tap.name = f"modules={name}"
     choose = _Choice(part, tap, place, tell)
     if place.output:

@@ -20,6 +20,7 @@ from rowgrad.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+KIND = "row"  # what a row is, unless a tap says it
 LEAST = 3  # dimensions: batch, rows, columns
 # Attributes under which torch wraps a module: not part of the name that its author gave it.
 WRAPPERS = {"_orig_mod", "_checkpoint_wrapped_module", "_fsdp_wrapped_module"}
@@ -143,6 +144,11 @@ class RowTap(nn.Module):
         collect: whether the calls of one forward pass are the rows, as in a loop over time steps: each call takes
             (B, D), one row, or (B, T, D), T rows. The next call after a `backward()` is row 0 again.
         enabled: whether it is on from the start.
+        kind: what a row is, in the singular: "token", "head", "channel". Charts say it.
+        labels: the names of the first rows, for charts; further rows go by their number.
+
+    Raises:
+        UserError: `kind` is no text, or `labels` is no list of texts.
 
     Attributes:
         enabled: whether it keeps gradients.
@@ -169,8 +175,15 @@ class RowTap(nn.Module):
         batch_dim: int = 0,
         collect: bool = False,
         enabled: bool = True,
+        kind: str = KIND,
+        labels: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        if not isinstance(kind, str) or not kind:
+            raise UserError(f"RowTap: kind={kind!r} is not a non-empty string.")
+        if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
+            raise UserError(f"RowTap: labels={labels!r} is not a list of strings.")
+        self.kind, self.labels = kind, tuple(labels)
         self.rows, self.collect = rows, collect
         self.dim, self.batch_dim = dim, batch_dim
         self.enabled = enabled
@@ -303,8 +316,14 @@ class RowTap(nn.Module):
         return torch.cat([calls.get(call, torch.zeros_like(places[call])) for call in sorted(places)], -2)
 
     def extra_repr(self) -> str:
-        given = {"rows": self.rows, "dim": self.dim, "batch_dim": self.batch_dim, "collect": self.collect}
-        usual = {"rows": None, "dim": -2, "batch_dim": 0, "collect": False}
+        given: dict[str, Any] = {
+            "rows": self.rows,
+            "dim": self.dim,
+            "batch_dim": self.batch_dim,
+            "collect": self.collect,
+        }
+        given |= {"kind": self.kind, "labels": self.labels}
+        usual = {"rows": None, "dim": -2, "batch_dim": 0, "collect": False, "kind": KIND, "labels": ()}
         return ", ".join(f"{key}={value}" for key, value in given.items() if value != usual[key])
 
     def _tau(self, x: Tensor, layout: Layout) -> Tensor:

@@ -61,10 +61,9 @@ class RowsPlugin(TBPlugin):
     def runs(self, request: Request) -> Response:
         """All runs that have rows, and what the page needs to show them."""
         runs = self._reader(request).runs()
-        names = {name for run in runs for name in run["quantities"]}
         answer = {
             "runs": runs,
-            "quantities": described(names),
+            "quantities": described(runs),
             "pair": [REACHES, ARRIVES],
             "kept": self._kept,
             "now": time.time(),

@@ -14,7 +14,7 @@ from tensorboard.plugins.scalar.metadata import PLUGIN_NAME as SCALARS
 from rowgrad.watch.quantities import FACTS, KNOWN, LAYER, OUTCOME, ROW, describe_quantity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from tensorboard.context import RequestContext
     from tensorboard.data.provider import DataProvider, ScalarTimeSeries
@@ -96,7 +96,7 @@ class Reader:
                 {
                     "name": name,
                     "quantities": {
-                        quantity: {"rows": max(rows.tags) + 1, "step": rows.step, "names": rows.names}
+                        quantity: rows_told(quantity, max(rows.tags) + 1, rows.step, rows.names, quantities_told(own))
                         for quantity, rows in quantities.items()
                     },
                     "facts": own,
@@ -197,11 +197,28 @@ def parsed_text(text: Any) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def described(names: Iterable[str]) -> list[dict[str, str]]:
-    """Names, titles and units of quantities: this project's own first, then all others by name."""
+def described(runs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Names, titles and units of the runs' quantities: this project's own first, then all others by name.
+
+    A quantity is described by the first run that has it.
+    """
+    facts = {name: quantities_told(run["facts"]) for run in reversed(runs) for name in run["quantities"]}
     own = list(KNOWN)
-    order = sorted(names, key=lambda name: (own.index(name) if name in KNOWN else len(own), name))
-    return [dict(zip(("name", "title", "unit"), (name, *describe_quantity(name)), strict=True)) for name in order]
+    order = sorted(facts, key=lambda name: (own.index(name) if name in KNOWN else len(own), name))
+    found = [(name, describe_quantity(name, facts[name])) for name in order]
+    return [{"name": name, "title": one.title, "unit": one.unit} for name, one in found]
+
+
+def quantities_told(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run says of its quantities."""
+    found = facts.get("quantities")
+    return found if isinstance(found, dict) else {}
+
+
+def rows_told(name: str, height: int, step: int, names: Sequence[str], told: Mapping[str, Any]) -> dict[str, Any]:
+    """What the page needs to know of a quantity's rows: how many, their names if any, and what they are."""
+    one = describe_quantity(name, told)
+    return {"rows": height, "step": step, "names": list(names or one.labels[:height]), "kind": one.kind}
 
 
 def plain(value: Any) -> Any:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rowgrad.board.events import Events, is_of_row, read_events
-from rowgrad.board.reading import Numbers
+from rowgrad.board.reading import Numbers, quantities_told
 from rowgrad.config import flat, is_below
 from rowgrad.errors import UserError, in_one_line, nearest
 from rowgrad.folders import RunFolder, read_yaml
-from rowgrad.watch.csv_file import read_norms, row_names
-from rowgrad.watch.quantities import is_of_layers
+from rowgrad.watch.csv_file import read_facts, read_norms, row_names
+from rowgrad.watch.quantities import describe_quantity, is_of_layers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from rowgrad.board.events import Curve
     from rowgrad.results.page import Page
+    from rowgrad.watch.quantities import Description
 
 HPARAMS, METRICS = "hparams.yaml", "metrics.csv"  # Lightning's names
 SEEDS = {"seed", "random_seed", "seed_everything"}  # the last part of a setting that is the run's seed
@@ -37,11 +38,11 @@ _FILE = re.compile(rf"{USUAL.stem}(?:\.(?P<optimizer>.+?))?(?:-(?P<number>\d+))?
 
 
 class LoggedRun:
-    """A folder in which a recorder has written `row_gradients.csv`, and what loggers have written beside it.
+    r"""A folder in which a recorder has written `row_gradients.csv`, and what loggers have written beside it.
 
     Example:
         >>> from pathlib import Path
-        >>> _ = Path("row_gradients.csv").write_text("step,tap_grad_norm/row_00,tap_grad_norm/row_01\\n0,0,0.5\\n")
+        >>> _ = Path("row_gradients.csv").write_text("step,tap_grad_norm/row_00,tap_grad_norm/row_01\n0,0,0.5\n")
         >>> open_run(".").norms["tap_grad_norm"].tolist()
         [[0.0, 0.5]]
 
@@ -116,6 +117,17 @@ class LoggedRun:
         return []
 
     @cached_property
+    def told(self) -> dict[str, Any]:
+        """What the run says of its quantities, where it does not follow from their names."""
+        beside = [read_facts(file) for file in self.norms_files.values()]
+        return {name: one for some in [quantities_told(self.facts), *beside] for name, one in some.items()}
+
+    @property
+    def described(self) -> dict[str, Description]:
+        """What charts say of each quantity."""
+        return {name: describe_quantity(name, self.told) for name in self.numbers}
+
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """The hyperparameters by their full keys, from `hparams.yaml`; empty without one."""
         file = self.path / HPARAMS
@@ -173,7 +185,9 @@ class LoggedRun:
         """The run's own pictures by their names: norms of all rows at all steps."""
         from rowgrad.watch import figures
 
-        return {"row_gradients": figures.heatmaps(self.steps, self.norms, [])} if self.norms else {}
+        if not self.norms:
+            return {}
+        return {"row_gradients": figures.heatmaps(self.steps, self.norms, [], told=self.described)}
 
 
 def norms_files(folder: Path) -> dict[int, dict[str, Path]]:

@@ -192,7 +192,7 @@ def draw_logged(runs: Sequence[Shown]) -> dict[str, Plot]:
     from rowgrad.watch.figures import heatmaps
 
     def plot(run: LoggedRun) -> Plot:
-        return Plot("", "", lambda size: heatmaps(run.steps, run.norms, [], width=size.width))
+        return Plot("", "", lambda size: heatmaps(run.steps, run.norms, [], width=size.width, told=run.described))
 
     return {re.sub(r"[^\w.-]+", "_", one.name): plot(one.run) for one in runs if one.run.norms}
 

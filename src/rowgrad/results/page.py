@@ -10,7 +10,7 @@ from math import ceil
 from typing import TYPE_CHECKING, Any
 
 from rowgrad.board import embedding
-from rowgrad.board.reading import Numbers, described
+from rowgrad.board.reading import Numbers, described, rows_told
 from rowgrad.config import as_typed
 from rowgrad.errors import NotInstalledError
 from rowgrad.files import shown as shown_path
@@ -152,9 +152,10 @@ def _data(runs: Sequence[Shown], steps: int | None) -> dict[str, Any]:
         for name, quantities in every.items()
     }
     is_whole = all(len(thinned[run][q].steps) == len(n.steps) for run, qs in every.items() for q, n in qs.items())
+    told = [_described(one, thinned[one.name]) for one in runs]
     answer = {
-        "runs": [_described(one, thinned[one.name]) for one in runs],
-        "quantities": described({name for quantities in every.values() for name in quantities}),
+        "runs": told,
+        "quantities": described(told),
         "pair": [REACHES, ARRIVES],
         "kept": 0,
         "now": 0,
@@ -176,11 +177,11 @@ def _described(shown: Shown, quantities: Mapping[str, Numbers]) -> dict[str, Any
         "sentence": shown.group if shown.group != shown.name else "",
         "settings": {key: as_typed(value) for key, value in run.settings.items()},
     }
-    facts |= run.facts | {"alike": shown.group, "group": shown.group, "status": run.status}
+    facts |= run.facts | {"alike": shown.group, "group": shown.group, "status": run.status, "quantities": run.told}
     return {
         "name": shown.name,
         "quantities": {
-            name: {"rows": n.values.shape[1], "step": int(n.steps[-1]), "names": run.labels(name)}
+            name: rows_told(name, n.values.shape[1], int(n.steps[-1]), run.labels(name), run.told)
             for name, n in quantities.items()
         },
         "facts": facts,

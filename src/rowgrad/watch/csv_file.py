@@ -6,6 +6,7 @@ A file belongs to one run. What a checkpoint knows of it (`NormsFile.known`) tel
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import zlib
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rowgrad.files import write_whole
+from rowgrad.files import read_json, write_whole
 from rowgrad.folders import RunFolder
 from rowgrad.watch.quantities import row_tags
 
@@ -97,6 +98,7 @@ class NormsFile:
             self._file = None
             if not self._has_header:
                 self.path.unlink(missing_ok=True)
+                _facts_file(self.path).unlink(missing_ok=True)
 
     def claim(self, known: Mapping[str, Any] | None = None) -> bool:
         """Takes a file that no run has, or, with what a checkpoint knows of it, goes on with the run's own.
@@ -185,6 +187,21 @@ def open_norms_file(
         if found.claim():
             return found
     raise AssertionError("numbers do not end")
+
+
+def write_facts(path: Path, quantities: Mapping[str, Any]) -> None:
+    """Writes, beside a CSV file, what of its quantities does not follow from their names."""
+    write_whole(_facts_file(path), json.dumps({"quantities": quantities}, indent=2) + "\n")
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What `write_facts` has written beside a CSV file; empty without it, or if it is damaged."""
+    found = read_json(_facts_file(path)).get("quantities")
+    return found if isinstance(found, dict) else {}
+
+
+def _facts_file(path: Path) -> Path:
+    return path.with_suffix(".json")
 
 
 def _locked(file: TextIO | None) -> bool:

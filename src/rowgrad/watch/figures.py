@@ -18,7 +18,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from rowgrad.scenario.rows import name_rows
-from rowgrad.watch.quantities import describe_quantity, is_of_layers
+from rowgrad.watch.quantities import KNOWN, describe_quantity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.image import AxesImage
     from torch import Tensor
+
+    from rowgrad.watch.quantities import Description
 
 INK = "#1f2328"
 SELECTED, OTHER = "#D55E00", "#0072B2"
@@ -147,7 +149,12 @@ def legend_of(selected: Sequence[bool], *, zeros: bool = True, rows: str = "") -
 
 
 def heatmaps(
-    steps: Tensor, norms: Mapping[str, Tensor], selected: Sequence[bool], words: str = "", width: float = WIDTH
+    steps: Tensor,
+    norms: Mapping[str, Tensor],
+    selected: Sequence[bool],
+    words: str = "",
+    width: float = WIDTH,
+    told: Mapping[str, Description] | None = None,
 ) -> Figure:
     """Rows × steps of one run.
 
@@ -157,16 +164,18 @@ def heatmaps(
         selected: the scenario's rows, marked in the margin.
         words: a verdict, written above; parts are separated by semicolons.
         width: inches.
+        told: what is said of the quantities, if it does not follow from their names.
     """
+    descriptions = {name: describe_quantity(name) for name in norms} | (dict(told) if told else {})
     figure = Figure((width, 1.65 * len(norms) + (0.95 if words else 0.5)), layout="constrained")
     panels = figure.subplots(len(norms), 2, squeeze=False, sharex="col", width_ratios=[1, 0.05])
     for (panel, bar), (quantity, values) in zip(panels, norms.items(), strict=True):
-        title, unit = describe_quantity(quantity)
-        scale = log_scale([norms[other] for other in norms if describe_quantity(other)[1] == unit])
+        title, unit, kind, _ = descriptions[quantity]
+        scale = log_scale([norms[other] for other in norms if descriptions[other].unit == unit])
         marked = selected if len(selected) == values.shape[1] else [False] * values.shape[1]
         draw_scale(bar, draw_heatmap(panel, steps, values, marked, scale), unit, 8)
         panel.set_title(title.partition(", ‖")[0], fontsize=11)
-        panel.set_ylabel("layer" if is_of_layers(quantity) else "image row")
+        panel.set_ylabel("image row" if quantity in KNOWN and told is None else kind)
     panels[-1, 0].set_xlabel("optimizer step")
     figure.legend(handles=legend_of(selected), loc="outside lower center", ncols=3, fontsize=9, frameon=False)
     if words:

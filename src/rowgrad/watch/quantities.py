@@ -7,10 +7,10 @@ A tap needs no quantity of its own: its norm is recorded as `<tap>_grad_norm`. T
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from torch import Tensor, nn
     from torch.optim import Optimizer
@@ -28,6 +28,8 @@ TOTAL = "total"  # the row of all layers together
 
 ROW = re.compile(r"(?P<quantity>.+)/row_(?P<row>\d{1,4})")  # the tag of one row
 LAYER = re.compile(rf"(?P<quantity>(?:.+\.)?(?:{LAYER_GRAD}|{LAYER_UPDATE}))/(?P<layer>.+)")  # the tag of one layer
+MOST_ROWS = 10_000  # in a tag
+_OPTIMIZER = re.compile(r"(optimizer_\d+)\.(.+)")
 FACTS = "rowgrad"  # the plugin name of records that describe a run, one JSON object each
 ABOUT, SELECTED, OUTCOME = (f"{FACTS}/{name}" for name in ("about", "selected", "outcome"))  # their tags
 
@@ -43,6 +45,32 @@ def row_tags(quantity: str, height: int, names: Sequence[str] = ()) -> list[str]
     return [f"{quantity}/{name}" for name in names or (f"row_{row:02d}" for row in range(height))]
 
 
+class Description(NamedTuple):
+    """What charts say of a quantity.
+
+    Attributes:
+        title: of its heatmaps.
+        unit: of its numbers.
+        kind: what a row is, in the singular.
+        labels: the names of the first rows.
+    """
+
+    title: str
+    unit: str = ""
+    kind: str = "row"
+    labels: tuple[str, ...] = ()
+
+    def corrected(self, facts: Any) -> Description:
+        """With what a run says of the quantity, as far as it is of the right types: it may come from anybody."""
+        if not isinstance(facts, dict):
+            return self
+        words = {name: facts[name] for name in ("title", "unit", "kind") if isinstance(facts.get(name), str)}
+        labels = facts.get("labels")
+        if isinstance(labels, list) and len(labels) <= MOST_ROWS and all(isinstance(one, str) for one in labels):
+            return self._replace(**words, labels=tuple(labels))
+        return self._replace(**words)
+
+
 class Quantity:
     """One number for each row at each recorded step: by default the norm of a tensor over channels and columns.
 
@@ -53,7 +81,9 @@ class Quantity:
         in_csv: whether it has columns in `row_gradients.csv`.
         of_rank: whether each process has a value of its own; the mean over processes is recorded.
         may_be_joined: whether its numbers are norms, so that those of many rows may be joined to fewer.
-        names: of the rows, if they have any.
+        names: of the rows, if they have any: the ends of their tags and columns.
+        kind: what a row is, in the singular.
+        labels: names of rows for charts alone.
 
     Example:
         >>> class ThetaNorm(Quantity):
@@ -73,6 +103,13 @@ class Quantity:
     of_rank: bool = False
     may_be_joined: bool = True
     names: Sequence[str] = ()
+    kind: str = "row"
+    labels: Sequence[str] = ()
+
+    @property
+    def description(self) -> Description:
+        """What charts say of it."""
+        return Description(self.title, self.unit, self.kind, tuple(self.labels))
 
     def fits(self, module: nn.Module) -> bool:
         """Whether this module has the quantity."""
@@ -104,6 +141,7 @@ class TapNorm(Quantity):
         tap: the tap; None for a description alone.
     """
 
+    unit = "loss per unit of x"
     in_csv = True
     of_rank = True
 
@@ -111,7 +149,9 @@ class TapNorm(Quantity):
         self.name, self.tap = f"{tap_name}{GRAD_NORM}", tap
         self.title = f"What comes back through {tap_name}, ‖∂L/∂xᵣ‖"
         if self.name == ARRIVES:  # not zero in a row that detach cuts: the network still uses the row
-            self.title = "What arrives at the network's input, ‖∂L/∂τᵣ‖"
+            self.title, self.unit = "What arrives at the network's input, ‖∂L/∂τᵣ‖", Quantity.unit
+        if tap is not None:
+            self.kind, self.labels = tap.kind, tap.labels
 
     def before_step(self, module: Any) -> Tensor | None:
         assert self.tap is not None, "recorded of a tap"
@@ -173,6 +213,7 @@ class OfLayers(Quantity):
 
     in_csv = True
     may_be_joined = False
+    kind = "layer"
 
     def __init__(self, module: nn.Module, depth: int | None = None) -> None:
         self.layers: dict[str, list[nn.Parameter]] = {}
@@ -259,14 +300,38 @@ def is_of_layers(name: str) -> bool:
     return name.endswith((LAYER_GRAD, LAYER_UPDATE))
 
 
-def describe_quantity(name: str) -> tuple[str, str]:
-    """Title and unit of a quantity; other scalars named `<name>/row_00` are titled by their name, without a unit."""
+def describe_quantity(name: str, facts: Mapping[str, Any] | None = None) -> Description:
+    """What charts say of a quantity; other scalars named `<name>/row_00` are titled by their name, without a unit.
+
+    Args:
+        name: of the quantity, with its optimizer's before it if there are several.
+        facts: what a run says of its quantities, by their names, where it does not follow from these.
+    """
+    match = _OPTIMIZER.fullmatch(name)
+    optimizer, own = match.groups() if match else ("", name)
+    found = _by_name(own)
+    if facts:
+        found = found.corrected(facts.get(own))
+    title, comma, formula = found.title.partition(",")
+    return found._replace(title=f"{title} ({optimizer}){comma}{formula}") if optimizer else found
+
+
+def _by_name(name: str) -> Description:
     if name == STOPPED:
-        return "What detach stops of each row's whole gradient", "share"
+        return Description("What detach stops of each row's whole gradient", "share")
     for layers in (LayerGradNorm, LayerUpdateRatio):
         if name.endswith(layers.name):
-            return layers.title, layers.unit
+            return Description(layers.title, layers.unit, layers.kind)
     if name not in KNOWN and not name.endswith(GRAD_NORM):
-        return name, ""
-    quantity = KNOWN.get(name) or TapNorm(name.removesuffix(GRAD_NORM))
-    return quantity.title, quantity.unit
+        return Description(name)
+    return (KNOWN.get(name) or TapNorm(name.removesuffix(GRAD_NORM))).description
+
+
+def describe_facts(quantities: Sequence[Quantity]) -> dict[str, dict[str, Any]]:
+    """What of the quantities' descriptions does not follow from their names, by these."""
+    found = {}
+    for quantity in quantities:
+        usual, own = _by_name(quantity.name)._asdict(), quantity.description._asdict()
+        if differing := {key: value for key, value in own.items() if value != usual[key]}:
+            found[quantity.name] = differing
+    return found

@@ -10,10 +10,19 @@ from rowgrad.attach import Place, attach
 from rowgrad.errors import UserError, nearest
 from rowgrad.tap import find_taps, named_parts, watched_of
 from rowgrad.watch.alarms import Alarms
+from rowgrad.watch.csv_file import write_facts
 from rowgrad.watch.loggers import Log
 from rowgrad.watch.passes import BackwardPasses, Weights
-from rowgrad.watch.quantities import GRAD_NORM, KNOWN, LayerGradNorm, LayerUpdateRatio, Quantity, TapNorm
-from rowgrad.watch.stream import BYTES, RankMean, Stream
+from rowgrad.watch.quantities import (
+    GRAD_NORM,
+    KNOWN,
+    LayerGradNorm,
+    LayerUpdateRatio,
+    Quantity,
+    TapNorm,
+    describe_facts,
+)
+from rowgrad.watch.stream import BYTES, RankMean, Stream, is_first_rank
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -114,8 +123,12 @@ class Recording:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What the tab needs to know of the recording: in which order layers are."""
-        return {"layers": list(next(iter(self.names.values())))} if self.names else {}
+        """What charts need to know of the recording: in which order layers are, and what the quantities' rows are."""
+        layers = {"layers": list(next(iter(self.names.values())))} if self.names else {}
+        told = describe_facts(self.quantities)
+        if self.settings.bins is not None:  # then a row of the file is several rows
+            told = {name: {key: one[key] for key in one if key != "labels"} for name, one in told.items()}
+        return layers | ({"quantities": told} if told else {})
 
     def open(
         self, file_of: Callable[[str], NormsFile], log: Log, *, counts: Sequence[int], keeps_history: bool = False
@@ -144,6 +157,9 @@ class Recording:
             )
             for name, count in zip(names, counts, strict=True)
         ]
+        if (told := self.facts.get("quantities")) and is_first_rank():
+            for stream in self.streams:
+                write_facts(stream.file.path, told)
         self._alarms = [Alarms(self._warn, self.names) for _ in self.streams]
         self._switch_taps()
 

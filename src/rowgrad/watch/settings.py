@@ -54,6 +54,8 @@ PLACE: Mapping[str, Callable[[Any, str], Any]] = {
     "batch_dim": A_DIMENSION,
     "rows": whole(1),
     "collect": BOOLEAN,
+    "kind": Limit(_is_name, "what a row is, as token"),
+    "labels": Limit(_is_list_of(lambda label: isinstance(label, str)), "a list of the rows' names"),
 }
 QUANTITIES = Limit(
     lambda value: bool(value) and _is_list_of(_is_quantity)(value),

@@ -17,6 +17,9 @@ export const UNCHOSEN = Object.freeze({
   quantity: null, // what was clicked
   row: null,
   step: null,
+  top: null, // the first row that is shown, and the one behind the last; null: all
+  bottom: null,
+  rows: "max", // how rows that share a line of pixels are shown: by their maximum or their mean
   ...embedded?.answer.start, // as a page with runs of several seeds begins with their means
 });
 
@@ -43,9 +46,10 @@ export function readChoice() {
     const name = key.startsWith(PREFIX) ? key.slice(PREFIX.length) : "";
     if (name in UNCHOSEN) choice[name] = parsed(value, UNCHOSEN[name]);
   }
-  for (const name of ["from", "to", "row", "step"]) if (!Number.isFinite(choice[name])) choice[name] = null;
+  for (const name of ["from", "to", "row", "step", "top", "bottom"]) if (!Number.isFinite(choice[name])) choice[name] = null;
   if (typeof choice.quantity !== "string") choice.quantity = null;
   if (!Array.isArray(choice.quantities)) choice.quantities = null;
+  if (choice.rows !== "mean") choice.rows = "max";
   return choice;
 }
 

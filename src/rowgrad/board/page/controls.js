@@ -16,7 +16,10 @@ export class Controls {
     this.control = el("select", { onchange: (event) => choose({ control: event.target.value }) });
     this.own = el("input", { type: "checkbox", onchange: ticked("own") });
     this.mean = el("input", { type: "checkbox", onchange: ticked("mean") });
-    this.whole = el("button", { type: "button", onclick: () => choose({ from: null, to: null }) }, "Show all steps");
+    this.whole = el("button", { type: "button", onclick: () => choose({ from: null, to: null, top: null, bottom: null }) }, "Show all");
+    const kinds = [["max", "maximum"], ["mean", "mean"]].map(([value, text]) => el("option", { value }, text));
+    this.rows = el("select", { onchange: (event) => choose({ rows: event.target.value }) }, ...kinds);
+    this.binned = el("label", { title: "How rows that share a line of pixels are shown", hidden: true }, "Rows by ", this.rows);
     this.anew = el("button", { type: "button", onclick: () => choose({ ...UNCHOSEN }) }, "Reset");
     this.quantities = el("fieldset", { class: "quantities" }, el("legend", {}, "Show"));
     this.bar = el("div", { class: "legend" });
@@ -29,16 +32,19 @@ export class Controls {
       el("label", { title: "Divides each heatmap by the same heatmap of this run" }, "Divide by ", this.control),
       el("label", {}, this.own, " own scales"),
       el("label", { title: "Shows runs that differ only in the seed as one line, their mean" }, this.mean, " mean of seeds"),
+      this.binned,
       this.whole,
       this.anew,
     );
   }
 
-  update(choice, { quantities, shown, lines, scale, edges, selected, strange }) {
+  update(choice, { quantities, shown, lines, scale, edges, selected, strange, isBinned }) {
     if (document.activeElement !== this.filter) this.filter.value = choice.filter;
     this.own.checked = choice.own;
     this.mean.checked = choice.mean;
-    this.whole.hidden = choice.from === null;
+    this.whole.hidden = choice.from === null && choice.top === null;
+    this.binned.hidden = !isBinned;
+    this.rows.value = choice.rows;
     this.anew.hidden = JSON.stringify(choice) === JSON.stringify(UNCHOSEN);
     this.#boxes(quantities, shown);
     this.#options(choice, lines);

@@ -8,14 +8,14 @@ const [WIDTH, HEIGHT, LEFT, BOTTOM, ZERO] = [520, 190, 56, 26, 14]; // ZERO: a s
 const MOST = 2000; // points of a curve
 
 /** Both charts. `curves` has, for each line, its name, place and series. */
-export function charts(curves, { row, step, title, name }, [from, to], ratios) {
+export function charts(curves, { row, step, title, name, kind }, [from, to], ratios, view) {
   const over = curves.map((curve) => ({ ...curve, points: overSteps(curve.series, row, from, to) }));
-  const across = curves.map((curve) => ({ ...curve, points: overRows(curve.series, step) }));
-  const rows = Math.max(...curves.map((curve) => curve.series.height), 1);
+  const [top, bottom] = view(Math.max(...curves.map((curve) => curve.series.height), 1));
+  const across = curves.map((curve) => ({ ...curve, points: overRows(curve.series, step).slice(top, bottom) }));
   const by = ratios ? ", divided by the control's" : "";
   return [
     chart(`${name}: ${title}${by}`, over, [from, to], "step", "curve", ratios),
-    chart(`Step ${step}: the profile over rows`, across, [0, rows - 1], "row", "profile", ratios),
+    chart(`Step ${step}: the profile over ${kind}s`, across, [top, bottom - 1], kind, "profile", ratios),
   ];
 }
 

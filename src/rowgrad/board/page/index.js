@@ -6,11 +6,11 @@ import { Scale, extent } from "./colours.js";
 import { Controls } from "./controls.js";
 import { charts, legend } from "./curves.js";
 import { el, onceAFrame, say } from "./dom.js";
-import { Heatmap, picture } from "./heatmap.js";
+import { Heatmap, picture, viewOf } from "./heatmap.js";
 import { Embedded } from "./embedded.js";
 import { embedded, fitFrame, followTheme, onReload, watchWhileVisible } from "./host.js";
 import { actOnKey } from "./keys.js";
-import { cutOf, linesOf, meanOf, namesOf, ratioOf } from "./lines.js";
+import { cutOf, linesOf, meanOf, nameOfRow, ratioOf, rowsOf } from "./lines.js";
 import { beside, emptiness, headOf, sampleNote } from "./pieces.js";
 import { Server } from "./server.js";
 import { Store } from "./store.js";
@@ -71,6 +71,11 @@ class Page {
       const [first, last] = [Math.floor(from), Math.ceil(to)];
       this.choose(from === null || last - first < 2 ? { from: null, to: null } : { from: first, to: last });
     },
+    zoomRows: (top, bottom, height) => {
+      const [first, last] = [Math.floor(top), Math.ceil(bottom)];
+      this.choose(last - first < 1 || last - first >= height ? { top: null, bottom: null } : { top: first, bottom: last });
+    },
+    showAll: () => this.choose({ from: null, to: null, top: null, bottom: null }),
     save: (heatmap) => {
       if (!heatmap.series) return;
       const link = el("a", { download: `${heatmap.line.title}.${heatmap.quantity.name}.png`.replace(/[^\w.=-]+/g, "_") });
@@ -197,20 +202,33 @@ class Page {
     const { card, heatmaps, side, element } = this.rows.get(line.name);
     const ticked = !this.choice.hidden.includes(line.name);
     element.classList.toggle("off", !ticked);
-    const [reaches, arrives] = this.store.answer.pair.map((name) => this.#series(line, name, false));
-    const cut = this.#remembered(["cut", line.name], [reaches, arrives], () => cutOf(reaches, arrives));
+    const cut = this.#cut(line, heatmaps);
     const { control } = this;
     card.update(line, { ticked, now: this.store.answer.now, cut, control, isControl: control?.name === line.name });
     if (!ticked || !this.seen.has(line.name)) return;
-    const height = Math.max(...heatmaps.map((heatmap) => this.#series(line, heatmap.quantity.name, false)?.height ?? 0));
+    const heights = heatmaps.map((heatmap) => this.#series(line, heatmap.quantity.name, false)?.height ?? 0);
+    const height = Math.max(...heights);
     const { selected = [], edges = false } = line.facts;
-    beside(side, line.facts, height);
+    const { names } = rowsOf(line, heatmaps[heights.indexOf(height)]?.quantity.name);
+    beside(side, line.facts, height, viewOf(height, this.choice.top, this.choice.bottom), names);
     for (const heatmap of heatmaps) {
       heatmap.line = line;
       heatmap.element.classList.toggle("none", !line.members.some((run) => heatmap.quantity.name in run.quantities));
       const { name } = heatmap.quantity;
-      heatmap.draw(this.#series(line, name), range, scales.of(line, name), Array.isArray(selected) && !namesOf(line, name) ? selected : [], edges);
+      const isMarked = Array.isArray(selected) && rowsOf(line, name).kind === "row";
+      heatmap.draw(this.#series(line, name), range, scales.of(line, name), isMarked ? selected : [], edges, this.choice);
     }
+  }
+
+  /** Which rows are exactly 0, in words: of the pair before and after a cut, or else of the first gradient that is shown. */
+  #cut(line, heatmaps) {
+    const [reaches, arrives] = this.store.answer.pair.map((name) => this.#series(line, name, false));
+    if (reaches) return this.#remembered(["cut", line.name], [reaches, arrives], () => cutOf(reaches, arrives));
+    const isGradient = ({ quantity: { name } }) => name.endsWith("_grad_norm") && line.members.some((run) => name in run.quantities);
+    const name = heatmaps.find(isGradient)?.quantity.name;
+    const series = name ? this.#series(line, name, false) : null;
+    if (!series) return "";
+    return this.#remembered(["cut", line.name, name], [series], () => `${name}: ${cutOf(series, null, rowsOf(line, name).kind)}`);
   }
 
   #tell({ every, lines, ticked, shown, scales }) {
@@ -218,7 +236,8 @@ class Page {
     const selected = ticked.some((line) => !line.facts.edges && line.facts.selected?.length);
     const { quantities } = this.store.answer;
     const names = shown.map((quantity) => quantity.name);
-    this.controls.update(this.choice, { quantities, shown: names, lines: every, scale: scales.common, edges, selected, strange: scales.strange });
+    const isBinned = [...this.seen].some((name) => this.rows.get(name)?.heatmaps.some((heatmap) => heatmap.isBinned));
+    this.controls.update(this.choice, { quantities, shown: names, lines: every, scale: scales.common, edges, selected, strange: scales.strange, isBinned });
     const series = ticked.map((line) => [line.title, names.length ? this.#series(line, names[0], false) : null]);
     const notes = [this.store.trouble, this.store.known ? emptiness(every, lines, shown) : "Reading the runs …", sampleNote(series, this.store.answer.kept), this.store.answer.note];
     this.notes.replaceChildren(...notes.filter(Boolean).map((note) => el("p", {}, note)));
@@ -233,9 +252,11 @@ class Page {
     if (this.detail.hidden) return;
     const curves = lines.map((line) => ({ name: line.title, place: line.place, series: this.#series(line, quantity) })).filter((curve) => curve.series);
     const close = el("button", { type: "button", class: "close", title: "Close", onclick: () => this.choose({ quantity: null, row: null, step: null }) }, "×");
-    const names = lines.map((line) => namesOf(line, quantity)).find(Boolean);
-    const point = { row, step, title, name: names?.[row] ?? `Row ${row}` };
-    this.detail.replaceChildren(...charts(curves, point, range, ratios), legend(curves, point), close);
+    const rows = lines.map((line) => rowsOf(line, quantity)).find(({ names }) => names.length) ?? rowsOf(lines[0] ?? { members: [] }, quantity);
+    const kind = `${rows.kind[0]?.toUpperCase() ?? ""}${rows.kind.slice(1)}`;
+    const point = { row, step, title, kind: rows.kind, name: rows.names[row] ?? `${kind} ${row}` };
+    const view = (height) => viewOf(height, this.choice.top, this.choice.bottom);
+    this.detail.replaceChildren(...charts(curves, point, range, ratios, view), legend(curves, point), close);
   }
 
   /** Fetches the lines in sight first, then all other ticked ones. */
@@ -249,14 +270,14 @@ class Page {
   /** Marks the row and the step under the mouse in every heatmap, and writes each heatmap's value there. */
   #read() {
     const { row, step } = this.point;
-    let [said, place] = ["", `row ${row}`];
+    let [said, place] = ["", `row ${row}`]; // of the heatmap under the mouse
     for (const name of this.seen) {
       for (const heatmap of this.rows.get(name)?.heatmaps ?? []) {
         const value = row === null ? heatmap.read(-1, null) : heatmap.read(row, step);
         heatmap.element.style.setProperty("--step", row === null ? "-9%" : `${(100 * (step - heatmap.range[0])) / (heatmap.range[1] - heatmap.range[0])}%`);
         if (!value || !heatmap.frame.matches(":hover, :focus")) continue;
         said = `: ${value}`;
-        place = namesOf(heatmap.line, heatmap.quantity.name)?.[row] ?? place;
+        place = nameOfRow(rowsOf(heatmap.line, heatmap.quantity.name), row);
       }
     }
     document.body.style.setProperty("--row", row ?? -9);

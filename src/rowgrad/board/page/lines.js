@@ -36,7 +36,7 @@ export function meanOf(store, line, quantity) {
   if (!others.length || others.some((one) => one.height !== first.height)) return first;
   const everywhere = [...first.steps].filter((step) => others.every((one) => one.steps[one.place(step)] === step));
   const { height } = first;
-  const values = new Float32Array(everywhere.length * height);
+  const values = new Float64Array(everywhere.length * height); // half of the smallest number of 32 bits is no zero
   everywhere.forEach((step, place) => {
     const starts = all.map((one) => one.place(step) * height);
     for (let row = 0; row < height; row++) {
@@ -53,7 +53,7 @@ export function ratioOf(series, control) {
   if (!series || !control || series.height !== control.height) return null;
   const { height } = series;
   const steps = [...series.steps].filter((step) => control.steps[control.place(step)] === step);
-  const values = new Float32Array(steps.length * height);
+  const values = new Float64Array(steps.length * height);
   steps.forEach((step, place) => {
     const [above, below] = [series.place(step) * height, control.place(step) * height];
     for (let row = 0; row < height; row++) {
@@ -75,12 +75,12 @@ function nameRows(rows) {
   return parts.map(([first, last]) => (first === last ? `${first}` : `${first}–${last}`)).join(", ");
 }
 
-function rowsSaid(rows) {
-  return `${rows.length > 1 ? "rows" : "row"} ${nameRows(rows)}`;
+function rowsSaid(rows, kind) {
+  return `${rows.length > 1 ? `${kind}s` : kind} ${nameRows(rows)}`;
 }
 
 /** Which rows are exactly 0, and what share of the gradient is stopped there, in words. */
-export function cutOf(reaches, arrives) {
+export function cutOf(reaches, arrives, kind = "row") {
   if (!reaches?.steps.length) return "";
   const { height, steps, values } = reaches;
   const zeros = new Uint32Array(height);
@@ -89,9 +89,9 @@ export function cutOf(reaches, arrives) {
   const always = rows.filter((row) => zeros[row] === steps.length);
   const sometimes = rows.filter((row) => zeros[row] > 0 && zeros[row] < steps.length);
   const share = sometimes.reduce((sum, row) => sum + zeros[row] / steps.length, 0) / Math.max(sometimes.length, 1);
-  if (!always.length && !sometimes.length) return "gradient reaches every row";
-  const said = always.length ? [`${rowsSaid(always)}: exactly 0 at every step`] : [];
-  if (sometimes.length) said.push(`${rowsSaid(sometimes)}: exactly 0 at ${percent(share)} of the steps`);
+  if (!always.length && !sometimes.length) return `gradient reaches every ${kind}`;
+  const said = always.length ? [`${rowsSaid(always, kind)}: exactly 0 at every step`] : [];
+  if (sometimes.length) said.push(`${rowsSaid(sometimes, kind)}: exactly 0 at ${percent(share)} of the steps`);
   const stopped = arrives ? stoppedShare(reaches, arrives) : 0;
   if (stopped) said.push(`${percent(stopped)} of the squared gradient that arrives is stopped there`);
   return said.join("; ");
@@ -122,9 +122,15 @@ export function percent(share) {
   return `${(100 * share).toFixed(1)} %`;
 }
 
-/** The names of a quantity's rows, if they are layers. */
-export function namesOf(line, quantity) {
-  return line.members.map((run) => run.quantities[quantity]?.names).find((names) => names?.length);
+/** What a quantity's rows are, in the singular, and their names, if they have any. */
+export function rowsOf(line, quantity) {
+  const known = line.members.map((run) => run.quantities[quantity]).filter(Boolean);
+  return { kind: known[0]?.kind ?? "row", names: known.map(({ names }) => names).find((names) => names?.length) ?? [] };
+}
+
+/** The name of a row: its own, or what it is and its number. */
+export function nameOfRow({ kind, names }, row) {
+  return names[row] ?? `${kind} ${row}`;
 }
 
 /** A number under the mouse, with the digits of 32 bits. */

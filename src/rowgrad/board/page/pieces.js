@@ -2,6 +2,8 @@
 
 import { el } from "./dom.js";
 
+const LABELS = 9; // names that fit beside a heatmap
+
 /** The legend and the column titles. */
 export function headOf(legend, shown, ratios, [from, to]) {
   const titles = shown.map((quantity) => {
@@ -13,18 +15,22 @@ export function headOf(legend, shown, ratios, [from, to]) {
   return [legend, ...titles];
 }
 
-/** The mean digit, which shows what part of it a row is, and the row numbers. */
-export function beside(element, facts, height) {
-  const key = `${height} ${facts.digit ?? ""}`;
+/** The mean digit, which shows what part of it a row is, and the numbers of the shown rows, or their names. */
+export function beside(element, facts, height, [top, bottom], names) {
+  const key = JSON.stringify([height, top, bottom, names, facts.digit ?? ""]);
   if (element.dataset.key === key || !height) return;
   element.dataset.key = key;
+  const rows = bottom - top;
+  const digit = rows === height ? digitOf(facts, height) : null;
+  const isNamed = !digit && names.length > 0;
+  const each = isNamed ? Math.ceil(rows / LABELS) : rows < 14 ? 1 : Math.ceil(rows / 28) * 7;
   const numbers = [];
-  for (let row = 0; row < height; row += Math.ceil(height / 28) * 7) {
-    const number = el("span", { class: "number" }, `${row}`);
-    number.style.top = `${(100 * (row + 0.5)) / height}%`;
+  for (let row = Math.ceil(top / each) * each; row < bottom; row += each) {
+    const number = el("span", { class: "number" }, (isNamed && names[row]) || `${row}`);
+    number.style.top = `${(100 * (row - top + 0.5)) / rows}%`;
     numbers.push(number);
   }
-  element.replaceChildren(...[digitOf(facts, height)].filter(Boolean), el("div", { class: "numbers" }, ...numbers));
+  element.replaceChildren(...[digit].filter(Boolean), el("div", { class: isNamed ? "numbers named" : "numbers" }, ...numbers));
 }
 
 function digitOf({ digit, columns }, height) {
