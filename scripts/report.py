@@ -19,7 +19,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path, nargs="+", metavar="RUN", help="a run's folder, or a folder of runs")
     parser.add_argument("--format", choices=("html", "md"), default="html", help="md: the table alone, printed")
-    parser.add_argument("--out", type=Path, help="where the page goes (default: report/ in the runs' common folder)")
+    parser.add_argument(
+        "--out", type=Path, help="the page, or its folder (default: report/ in the runs' common folder)"
+    )
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help="writes figures for a paper, PNG and SVG, there")
     parser.add_argument("--steps", type=int, metavar="N", help="the most steps of a run (default: as many as fit 5 MB)")
     words = "averages also over these settings: KEY[,KEY] (default: over the seed)"
@@ -38,16 +40,17 @@ def main() -> None:
             print("\n".join(table.markdown() for table in both.tables()), end="")
             return
         common = Path(os.path.commonpath([path.absolute() for path in arguments.runs]))
-        folder = arguments.out or RunFolder(common).report
-        folder.mkdir(parents=True, exist_ok=True)
-        make_page(both.shown(), both.text(), arguments.steps).save(folder / PAGE)
+        out = arguments.out or RunFolder(common).report
+        page = out if out.suffix == ".html" else out / PAGE
+        page.parent.mkdir(parents=True, exist_ok=True)
+        make_page(both.shown(), both.text(), arguments.steps).save(page)
         files = both.write_figures(arguments.figures) if arguments.figures else 0
     for path in without:
         print(f"{path}: left out, because there is no run in it.", file=sys.stderr)
     for run in runs:
         for words in run.troubles:
             print(words, file=sys.stderr)
-    print(f"{count(len(runs))}: {folder / PAGE}" + (f", {files} figures: {arguments.figures}" if files else ""))
+    print(f"{count(len(runs))}: {page}" + (f", {files} figures: {arguments.figures}" if files else ""))
 
 
 def _status(words: str) -> AbstractContextManager[object]:

@@ -161,7 +161,7 @@ def test_runs_have_facts_and_an_accuracy(runs, both, loader):
     answer = told(both[loader])
     augment, truncate = answer["runs"]
     assert [run["name"] for run in answer["runs"]] == ["augment/tensorboard", "truncate/tensorboard"]
-    assert augment["quantities"]["row_grad_norm"] == {"rows": 28, "step": 11, "names": []}
+    assert augment["quantities"]["row_grad_norm"] == {"rows": 28, "step": 11, "names": [], "kind": "row"}
     assert [quantity["name"] for quantity in answer["quantities"]] == [
         "row_grad_norm", "input_grad_norm", "row_update_norm", "row_grad_stopped",
     ]  # fmt: skip

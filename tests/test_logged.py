@@ -10,13 +10,16 @@ import yaml
 from conftest import QUICK, REPORT, command, configure, train
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from scipy import stats
+from test_page import data_in
 
-from rowgrad import RowGradientRecorder, RowTap, open_run
+from rowgrad import Quantity, Recorder, RowGradientRecorder, RowTap, open_run
+from rowgrad.board.events import read_events
 from rowgrad.errors import UserError
 from rowgrad.results.logged import LoggedRun, open_runs
 from rowgrad.results.logged_runs import LoggedRuns
 from rowgrad.results.run import Run
 from rowgrad.results.show import Both
+from rowgrad.watch.quantities import describe_quantity
 
 
 class Module(pl.LightningModule):
@@ -25,7 +28,7 @@ class Module(pl.LightningModule):
     def __init__(self, width: int = 4, seed: int = 0):
         super().__init__()
         self.save_hyperparameters()
-        self.first, self.second = RowTap(), RowTap()
+        self.first, self.second = RowTap(), RowTap(kind="token", labels=["start"])
         self.weight = torch.nn.Parameter(torch.ones(6, width))
 
     def training_step(self, batch, batch_idx):
@@ -77,6 +80,9 @@ def test_a_lightning_run_is_opened_with_settings_metrics_and_all_of_its_taps(tmp
     }
     assert (run.norms["first_grad_norm"][:, 3:] == 0).all()
     assert (run.seed, run.settings) == (7, {"seed": 7, "width": 4})
+    assert [one.kind for one in run.described.values()] == ["row", "token"]
+    shown = data_in(run.show())["answer"]["runs"][0]["quantities"]
+    assert shown["second_grad_norm"] == {"rows": 3, "step": 5, "names": ["start"], "kind": "token"}
     assert run.metrics == {"val_loss": 5.0, "val_acc": 0.25}  # no column of a row among them
     assert run.curves(["val_loss"])["val_loss"][1] == [0, 1, 2, 3, 4, 5]
 
@@ -238,3 +244,50 @@ def test_a_mistake_is_one_line(tmp_path, words, message):
     folder_of(tmp_path / "a")
     result = command(REPORT, tmp_path / "a", *words, cwd=tmp_path)
     assert (result.returncode, result.stderr.strip().splitlines()[-1]) == (1, f"Cannot report: {message}")
+
+
+# ---- what rows are
+
+
+class Energy(Quantity):
+    """A quantity of somebody's own."""
+
+    name, title, unit, kind, in_csv = "energy", "Energy of each band", "joule", "band", True
+
+    def before_step(self, module):
+        return module.weight
+
+
+def test_what_a_quantity_of_ones_own_is_called_is_kept(tmp_path):
+    module = torch.nn.Module()
+    module.weight = torch.nn.Parameter(torch.ones(3, 2))
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    with Recorder(module, tmp_path / "run", quantities=[Energy()], layers=True) as recorder:
+        module.weight.sum().backward()
+        optimizer.step()
+        recorder.step()
+    run = open_run(tmp_path / "run")
+    assert run.described["energy"] == ("Energy of each band", "joule", "band", ())
+    data = data_in(run.show())["answer"]
+    assert {"name": "energy", "title": "Energy of each band", "unit": "joule"} in data["quantities"]
+    assert read_events(tmp_path / "run").facts["quantities"] == run.told
+    assert run.figures()["row_gradients"].axes[0].get_ylabel() == "band"
+
+
+@pytest.mark.parametrize(
+    "told",
+    ["[]", "{", '{"quantities": 3}', '{"quantities": {"tap_grad_norm": []}}',
+     '{"quantities": {"tap_grad_norm": {"kind": 3, "labels": "abc", "unit": null, "title": {}}}}',
+     '{"quantities": {"tap_grad_norm": {"labels": [1]}}}'],
+)  # fmt: skip
+def test_nonsense_about_rows_changes_nothing(tmp_path, told):
+    folder = folder_of(tmp_path / "run")
+    plain = open_run(folder).described
+    (folder / "row_gradients.json").write_text(told)
+    assert open_run(folder).described == plain
+    assert plain["tap_grad_norm"] == ("What comes back through tap, ‖∂L/∂xᵣ‖", "loss per unit of x", "row", ())
+
+
+def test_one_of_several_optimizers_is_named_in_the_title():
+    one = describe_quantity("optimizer_1.tap_grad_norm", {"tap_grad_norm": {"kind": "token"}})
+    assert one == ("What comes back through tap (optimizer_1), ‖∂L/∂xᵣ‖", "loss per unit of x", "token", ())

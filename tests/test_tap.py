@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from rowgrad.errors import UserError
 from rowgrad.tap import RowTap
+from rowgrad.watch.norms import row_norms
 
 pytestmark = pytest.mark.gpu
 
@@ -274,3 +275,33 @@ def test_unused_lengths_are_forgotten(device):
 def test_tensors_without_rows_or_gradient_are_refused(x, words):
     with pytest.raises(UserError, match=words):
         RowTap()(x)
+
+
+LAYOUTS = {
+    "Swin and ConvNeXt (B, H, W, C), image rows": ((3, 5, 6, 7), 1),
+    "(B, H, W, C), image columns": ((3, 5, 6, 7), 2),
+    "1-D convolutions (B, D, T), time steps": ((3, 5, 6), -1),
+    "(B, D, T), channels": ((3, 5, 6), 1),
+    "volumes (B, C, D, H, W), slices": ((2, 3, 4, 5, 6), 2),
+    "volumes, channels": ((2, 3, 4, 5, 6), 1),
+}
+
+
+@pytest.mark.parametrize(("shape", "dim"), LAYOUTS.values(), ids=LAYOUTS)
+def test_any_dimension_can_be_rows(shape, dim, device):
+    torch.manual_seed(0)
+    x, weight = (torch.randn(shape, device=device) for _ in range(2))
+    tap, leaf = RowTap(dim=dim), x.clone().requires_grad_()
+    (tap(leaf) * weight).sin().sum().backward()
+    gradient = weight * (x * weight).cos()  # by hand
+    expected = [gradient.select(dim, row).sum(0).norm() for row in range(shape[dim])]
+    torch.testing.assert_close(row_norms(tap.grad[None])[0].float(), torch.stack(expected))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"), [({"kind": ""}, "kind=''"), ({"labels": "abc"}, "labels='abc'"), ({"labels": [1]}, "labels=")]
+)
+def test_what_rows_are_is_said_in_words(words, message):
+    with pytest.raises(UserError, match=message):
+        RowTap(**words)
+    assert repr(RowTap(kind="head", labels=["a"])) == "RowTap(kind=head, labels=('a',))"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -66,8 +67,8 @@ def shown_runs(runs: RunSet) -> list[Shown]:
     return [Shown(*one) for one in zip(runs.runs, runs.run_names(), runs.group_names(), strict=True)]
 
 
-def describe_runs(runs: RunSet, answers: Sequence[Table] = (), sentences: Sequence[str] | None = None) -> Text:
-    """What a page says of some runs around their heatmaps."""
+def describe_runs(runs: RunSet, answers: Sequence[Table] | None = None, sentences: Sequence[str] | None = None) -> Text:
+    """What a page says of some runs around their heatmaps; the tables and sentences are the analyses' own if None."""
     facts, groups = runs.runs[0].summary, runs.groups()
     versions = ", ".join(f"{name} {facts[name]}" for name in VERSIONS if name in facts)
     drawn = draw(runs)
@@ -77,7 +78,7 @@ def describe_runs(runs: RunSet, answers: Sequence[Table] = (), sentences: Sequen
         sentences=answer_runs(runs) if sentences is None else sentences,
         settings=[compare_groups(groups).condensed()],
         runs=[compare_runs(runs).condensed()] if len(groups) < len(runs.runs) else [],
-        answers=answers,
+        answers=[*chain(*call_analyses("tables", runs))] if answers is None else answers,
         verdicts=[plot for name, plot in drawn.items() if is_interactive(name)],
         figures=[_section(name, plot) for name, plot in drawn.items() if not is_interactive(name)],
     )

@@ -207,7 +207,7 @@ class Page {
     card.update(line, { ticked, now: this.store.answer.now, cut, control, isControl: control?.name === line.name });
     if (!ticked || !this.seen.has(line.name)) return;
     const heights = heatmaps.map((heatmap) => this.#series(line, heatmap.quantity.name, false)?.height ?? 0);
-    const height = Math.max(...heights);
+    const height = heights.find((one) => one > 0) ?? 0; // of the heatmap beside the numbers
     const { selected = [], edges = false } = line.facts;
     const { names } = rowsOf(line, heatmaps[heights.indexOf(height)]?.quantity.name);
     beside(side, line.facts, height, viewOf(height, this.choice.top, this.choice.bottom), names);
@@ -220,15 +220,17 @@ class Page {
     }
   }
 
-  /** Which rows are exactly 0, in words: of the pair before and after a cut, or else of the first gradient that is shown. */
+  /** Which rows are exactly 0, in words: of the pair before and after a cut, or else of each gradient that is shown. */
   #cut(line, heatmaps) {
     const [reaches, arrives] = this.store.answer.pair.map((name) => this.#series(line, name, false));
     if (reaches) return this.#remembered(["cut", line.name], [reaches, arrives], () => cutOf(reaches, arrives));
     const isGradient = ({ quantity: { name } }) => name.endsWith("_grad_norm") && line.members.some((run) => name in run.quantities);
-    const name = heatmaps.find(isGradient)?.quantity.name;
-    const series = name ? this.#series(line, name, false) : null;
-    if (!series) return "";
-    return this.#remembered(["cut", line.name, name], [series], () => `${name}: ${cutOf(series, null, rowsOf(line, name).kind)}`);
+    const names = heatmaps.filter(isGradient).map((heatmap) => heatmap.quantity.name);
+    const known = names.map((name) => [name, this.#series(line, name, false)]).filter(([, series]) => series);
+    return known
+      .map(([name, series]) => [name, this.#remembered(["cut", line.name, name], [series], () => cutOf(series, null, rowsOf(line, name).kind))])
+      .map(([name, cut]) => `${name}: ${cut}`)
+      .join("; ");
   }
 
   #tell({ every, lines, ticked, shown, scales }) {
@@ -247,7 +249,7 @@ class Page {
     const { quantity, row, step } = this.choice;
     const title = this.store.answer.quantities.find(({ name }) => name === quantity)?.title;
     this.detail.hidden = row === null || !title;
-    document.body.style.setProperty("--picked-row", row ?? -9);
+    document.body.style.setProperty("--picked-row", row ?? -1e6);
     document.body.style.setProperty("--picked-step", `${(100 * ((step ?? -9e9) - range[0])) / (range[1] - range[0])}%`);
     if (this.detail.hidden) return;
     const curves = lines.map((line) => ({ name: line.title, place: line.place, series: this.#series(line, quantity) })).filter((curve) => curve.series);
@@ -280,7 +282,7 @@ class Page {
         place = nameOfRow(rowsOf(heatmap.line, heatmap.quantity.name), row);
       }
     }
-    document.body.style.setProperty("--row", row ?? -9);
+    document.body.style.setProperty("--row", row ?? -1e6);
     say(this.reading, row === null ? "" : `${place}, step ${step}${said}`);
   }
 }
