@@ -24,6 +24,7 @@ def main() -> None:
     )
     parser.add_argument("--figures", type=Path, metavar="FOLDER", help="writes figures for a paper, PNG and SVG, there")
     parser.add_argument("--steps", type=int, metavar="N", help="the most steps of a run (default: as many as fit 5 MB)")
+    parser.add_argument("--brief", action="store_true", help="of the figures, only those of experiments of their own")
     words = "averages also over these settings: KEY[,KEY] (default: over the seed)"
     parser.add_argument("--group-by", type=lambda keys: keys.split(","), default=[], metavar="KEY", help=words)
     arguments = parser.parse_args()
@@ -43,7 +44,7 @@ def main() -> None:
         out = arguments.out or RunFolder(common).report
         page = out if out.suffix == ".html" else out / PAGE
         page.parent.mkdir(parents=True, exist_ok=True)
-        make_page(both.shown(), both.text(), arguments.steps).save(page)
+        make_page(both.shown(), both.text(brief=arguments.brief), arguments.steps).save(page)
         files = both.write_figures(arguments.figures) if arguments.figures else 0
     for path in without:
         print(f"{path}: left out, because there is no run in it.", file=sys.stderr)

@@ -39,6 +39,7 @@ def svg(figure: Figure, salt: str) -> str:
     with mpl.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none"}):
         figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
     text = file.getvalue()
+    text = re.sub(r"(\.\d\d)\d+", r"\1", text)  # hundredths of a point are enough, and half of the file
     # matplotlib makes names of clip paths from their coordinates, of which the layout leaves the last bit open.
     for number, clip in enumerate(dict.fromkeys(re.findall(r'id="(p[0-9a-f]{10})"', text))):
         text = text.replace(clip, f"{salt}_clip_{number}")

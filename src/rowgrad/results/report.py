@@ -34,6 +34,7 @@ CUT = (
     " is the share of the squared input gradient in such rows, averaged over the steps."
 )
 VERSIONS = ("rowgrad", "torch", "lightning")  # on the page
+OF_ANY_RUN = ("row_profiles", "learning_curves", "learnt_rows")  # figures that are of no experiment
 CURVES = ("train/loss", "train/acc", "val/loss", "val/acc")
 MOST = 24  # settings that are drawn
 WALL, GRID = 4, 8  # settings in one figure of heatmaps, and in one of θ; more would be higher than a screen
@@ -67,8 +68,21 @@ def shown_runs(runs: RunSet) -> list[Shown]:
     return [Shown(*one) for one in zip(runs.runs, runs.run_names(), runs.group_names(), strict=True)]
 
 
-def describe_runs(runs: RunSet, answers: Sequence[Table] | None = None, sentences: Sequence[str] | None = None) -> Text:
-    """What a page says of some runs around their heatmaps; the tables and sentences are the analyses' own if None."""
+def describe_runs(
+    runs: RunSet,
+    answers: Sequence[Table] | None = None,
+    sentences: Sequence[str] | None = None,
+    *,
+    brief: bool = False,
+) -> Text:
+    """What a page says of some runs around their heatmaps.
+
+    Args:
+        runs: at least one.
+        answers: tables; those of the experiments' analyses if None.
+        sentences: at the beginning; `answer_runs(runs)` if None.
+        brief: whether of the figures only the experiments' own are shown.
+    """
     facts, groups = runs.runs[0].summary, runs.groups()
     versions = ", ".join(f"{name} {facts[name]}" for name in VERSIONS if name in facts)
     drawn = draw(runs)
@@ -80,13 +94,13 @@ def describe_runs(runs: RunSet, answers: Sequence[Table] | None = None, sentence
         runs=[compare_runs(runs).condensed()] if len(groups) < len(runs.runs) else [],
         answers=[*chain(*call_analyses("tables", runs))] if answers is None else answers,
         verdicts=[plot for name, plot in drawn.items() if is_interactive(name)],
-        figures=[_section(name, plot) for name, plot in drawn.items() if not is_interactive(name)],
+        figures=[_section(name, plot) for name, plot in drawn.items() if not is_interactive(name, brief=brief)],
     )
 
 
-def is_interactive(name: str) -> bool:
-    """Whether the page's heatmaps show what a figure shows."""
-    return name.startswith(("heatmaps", "layers"))
+def is_interactive(name: str, *, brief: bool = False) -> bool:
+    """Whether the page's heatmaps show what a figure shows, or in brief, much of it."""
+    return name.startswith(("heatmaps", "layers", *(OF_ANY_RUN if brief else ())))
 
 
 def _section(name: str, plot: Plot) -> dict[str, Any]:

@@ -82,13 +82,13 @@ class Both:
             for one, n in zip(found, again, strict=True)
         ]
 
-    def text(self) -> Text:
-        """What a page says of them."""
+    def text(self, *, brief: bool = False) -> Text:
+        """What a page says of them; in brief, without the figures that any runs have."""
         parts = [self.logged.text()] if self.logged else []
         if self.own is not None:
             from rowgrad.results.report import describe_runs
 
-            parts.insert(0, describe_runs(self.own))
+            parts.insert(0, describe_runs(self.own, brief=brief))
         return parts[0] if len(parts) == 1 else parts[0].followed_by(parts[1])
 
     def tables(self) -> list[Table]:
