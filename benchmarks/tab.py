@@ -1,4 +1,7 @@
-"""How soon the tab *Rows* shows 40 runs × 3 quantities × 1,000 steps, and follows the mouse, in a real Chromium."""
+"""How soon the tab *Rows* shows 40 runs × 3 quantities × 1,000 steps, and follows the mouse, in a real Chromium.
+
+The page of its own has two quantities of the same runs. It is opened from disk, with the network off.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,10 @@ import torch
 from measure import PROJECT, Result, main, say, side_by_side
 from torch.utils.tensorboard import SummaryWriter
 
+from rowgrad.results.logged import open_runs
+from rowgrad.results.page import make_page
+from rowgrad.results.show import Both
+from rowgrad.watch.csv_file import NormsFile
 from rowgrad.watch.loggers import StepEvents
 from rowgrad.watch.quantities import row_tags
 
@@ -51,6 +58,19 @@ def make_runs(folder: Path, count: int, steps: int) -> None:
         writer.close()
 
 
+def make_csvs(folder: Path, count: int, steps: int) -> None:
+    """Writes what `make_runs` writes of two quantities as CSV files, as any logger's folder has them."""
+    falling = torch.logspace(0, -4, steps)[:, None].double()
+    for run in range(count):
+        generator = torch.Generator().manual_seed(run)
+        norms = {name: falling * torch.rand(steps, ROWS, generator=generator) for name in QUANTITIES[:2]}
+        norms[QUANTITIES[0]][:, : ROWS // 2] = 0
+        (folder / f"run_{run:02d}").mkdir()
+        file = NormsFile(folder / f"run_{run:02d}" / "row_gradients.csv")
+        file.append(range(steps), norms)
+        file.close()
+
+
 def open_page(browser: Browser, address: str, tab: str) -> Page:
     """A page of TensorBoard in a window of common size."""
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
@@ -71,6 +91,7 @@ def measure(device: str, quick: bool = False) -> list[Result]:
     runs, steps, rounds = (3, 50, 1) if quick else (40, 1000, 7)
     within: dict[str, list[float]] = {"first picture after the tab's start, s": [], "all runs, s": []}
     moves: list[float] = []
+    of_page: dict[str, list[float]] = {"the page's first picture, s": [], "the page's size, MB": []}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         make_runs(folder, runs, steps)
@@ -89,6 +110,13 @@ def measure(device: str, quick: bool = False) -> list[Result]:
                 page.close()
                 return whole
 
+            def page() -> float:
+                opened = browser.new_page(viewport={"width": 1400, "height": 1000}, offline=True)
+                opened.goto(file.as_uri())
+                seconds = opened.wait_for_function(DRAWN, polling="raf").json_value() / 1000
+                opened.close()
+                return seconds
+
             def own() -> float:
                 page = open_page(browser, address, "scalars")
                 page.locator("tf-scalar-card").locator("svg, canvas").first.wait_for(timeout=120_000)
@@ -97,8 +125,15 @@ def measure(device: str, quick: bool = False) -> list[Result]:
                 return seconds
 
             values = side_by_side({"Rows": rows, "Scalars": own}, rounds)
+            (folder / "csv").mkdir()
+            make_csvs(folder / "csv", runs, steps)
+            file = folder / "page.html"
+            both = Both(open_runs([folder / "csv"])[0])
+            make_page(both.shown(), both.text()).save(file)
+            of_page["the page's size, MB"] = [file.stat().st_size / 1e6]
+            of_page["the page's first picture, s"] = [page() for _ in range(rounds)]
     what = f"first picture of {runs} runs × 3 quantities × {steps} steps ÷ first chart of TensorBoard's own tab"
-    notes = {name: {"mean": numbers} for name, numbers in within.items()}
+    notes = {name: {"mean": numbers} for name, numbers in (within | of_page).items()}
     notes["the mouse is followed in, ms"] = {"median": [float(torch.tensor(moves).median())], "longest": [max(moves)]}
     return [Result("tab", what, ("Rows", "Scalars"), None, "s", values, notes)]
 

@@ -10,7 +10,7 @@ from tour import TOUR, execute
 NOTEBOOK = nbformat.read(TOUR, as_version=4)
 CODE = [cell for cell in NOTEBOOK.cells if cell.cell_type == "code"]
 PROSE = "\n".join(cell.source for cell in NOTEBOOK.cells if cell.cell_type == "markdown")
-SHOWS = re.compile(r"^(?!def |    return).*(print\(|\.figures\(\)|= train\()", re.MULTILINE)
+SHOWS = re.compile(r"^(?!def |    return).*(print\(|\.figures\(\)|rowgrad\.show\(|= train\()", re.MULTILINE)
 HOMES = r"/(tmp|home|root|work|Users|usr|opt|var|mnt|content|private)/|[A-Z]:\\\\"
 
 

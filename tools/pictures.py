@@ -1,7 +1,8 @@
 """The pictures in README and docs, from real runs on MNIST: `make pictures`.
 
 Trains the four scenarios and the other runs with seed 0 in FOLDER, unless they exist, writes the report, and takes
-screenshots of TensorBoard and the report.
+screenshots of TensorBoard and the report. Trains the experiments with three seeds, which takes half an hour, and writes
+their pages to docs/gallery.
 """
 
 from __future__ import annotations
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).resolve().parents[1]
 IMAGES = PROJECT / "docs" / "images"
+GALLERY = PROJECT / "docs" / "gallery"
+SEEDS, STEPS = "seed=0,1,2", 45  # of an experiment in the gallery; a page is then smaller than a megabyte
+MEGABYTE = 1_000_000
+NETWORK = Path("logs/repair/network")  # which the experiment repair needs
 SCENARIOS = ("baseline", "modify", "visualize", "augment")
 # Runs of which only the heatmaps are shown, as TensorBoard has them.
 ALONE = {
@@ -93,6 +98,25 @@ def rows(browser: Browser, folder: Path) -> None:
     training.wait()
 
 
+def sweep(experiment: str, folder: Path, *words: str) -> None:
+    """Runs an experiment in a folder, or goes on with it."""
+    if not (NETWORK / "summary.json").exists():
+        script("train.py", "scenario=baseline", "seed=0", f"hydra.run.dir={NETWORK}")
+    parallel = ["sweep=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={folder}"]
+    script("train.py", "-m", f"experiment={experiment}", *words, *parallel)
+
+
+def gallery(folder: Path) -> None:
+    """The experiments as small pages."""
+    for file in sorted((PROJECT / "configs" / "experiment").glob("*.yaml")):
+        if file.stem == "smoke":
+            continue
+        sweep(file.stem, folder / file.stem, SEEDS)
+        page = GALLERY / f"{file.stem}.html"
+        script("report.py", folder / file.stem, "--brief", "--steps", STEPS, "--out", page)
+        assert page.stat().st_size < MEGABYTE, page
+
+
 def main() -> None:
     """Trains missing runs and makes the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -106,9 +130,12 @@ def main() -> None:
         events = EventAccumulator(str(folder / name / "tensorboard")).Reload()
         picture = events.Images("pictures/1_row_gradients")[-1].encoded_image_string
         (IMAGES / f"{name}.png").write_bytes(picture)
-    script("report.py", folder / "gru", folder / "truncate", "--out", folder / "sequences")
-    shutil.copyfile(folder / "sequences" / "figures" / "heatmaps.png", IMAGES / "sequences.png")
-    script("report.py", *(folder / name for name in SCENARIOS))
+    figures = folder / "sequences"
+    script("report.py", folder / "gru", folder / "truncate", "--out", figures, "--figures", figures)
+    shutil.copyfile(figures / "heatmaps.png", IMAGES / "sequences.png")
+    script("report.py", *(folder / name for name in SCENARIOS), "--figures", folder / "figures")
+    for name in ("heatmaps", "row_profiles"):
+        shutil.copyfile(folder / "figures" / f"{name}.png", IMAGES / f"{name}.png")
     together(folder, "scenarios", SCENARIOS)
     together(folder, "controls", ("augment", "modify", *CONTROLS))
     with chromium() as browser:
@@ -118,10 +145,11 @@ def main() -> None:
                 page = open_tab(browser, address, tab, *size)
                 page.wait_for_timeout(15_000)  # charts are drawn one after the other
                 page.screenshot(path=IMAGES / f"{tab}.png")
-        page = browser.new_page(viewport={"width": 1040, "height": 1300})
+        page = browser.new_page(viewport={"width": 1400, "height": 1100})
         page.goto((folder / "report" / "report.html").absolute().as_uri())
-        for number, name in enumerate(("heatmaps", "row_profiles")):
-            page.locator("figure svg:visible").nth(number).screenshot(path=IMAGES / f"{name}.png")
+        page.wait_for_timeout(2000)
+        page.screenshot(path=IMAGES / "page.png")
+    gallery(folder / "gallery")
     for path in IMAGES.glob("*.png"):
         shrink(path)
         print(path.relative_to(PROJECT), f"{path.stat().st_size / 1000:.0f} kB")

@@ -9,7 +9,7 @@ import argparse
 import shutil
 from pathlib import Path
 
-from pictures import IMAGES, script, shrink
+from pictures import IMAGES, script, shrink, sweep
 
 SHOWN = {
     "article": ["row_profiles"],
@@ -22,7 +22,6 @@ SHOWN = {
     "truncation": ["truncation"],
     "h_detach": [],
 }
-NETWORK = Path("logs/repair/network")
 
 
 def main() -> None:
@@ -30,14 +29,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
-    if not (NETWORK / "summary.json").exists():
-        script("train.py", "scenario=baseline", "seed=0", f"hydra.run.dir={NETWORK}")
     for name, figures in SHOWN.items():
-        sweep = ["sweep=joblib", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={folder / name}"]
-        script("train.py", "-m", f"experiment={name}", *sweep)
+        sweep(name, folder / name)
+        drawn = folder / name / "figures"
+        if figures:
+            script("report.py", folder / name, "--figures", drawn)
         for figure in figures:
             target = IMAGES / f"{name}_{figure}.png"
-            shutil.copyfile(folder / name / "report" / "figures" / f"{figure}.png", target)
+            shutil.copyfile(drawn / f"{figure}.png", target)
             shrink(target)
 
 
