@@ -195,13 +195,14 @@ def test_tap_and_recorder_need_nothing_of_the_pipeline(tapped):
 def test_what_needs_the_pipeline_says_how_to_install_it(tapped):
     told = dict(line.split(" ", 1) for line in tapped[1][-len(rowgrad.__all__) :])
     there = {name for name, words in told.items() if words == name}
-    assert there == {"RowTap", "RowGradientRecorder", "Recorder", "Quantity", "Watched", "Draw", "UserError"}
+    recorded = {"RowTap", "RowGradientRecorder", "Recorder", "Quantity", "Watched", "Draw", "UserError"}
+    assert there == recorded | {"Cut", "CutFinder", "Cuts", "find_cuts", "LoggedRun", "open_run", "show"}
     for name in told.keys() - there:
         assert told[name] == f"this needs packages that are not installed ({', '.join(PIPELINE)}): {LINE}"
 
 
 def test_every_command_without_the_pipeline_fails_with_one_line(without, tmp_path):
-    commands = {(script, "RUN"): script.removesuffix(".py") for script in ("train.py", "evaluate.py", "report.py")}
+    commands = {(script, "RUN"): script.removesuffix(".py") for script in ("train.py", "evaluate.py")}
     commands |= {("two_rows.py",): "execute the article", ("-m", "rowgrad", "scenario=augment"): "train"}
     for (first, *others), action in commands.items():
         result = python(without, first if first == "-m" else PROJECT / "scripts" / first, *others, cwd=tmp_path)
@@ -210,6 +211,19 @@ def test_every_command_without_the_pipeline_fails_with_one_line(without, tmp_pat
         assert result.stderr.startswith(f"Cannot {action}: this needs packages that are not installed (")
         assert result.stderr.endswith(f": {LINE}\n")
     assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_a_page_of_what_was_recorded_needs_jinja2_alone(without, installed, tapped, tmp_path):
+    folder, _ = tapped
+    report = [PROJECT / "scripts" / "report.py", folder / "tensorboard", "--out", tmp_path / "page.html"]
+    result = python(without, *report, cwd=tmp_path)
+    assert result.stderr == "Cannot report: a page needs a package that is not installed: pip install jinja2\n"
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT.replace("'jinja2', ", ""))
+    result = python(f"{tmp_path}{os.pathsep}{installed}", *report, cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (0, f"1 run: {tmp_path / 'page.html'}\n"), result.stderr
+    assert '"tap_grad_norm"' in (tmp_path / "page.html").read_text()
+    figures = python(f"{tmp_path}{os.pathsep}{installed}", *report, "--figures", "f", cwd=tmp_path)
+    assert figures.stderr.endswith(f": {LINE}\n")
 
 
 def test_dependencies_are_what_tap_and_recorder_import(installed, tapped):

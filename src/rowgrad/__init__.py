@@ -2,8 +2,9 @@
 
 The packages follow the path of a batch: `data` -> `scenario` -> `model` -> `watch` -> `results`; `training` puts them
 together. The names below are public. Importing `rowgrad` imports nothing heavy: each name is imported at its first use.
-`find_cuts`, `CutFinder`, `Cuts`, `Cut`, `RowTap`, `RowGradientRecorder`, `Recorder`, `Quantity`, `Watched`, `Draw` and
-`UserError` need torch, Lightning and TensorBoard. The other names need the extra `pipeline`.
+With torch, Lightning and TensorBoard alone, without the extra `pipeline`, there are `RowTap`, `RowGradientRecorder`,
+`Recorder`, `Quantity`, `Watched`, `find_cuts`, `CutFinder`, `Cuts`, `Cut`, `open_run`, `LoggedRun`, `show`, `Draw` and
+`UserError`.
 """
 
 from importlib import import_module

@@ -5,7 +5,7 @@ from __future__ import annotations
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from rowgrad.errors import UserError
+from rowgrad.errors import UserError, need_pipeline
 from rowgrad.results.logged import LoggedRun, open_run
 from rowgrad.results.logged_runs import LoggedRuns
 from rowgrad.results.page import Page, Shown, Text, make_page
@@ -101,7 +101,12 @@ class Both:
         return found
 
     def write_figures(self, folder: Path) -> int:
-        """Writes figures for a paper, each as PNG and SVG for a page and for a column, and returns how many files."""
+        """Writes figures for a paper, each as PNG and SVG for a page and for a column, and returns how many files.
+
+        Raises:
+            NotInstalledError: the extra `pipeline` is not installed.
+        """
+        need_pipeline()
         from rowgrad.results.figure_files import write_figures
         from rowgrad.results.logged_runs import draw_logged
 
