@@ -42,6 +42,8 @@ def main() -> None:
             return
         common = Path(os.path.commonpath([path.absolute() for path in arguments.runs]))
         out = arguments.out or RunFolder(common).report
+        if arguments.out is None and out.is_symlink():
+            raise UserError(f"{out} is a link, and nothing is written through it. --out names another place.")
         page = out if out.suffix == ".html" else out / PAGE
         page.parent.mkdir(parents=True, exist_ok=True)
         make_page(both.shown(), both.text(brief=arguments.brief), arguments.steps).save(page)

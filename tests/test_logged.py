@@ -233,6 +233,15 @@ def test_a_report_again_does_not_take_its_own_page_for_a_run(tmp_path):
         assert command(REPORT, tmp_path / "logs", cwd=tmp_path).stdout.startswith("1 run: ")
 
 
+def test_nothing_is_written_through_a_link_in_somebodys_folder(tmp_path):
+    folder_of(tmp_path / "theirs")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "theirs" / "report").symlink_to(tmp_path / "mine")
+    result = command(REPORT, tmp_path / "theirs", cwd=tmp_path)
+    assert "is a link, and nothing is written through it." in result.stderr
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
