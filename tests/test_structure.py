@@ -34,3 +34,12 @@ def test_the_answers_of_where_to_look_exist():
     answers = re.findall(r"^\| [^|]*\? \| \[[^]]*\]\(([^)]*)\)", CONTRIBUTING, re.MULTILINE)
     assert len(answers) > 10
     assert [answer for answer in answers if not (PROJECT / answer).exists()] == []
+
+
+def test_the_gallery_has_a_small_page_of_each_experiment():
+    experiments = {file.stem for file in (PROJECT / "configs" / "experiment").glob("*.yaml")} - {"smoke"}
+    pages = sorted((PROJECT / "docs" / "gallery").iterdir())
+    assert {page.name for page in pages} == {f"{name}.html" for name in experiments}
+    for page in pages:
+        assert page.stat().st_size < 1_000_000
+        assert not re.search(r"<code>/", page.read_text())  # no folder of the machine that made it

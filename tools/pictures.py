@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PROJECT = Path(__file__).resolve().parents[1]
 IMAGES = PROJECT / "docs" / "images"
 GALLERY = PROJECT / "docs" / "gallery"
-SEEDS, STEPS = "seed=0,1,2", 45  # of an experiment in the gallery; a page is then smaller than a megabyte
+SEEDS, STEPS = "seed=0,1,2", 40  # of an experiment in the gallery; a page is then smaller than a megabyte
 MEGABYTE = 1_000_000
 NETWORK = Path("logs/repair/network")  # which the experiment repair needs
 SCENARIOS = ("baseline", "modify", "visualize", "augment")

@@ -84,11 +84,12 @@ def describe_runs(
         brief: whether of the figures only the experiments' own are shown.
     """
     facts, groups = runs.runs[0].summary, runs.groups()
-    versions = ", ".join(f"{name} {facts[name]}" for name in VERSIONS if name in facts)
+    versions = [f"{name} {facts[name]}" for name in VERSIONS if name in facts]
+    device = f" on {facts['device']}" if "device" in facts else ""
     drawn = draw(runs)
     return Text(
         title="What reaches the rows",
-        lead=f"{count(len(runs.runs))} on {facts.get('device', '?')}{', ' * bool(versions)}{versions}. {CUT}",
+        lead=f"{', '.join([f'{count(len(runs.runs))}{device}', *versions])}. {CUT}",
         sentences=answer_runs(runs) if sentences is None else sentences,
         settings=[compare_groups(groups).condensed()],
         runs=[compare_runs(runs).condensed()] if len(groups) < len(runs.runs) else [],

@@ -140,7 +140,8 @@ class RunSet:
 
     def __init__(self, runs: Sequence[Run], over: Sequence[str] = ()) -> None:
         self.runs, self.over = tuple(runs), tuple(over)
-        check_keys(self.over, (run.group_key for run in runs))
+        if self.over and runs:
+            check_keys(self.over, (run.group_key for run in runs))
 
     @classmethod
     def of_sweep(cls, folder: SweepFolder) -> RunSet:
@@ -155,12 +156,12 @@ class RunSet:
     @property
     def done(self) -> RunSet:
         """The runs that ended."""
-        return RunSet([run for run in self.runs if run.is_done])
+        return RunSet([run for run in self.runs if run.is_done], self.over)
 
     @property
     def trained(self) -> RunSet:
         """The runs that began training."""
-        return RunSet([run for run in self.runs if run.folder.holds_a_run])
+        return RunSet([run for run in self.runs if run.folder.holds_a_run], self.over)
 
     def group_names(self, *without: str) -> list[str]:
         """A name for each run: its scenario and every key in which it differs from other runs of that scenario.
