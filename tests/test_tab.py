@@ -349,7 +349,8 @@ def taps(tmp_path_factory):
     heads = torch.ones(STEPS, 6).double()
     heads[:, 1] = 0
     file = NormsFile(folder / "row_gradients.csv")
-    file.append(steps.tolist(), {"tap_grad_norm": tokens.double(), "heads_grad_norm": heads})
+    norms = {"tap_grad_norm": tokens.double(), "heads_grad_norm": heads, "unused_grad_norm": heads}
+    file.append(steps.tolist(), norms, rows={"unused_grad_norm": torch.zeros(STEPS, dtype=torch.long)})
     file.close()
     labels = ["query", "key", "value", "left", "right", HOSTILE]
     write_facts(file.path, {"tap_grad_norm": {"kind": "token"}, "heads_grad_norm": {"kind": "head", "labels": labels}})
@@ -365,6 +366,7 @@ def of_taps(frame, place):
 def test_rows_are_called_what_they_are(chromium, taps):
     page, frame = open_rows(chromium, taps)
     assert "heads_grad_norm: head 1: exactly 0 at every step" in frame.locator(".card").inner_text()
+    assert "unused_grad_norm: nothing was recorded" in frame.locator(".card").inner_text()
     assert "6 heads, 40 steps" in of_taps(frame, 0).locator(".frame").get_attribute("aria-label")
     box = of_taps(frame, 0).locator(".frame").bounding_box()
     for row, name in [(1, "key"), (5, HOSTILE)]:

@@ -83,6 +83,7 @@ function rowsSaid(rows, kind) {
 export function cutOf(reaches, arrives, kind = "row") {
   if (!reaches?.steps.length) return "";
   const { height, steps, values } = reaches;
+  if (values.every(Number.isNaN)) return "nothing was recorded";
   const zeros = new Uint32Array(height);
   for (let place = 0; place < values.length; place++) if (values[place] === 0) zeros[place % height]++;
   const rows = [...zeros.keys()];
