@@ -78,8 +78,8 @@ def test_the_report_shows_its_figures_and_can_be_read(chromium, run, scheme):
     page.goto((run / "report" / "report.html").as_uri())
     assert page.locator("tbody tr").count() == 1
     figures = page.locator("figure svg:visible")
-    assert figures.count() == 4
-    for i in range(4):
+    assert figures.count() == 3  # the heatmaps are interactive
+    for i in range(3):
         box = figures.nth(i).bounding_box()
         assert box["width"] > 300
         assert box["height"] > 200

@@ -7,7 +7,8 @@ from conftest import configure, train
 from omegaconf import OmegaConf
 
 from rowgrad import open_run
-from rowgrad.results.report import write_report
+from rowgrad.results.figure_files import write_figures
+from rowgrad.results.report import draw, write_report
 from rowgrad.results.runs import RunSet
 
 pytestmark = pytest.mark.browser
@@ -54,6 +55,7 @@ def many(tmp_path_factory):
         OmegaConf.save(config, folder / "config.yaml")
         runs.append(open_run(folder))
     runs.append(open_run(root / "first"))
+    write_figures(draw(RunSet(runs)), root / "report" / "figures")
     return write_report(RunSet(runs), root / "report")
 
 
@@ -61,7 +63,7 @@ def test_no_label_lies_upon_another_and_no_figure_is_higher_than_the_screen(chro
     page = chromium.new_page(viewport={"width": 1400, "height": 900})
     page.goto(many.as_uri())
     figures = page.locator("figure svg:visible")
-    assert figures.count() == 10  # four of heatmaps, two each of θ and of repairs
+    assert figures.count() == 6  # two each of θ and of repairs; the heatmaps are interactive
     for number in range(figures.count()):
         count, height, found = figures.nth(number).evaluate(LOOK)
         assert count > 10
@@ -86,7 +88,7 @@ def test_no_label_lies_upon_another_in_the_files_for_print(chromium, many, size)
 def test_the_page_and_its_tables_are_not_wider_than_the_screen(chromium, many, width):
     page = chromium.new_page(viewport={"width": width, "height": 900})
     page.goto(many.as_uri())
-    page.locator("summary").click()  # the runs by themselves
+    page.get_by_text("Each run by itself").click()
     assert page.evaluate("document.documentElement.scrollWidth") == width
     for box in page.locator(".wide").all():
         assert box.evaluate("e => e.scrollWidth <= e.clientWidth")

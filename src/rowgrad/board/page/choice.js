@@ -61,8 +61,10 @@ export function writeChoice(choice) {
   const own = Object.entries(choice)
     .filter(([name, value]) => JSON.stringify(value) !== JSON.stringify(UNCHOSEN[name]))
     .map(([name, value]) => `${PREFIX}${name}=${encodeURIComponent(JSON.stringify(value))}`);
-  const hash = `#${[...others, ...own].join("&")}`;
-  if (hash !== host.location.hash) host.history.replaceState(host.history.state, "", hash);
+  const all = [...others, ...own];
+  const hash = all.length ? `#${all.join("&")}` : "";
+  const { pathname, search } = host.location;
+  if (hash !== host.location.hash) host.history.replaceState(host.history.state, "", hash || pathname + search);
 }
 
 /** Calls back when somebody changes the address by hand. */
