@@ -88,7 +88,7 @@ def test_the_report_shows_its_figures_and_can_be_read(chromium, run, scheme):
     brightness = "c => { const [r, g, b] = c.match(/[0-9.]+/g).map(Number); return (r + g + b) / 3; }"
     ink, paper = (
         page.evaluate(f"([s, p]) => ({brightness})(getComputedStyle(document.querySelector(s))[p])", [element, name])
-        for element, name in (("figure svg text", "fill"), ("body", "backgroundColor"))
+        for element, name in (("figure svg text", "fill"), (":root", "backgroundColor"))
     )
     assert (paper > 200 and ink < 80) if scheme == "light" else (paper < 60 and ink > 180)
     assert not errors
