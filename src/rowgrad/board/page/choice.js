@@ -49,6 +49,7 @@ export function readChoice() {
   for (const name of ["from", "to", "row", "step", "top", "bottom"]) if (!Number.isFinite(choice[name])) choice[name] = null;
   if (typeof choice.quantity !== "string") choice.quantity = null;
   if (!Array.isArray(choice.quantities)) choice.quantities = null;
+  for (const name of ["top", "bottom"]) if (!Number.isInteger(choice[name])) choice[name] = null;
   if (choice.rows !== "mean") choice.rows = "max";
   return choice;
 }

@@ -205,7 +205,10 @@ function joined(sums, counts, first, last, how) {
     sum += value;
     known++;
   }
-  return !known ? NaN : how === "mean" ? sum / known : most;
+  if (!known) return NaN;
+  const value = how === "mean" ? sum / known : most;
+  // Zero only if all are: not by rounding, nor because numbers of both signs cancel.
+  return value === 0 && sums.subarray(first, last).some((one) => one !== 0) ? -Number.MIN_VALUE : value;
 }
 
 /** A heatmap with title and scale, to be saved: twice as large as on the page, on the page's background. */

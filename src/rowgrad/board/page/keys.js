@@ -6,12 +6,13 @@ const ARROWS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], Arrow
 export function actOnKey(event, heatmap, point, choice, acts) {
   const { series, range } = heatmap;
   if (!series?.steps.length || event.ctrlKey || event.metaKey || event.altKey) return;
-  const row = point.row ?? 0;
+  const [top, bottom] = heatmap.view;
+  const row = point.row ?? top;
   const step = point.step ?? series.steps[Math.max(series.place(range[0]), 0)];
   if (event.key in ARROWS) {
     const [down, right] = ARROWS[event.key].map((one) => one * (event.shiftKey ? 10 : 1));
     const place = Math.min(Math.max(series.place(step) + right, 0), series.steps.length - 1);
-    acts.hover(Math.min(Math.max(row + down, 0), series.height - 1), series.steps[place]);
+    acts.hover(Math.min(Math.max(row + down, top), bottom - 1), series.steps[place]);
   } else if (event.key === "Enter" || event.key === " ") acts.pick(heatmap.quantity.name, row, step);
   else if (event.key === "Escape") choice.row === null ? acts.showAll() : acts.pick(null, null, null);
   else if (event.key === "+" || event.key === "-") {
@@ -19,7 +20,6 @@ export function actOnKey(event, heatmap, point, choice, acts) {
     const [from, to] = [Math.max(step - half, 0), Math.min(step + half, series.last + series.stride)];
     acts.zoom(...(from <= 0 && to >= series.last ? [null, null] : [from, to]));
   } else if (event.key === ">" || event.key === "<") {
-    const [top, bottom] = heatmap.view;
     const half = (bottom - top) * (event.key === ">" ? 0.25 : 1);
     acts.zoomRows(Math.max(row + 0.5 - half, 0), Math.min(row + 0.5 + half, series.height), series.height);
   } else if (event.key === "0") acts.showAll();
