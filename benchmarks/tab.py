@@ -5,6 +5,7 @@ The page of its own has two quantities of the same runs. It is opened from disk,
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -80,8 +81,9 @@ def open_page(browser: Browser, address: str, tab: str) -> Page:
 
 def frame_of(page: Page) -> Frame:
     """The tab's own page within TensorBoard's."""
-    page.wait_for_selector("iframe")
-    return next(frame for frame in page.frames if "plugin_entry" in frame.url)
+    frame = page.wait_for_selector("iframe").content_frame()
+    frame.wait_for_url(re.compile("plugin_entry"))  # it is empty at first
+    return frame
 
 
 def measure(device: str, quick: bool = False) -> list[Result]:

@@ -4,6 +4,7 @@ The situations come from public reports; each test stands for a kind, with its s
 """
 
 import copy
+import json
 import re
 import warnings
 
@@ -105,6 +106,24 @@ def test_a_resume_begins_a_new_file_if_its_own_holds_other_norms(tmp_path):
     trainer(tmp_path, RowGradientRecorder(), max_epochs=2).fit(Told(), batches(), ckpt_path=tmp_path / "some.ckpt")
     assert own.read_bytes() == altered
     assert (tmp_path / "row_gradients-1.csv").read_text().splitlines()[1].startswith("3,")
+
+
+def test_what_is_said_of_rows_is_of_the_run_that_writes_the_file(tmp_path):
+    def record(tap, **settings):
+        (tmp_path / "row_gradients.csv").unlink(missing_ok=True)
+        module = nn.Sequential(tap, nn.Linear(3, 1))
+        with Recorder(module, tmp_path, **settings) as recorder:
+            module(torch.ones(2, 4, 3)).sum().backward()
+            recorder.step()
+        beside = tmp_path / "row_gradients.json"
+        return json.loads(beside.read_text())["quantities"]["0_grad_norm"] if beside.exists() else None
+
+    labels = ["a", "b"]
+    assert record(RowTap(kind="token", labels=labels)) == {"kind": "token", "labels": labels}
+    assert record(RowTap(kind="token", labels=labels), bins=2) == {"kind": "token"}  # labels are of single rows
+    assert record(RowTap(labels=labels), bins=2) is None
+    assert record(RowTap(labels=labels)) == {"labels": labels}
+    assert record(RowTap()) is None
 
 
 # Watching changes nothing, or is refused.

@@ -194,13 +194,14 @@ def test_the_recorder_names_the_line_that_keeps_gradient_from_rows(tmp_path):
         def __init__(self):
             super().__init__()
             self.tap.register_forward_hook(lambda _, __, x: x[:, :5])
+            self.tap.kind, self.tap.labels = "token", ("start",)
 
     module = Last()
     _, said = fit(module, tmp_path, [RowGradientRecorder(flush_every_n_steps=5)])
     cut, other = said
-    assert cut.startswith("tap: rows 0–1 got exactly 0")
+    assert cut.startswith("tap: tokens start–1 got exactly 0")
     assert cut.endswith(f"detach at {line_of('the line of the cut')}.")
-    assert other.startswith("tap: row 5 got exactly 0 in each of the first steps: no single line cuts them off")
+    assert other.startswith("tap: token 5 got exactly 0 in each of the first steps: no single line cuts them off")
 
 
 def test_the_recorder_says_nothing_of_rows_that_get_gradient(tmp_path):

@@ -1,5 +1,6 @@
 """Runs of anybody's modules: a logger's folder with `row_gradients.csv`, on its way to a page."""
 
+import json
 import re
 import statistics
 
@@ -16,7 +17,7 @@ from rowgrad import Quantity, Recorder, RowGradientRecorder, RowTap, open_run
 from rowgrad.board.events import read_events
 from rowgrad.errors import UserError
 from rowgrad.results.logged import LoggedRun, open_runs
-from rowgrad.results.logged_runs import LoggedRuns
+from rowgrad.results.logged_runs import LoggedRuns, always_zero
 from rowgrad.results.run import Run
 from rowgrad.results.show import Both
 from rowgrad.watch.quantities import describe_quantity
@@ -146,6 +147,13 @@ def test_runs_that_differ_in_the_seed_alone_are_averaged(grid):
     for line, values in zip(told, losses.values(), strict=True):
         assert line["val_loss"] == f"{statistics.mean(values):.4g} ± {statistics.stdev(values):.4g}"
         assert line["tap_grad_norm: always 0"] == "1"
+
+
+def test_tables_name_rows_as_the_run_does(tmp_path):
+    run = folder_of(tmp_path / "run", rows=4, zero=[0, 2, 3])
+    facts = {"quantities": {"tap_grad_norm": {"kind": "head", "labels": ["query", "key", "value"]}}}
+    (run / "row_gradients.json").write_text(json.dumps(facts))
+    assert always_zero(open_run(run), "tap_grad_norm") == "query, value–3"
 
 
 def test_pairs_get_the_paired_test_of_a_sweep(grid):

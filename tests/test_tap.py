@@ -298,10 +298,27 @@ def test_any_dimension_can_be_rows(shape, dim, device):
     torch.testing.assert_close(row_norms(tap.grad[None])[0].float(), torch.stack(expected))
 
 
-@pytest.mark.parametrize(
-    ("words", "message"), [({"kind": ""}, "kind=''"), ({"labels": "abc"}, "labels='abc'"), ({"labels": [1]}, "labels=")]
-)
-def test_what_rows_are_is_said_in_words(words, message):
+WRONG = [
+    ({"kind": ""}, "kind=''"),
+    ({"labels": "abc"}, "labels='abc'"),
+    ({"labels": [1]}, "labels="),
+    ({"dim": "rows"}, "dim='rows' is not a whole number"),
+    ({"batch_dim": 1.5}, "batch_dim=1.5 is not a whole number"),
+    ({"rows": -1}, "rows=-1 is not a whole number of at least 0"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), WRONG)
+def test_a_tap_refuses_what_it_cannot_mean(words, message):
     with pytest.raises(UserError, match=message):
         RowTap(**words)
+
+
+@pytest.mark.parametrize("dims", [{"dim": 3}, {"dim": -4}, {"dim": 0}, {"batch_dim": 1, "dim": -2}, {"batch_dim": 9}])
+def test_a_tap_refuses_a_tensor_without_its_dimensions(dims):
+    with pytest.raises(UserError, match=r"a RowTap got shape \(2, 4, 5\), which does not have both a batch dimension"):
+        RowTap(**dims)(torch.ones(2, 4, 5))
+
+
+def test_what_rows_are_is_said_in_words():
     assert repr(RowTap(kind="head", labels=["a"])) == "RowTap(kind=head, labels=('a',))"

@@ -148,7 +148,7 @@ class RowTap(nn.Module):
         labels: the names of the first rows, for charts; further rows go by their number.
 
     Raises:
-        UserError: `kind` is no text, or `labels` is no list of texts.
+        UserError: a value of another type.
 
     Attributes:
         enabled: whether it keeps gradients.
@@ -183,6 +183,9 @@ class RowTap(nn.Module):
             raise UserError(f"RowTap: kind={kind!r} is not a non-empty string.")
         if isinstance(labels, str) or not all(isinstance(label, str) for label in labels):
             raise UserError(f"RowTap: labels={labels!r} is not a list of strings.")
+        for name, value in {"dim": dim, "batch_dim": batch_dim, "rows": rows or 0}.items():
+            if not isinstance(value, int) or (name == "rows" and value < 0):
+                raise UserError(f"RowTap: {name}={value!r} is not a whole number{' of at least 0' * (name == 'rows')}.")
         self.kind, self.labels = kind, tuple(labels)
         self.rows, self.collect = rows, collect
         self.dim, self.batch_dim = dim, batch_dim
@@ -209,8 +212,8 @@ class RowTap(nn.Module):
         """Returns x, (B, ..., rows, columns), or a packed sequence.
 
         Raises:
-            UserError: x has fewer than three dimensions, or is not of floating point; in `backward()`: x is changed in
-                place and used elsewhere, so that the tap would change training.
+            UserError: x does not have the dimensions of batch and rows beside another one, or is not of floating point;
+                in `backward()`: x is changed in place and used elsewhere, so that the tap would change training.
         """
         if not (self.enabled and torch.is_grad_enabled()):
             return x
@@ -350,6 +353,12 @@ class RowTap(nn.Module):
 
     def _check(self, x: Any) -> None:
         if has_rows(x, LEAST - self.collect):
+            batch, rows, ndim = self.batch_dim, self.dim, x.ndim
+            if ndim >= LEAST and not (-ndim <= batch < ndim and -ndim <= rows < ndim and (batch - rows) % ndim):
+                raise UserError(
+                    f"{self.name or 'a RowTap'} got shape {tuple(x.shape)}, which does not have both a batch dimension"
+                    f" {batch} and another dimension {rows} of rows."
+                )
             return
         what = f"{str(x.dtype).removeprefix('torch.')} of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x)
         hint = " In a loop over time steps, RowTap(collect=True) takes (B, D)." if has_rows(x, LEAST - 1) else ""

@@ -16,7 +16,7 @@ from rowgrad.results.logged import check_keys, is_seed
 from rowgrad.results.page import Shown, Text, count, score_of
 from rowgrad.results.paired import spread
 from rowgrad.results.table import Table
-from rowgrad.scenario.rows import name_rows
+from rowgrad.scenario.rows import short_rows
 from rowgrad.watch.quantities import is_of_layers
 
 if TYPE_CHECKING:
@@ -202,8 +202,10 @@ def always_zero(run: LoggedRun, quantity: str) -> str:
     values = run.numbers[quantity].values if quantity in run.numbers else np.zeros((0, 0))
     known = ~np.isnan(values)
     zeros = (((values == 0) | ~known).all(0) & known.any(0)).tolist() if len(values) else []
-    words = name_rows(zeros).removeprefix("rows ").removeprefix("row ") if any(zeros) else "none"
-    return words if len(values) else "not recorded"
+    if not len(values):
+        return "not recorded"
+    described = run.described[quantity]
+    return short_rows(zeros, described.kind, described.labels)
 
 
 def rounded(value: float, sign: str = "") -> str:

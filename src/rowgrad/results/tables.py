@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rowgrad.results.paired import decimals, spread
 from rowgrad.results.table import Table
+from rowgrad.scenario.rows import short_rows
 from rowgrad.watch.quantities import COSINE, RATIO
-from rowgrad.watch.wording import percent, short_rows
+from rowgrad.watch.wording import percent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

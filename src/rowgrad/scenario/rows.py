@@ -116,14 +116,27 @@ def _part(part: str | int, key: str) -> tuple[str, int | slice]:
     return text, slice(start, stop, step)
 
 
-def name_rows(selected: Sequence[bool]) -> str:
-    """Describes a selection: `rows 0–13`, `row 5`, `rows 0–2, 7`, `all rows`, `no row`."""
+def name_rows(selected: Sequence[bool], kind: str = "row", labels: Sequence[str] = ()) -> str:
+    """Describes a selection: `rows 0–13`, `row 5`, `rows 0–2, 7`, `all rows`, `no row`.
+
+    Args:
+        selected: which of H rows.
+        kind: what a row is, in the singular.
+        labels: the names of the first rows; the others go by their number.
+    """
     indices = [row for row, chosen in enumerate(selected) if chosen]
     if not indices:
-        return "no row"
+        return f"no {kind}"
     if len(indices) == len(selected):
-        return "all rows"
+        return f"all {kind}s"
     starts = [indices[0]] + [b for a, b in pairwise(indices) if b > a + 1]
     ends = [a for a, b in pairwise(indices) if b > a + 1] + [indices[-1]]
-    spans = [f"{a}" if a == b else f"{a}–{b}" for a, b in zip(starts, ends, strict=True)]
-    return ("row " if len(indices) == 1 else "rows ") + ", ".join(spans)
+    names = [*labels, *map(str, range(len(labels), len(selected)))]
+    spans = [names[a] if a == b else f"{names[a]}–{names[b]}" for a, b in zip(starts, ends, strict=True)]
+    return f"{kind}{'s' * (len(indices) > 1)} {', '.join(spans)}"
+
+
+def short_rows(selected: Sequence[bool], kind: str = "row", labels: Sequence[str] = ()) -> str:
+    """The same without the word row, as in a table: `0–13`, `none`."""
+    words = name_rows(selected, kind, labels).removeprefix(f"{kind}s ").removeprefix(f"{kind} ")
+    return "none" if words == f"no {kind}" else words

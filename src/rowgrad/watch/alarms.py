@@ -10,11 +10,12 @@ from torch import nn
 from rowgrad.watch.quantities import LAYER_GRAD, TOTAL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Sequence
 
     from torch import Tensor
 
     from rowgrad.watch.csv_file import Norms, Rows
+    from rowgrad.watch.quantities import Quantity
 
 USUAL = 20  # recorded steps whose median is the usual norm
 EXPLODED = 1e3  # times the usual norm
@@ -27,11 +28,11 @@ class Alarms:
 
     Args:
         warn: is called with each alarm.
-        names: of the rows of quantities that have any, such as the layers.
+        quantities: what is recorded.
     """
 
-    def __init__(self, warn: Callable[[str], None], names: Mapping[str, Sequence[str]]) -> None:
-        self._warn, self._names = warn, names
+    def __init__(self, warn: Callable[[str], None], quantities: Sequence[Quantity]) -> None:
+        self._warn, self._quantities = warn, {quantity.name: quantity for quantity in quantities}
         self._said: set[str] = set()
         self._first: dict[str, list[float]] = {}  # the first norms of each series
         self._faint: dict[str, int] = {}  # for how many steps each series has been faint
@@ -44,7 +45,7 @@ class Alarms:
         for quantity, values in norms.items():
             if quantity == LAYER_GRAD:
                 self._look_at_layers(steps, values)
-            elif quantity not in self._names:
+            elif not self._quantities[quantity].names:
                 self._look_for_zero_rows(quantity, values, rows[quantity])
                 whole = torch.linalg.vector_norm(values.nan_to_num(0.0, torch.inf), dim=1)
                 known = rows[quantity] > 0
@@ -55,7 +56,8 @@ class Alarms:
     def _look_for_infinite(self, steps: Sequence[int], norms: Norms, rows: Rows) -> None:
         found = []
         for quantity, values in norms.items():
-            if quantity in self._names and quantity != LAYER_GRAD:
+            described = self._quantities[quantity]
+            if described.names and quantity != LAYER_GRAD:
                 continue
             known = torch.arange(values.shape[1]) < rows[quantity][:, None]
             if quantity == LAYER_GRAD:
@@ -64,8 +66,8 @@ class Alarms:
             if bad.any():
                 step = int(bad.any(1).nonzero()[0])
                 row = int(bad[step].nonzero()[0])
-                names = self._names.get(quantity)
-                found.append((step, f"layer {names[row]}" if names else f"{quantity}, row {row}"))
+                where = f"{described.kind} {described.names[row] if described.names else row}"
+                found.append((step, where if described.names else f"{quantity}, {where}"))
         if found:
             step, where = min(found, key=lambda one: one[0])
             self._say("finite", f"step {steps[step]}: gradient is not finite for the first time, at {where}.")
@@ -83,7 +85,7 @@ class Alarms:
             self.zero_rows[quantity] = self._zeros[quantity][1].tolist()
 
     def _look_at_layers(self, steps: Sequence[int], values: Tensor) -> None:
-        names = self._names[LAYER_GRAD]
+        names = self._quantities[LAYER_GRAD].names
         strongest = values[:, :-1].nan_to_num(0.0).amax(1)
         for name, series in zip(names, values.unbind(1), strict=True):
             where = "all layers together" if name == TOTAL else f"layer {name}"

@@ -190,8 +190,11 @@ def open_norms_file(
 
 
 def write_facts(path: Path, quantities: Mapping[str, Any]) -> None:
-    """Writes, beside a CSV file, what of its quantities does not follow from their names."""
-    write_whole(_facts_file(path), json.dumps({"quantities": quantities}, indent=2) + "\n")
+    """Writes, beside a CSV file, what of its quantities does not follow from their names; without any, no file."""
+    if quantities:
+        write_whole(_facts_file(path), json.dumps({"quantities": quantities}, indent=2) + "\n")
+    else:
+        _facts_file(path).unlink(missing_ok=True)
 
 
 def read_facts(path: Path) -> dict[str, Any]:

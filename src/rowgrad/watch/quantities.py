@@ -327,11 +327,13 @@ def _by_name(name: str) -> Description:
     return (KNOWN.get(name) or TapNorm(name.removesuffix(GRAD_NORM))).description
 
 
-def describe_facts(quantities: Sequence[Quantity]) -> dict[str, dict[str, Any]]:
+def describe_facts(quantities: Sequence[Quantity], *, with_labels: bool = True) -> dict[str, dict[str, Any]]:
     """What of the quantities' descriptions does not follow from their names, by these."""
     found = {}
     for quantity in quantities:
         usual, own = _by_name(quantity.name)._asdict(), quantity.description._asdict()
+        if not with_labels:
+            del own["labels"]
         if differing := {key: value for key, value in own.items() if value != usual[key]}:
             found[quantity.name] = differing
     return found

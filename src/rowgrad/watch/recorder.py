@@ -177,7 +177,7 @@ class RowGradientRecorder(pl.Callback):
         rows = self.recording.take_zero_rows()
         if rows and trainer.world_size > 1:  # this rank alone knows of them, and a step may need the others
             for name, zero in rows.items():
-                rank_zero_warn(unexplained(name, zero))
+                rank_zero_warn(unexplained(name, self.taps[name], zero))
         elif rows:
             step = TrainingStep(pl_module, batch, batch_idx)
             for sentence in find_makers(step, {name: self.taps[name] for name in rows}, rows):
@@ -378,7 +378,7 @@ class Recorder:
         self.recording.after_step()
         self._steps += 1
         for name, rows in self.recording.take_zero_rows().items():
-            _warn(unexplained(name, rows))
+            _warn(unexplained(name, self.recording.taps[name], rows))
 
     def recorded(self, optimizer: int = 0) -> Recorded:
         """All steps, also those from before a resume.

@@ -125,9 +125,8 @@ class Recording:
     def facts(self) -> dict[str, Any]:
         """What charts need to know of the recording: in which order layers are, and what the quantities' rows are."""
         layers = {"layers": list(next(iter(self.names.values())))} if self.names else {}
-        told = describe_facts(self.quantities)
-        if self.settings.bins is not None:  # then a row of the file is several rows
-            told = {name: {key: one[key] for key in one if key != "labels"} for name, one in told.items()}
+        is_whole = self.settings.bins is None  # else a row of the file is several rows
+        told = describe_facts(self.quantities, with_labels=is_whole)
         return layers | ({"quantities": told} if told else {})
 
     def open(
@@ -157,10 +156,10 @@ class Recording:
             )
             for name, count in zip(names, counts, strict=True)
         ]
-        if (told := self.facts.get("quantities")) and is_first_rank():
+        if is_first_rank():
             for stream in self.streams:
-                write_facts(stream.file.path, told)
-        self._alarms = [Alarms(self._warn, self.names) for _ in self.streams]
+                write_facts(stream.file.path, self.facts.get("quantities", {}))
+        self._alarms = [Alarms(self._warn, self.quantities) for _ in self.streams]
         self._switch_taps()
 
     def before_step(self, number: int, step: int, shown: int) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from rowgrad.scenario.rows import name_rows
+from rowgrad.scenario.rows import name_rows, short_rows
 from rowgrad.scenario.settings import STATE
 from rowgrad.scenario.zeros import AT_SOME, ZeroCause
 from rowgrad.watch.norms import FAINT, FIRST, LAST, contrast, cut_fraction, first_and_last
@@ -129,12 +129,6 @@ def _part(ratio: float) -> str:
 
 
 # Words that have several parts.
-
-
-def short_rows(rows: Sequence[bool]) -> str:
-    """A selection without the word row, as in a table: `0–13`, `none`."""
-    words = name_rows(rows).removeprefix("rows ").removeprefix("row ")
-    return "none" if words == "no row" else words
 
 
 def listed_rows(rows: Sequence[int]) -> str:

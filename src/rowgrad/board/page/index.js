@@ -228,7 +228,7 @@ class Page {
     const names = heatmaps.filter(isGradient).map((heatmap) => heatmap.quantity.name);
     const known = names.map((name) => [name, this.#series(line, name, false)]).filter(([, series]) => series);
     return known
-      .map(([name, series]) => [name, this.#remembered(["cut", line.name, name], [series], () => cutOf(series, null, rowsOf(line, name).kind))])
+      .map(([name, series]) => [name, this.#remembered(["cut", line.name, name], [series], () => cutOf(series, null, rowsOf(line, name)))])
       .map(([name, cut]) => `${name}: ${cut}`)
       .join("; ");
   }

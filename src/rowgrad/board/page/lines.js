@@ -64,23 +64,21 @@ export function ratioOf(series, control) {
   return new Series(Float64Array.from(steps), values, height);
 }
 
-/** Rows as ranges: 0–13, 20. */
-function nameRows(rows) {
+/** Rows as ranges, rows 0–13, 20; by their names, if they have any. */
+function nameRows(rows, { kind, names }) {
   const parts = [];
   for (const row of rows) {
     const last = parts.at(-1);
     if (last && last[1] === row - 1) last[1] = row;
     else parts.push([row, row]);
   }
-  return parts.map(([first, last]) => (first === last ? `${first}` : `${first}–${last}`)).join(", ");
-}
-
-function rowsSaid(rows, kind) {
-  return `${rows.length > 1 ? `${kind}s` : kind} ${nameRows(rows)}`;
+  const name = (row) => names[row] ?? `${row}`;
+  const ranges = parts.map(([first, last]) => (first === last ? name(first) : `${name(first)}–${name(last)}`));
+  return `${rows.length > 1 ? `${kind}s` : kind} ${ranges.join(", ")}`;
 }
 
 /** Which rows are exactly 0, and what share of the gradient is stopped there, in words. */
-export function cutOf(reaches, arrives, kind = "row") {
+export function cutOf(reaches, arrives, kinds = { kind: "row", names: [] }) {
   if (!reaches?.steps.length) return "";
   const { height, steps, values } = reaches;
   if (values.every(Number.isNaN)) return "nothing was recorded";
@@ -90,9 +88,9 @@ export function cutOf(reaches, arrives, kind = "row") {
   const always = rows.filter((row) => zeros[row] === steps.length);
   const sometimes = rows.filter((row) => zeros[row] > 0 && zeros[row] < steps.length);
   const share = sometimes.reduce((sum, row) => sum + zeros[row] / steps.length, 0) / Math.max(sometimes.length, 1);
-  if (!always.length && !sometimes.length) return `gradient reaches every ${kind}`;
-  const said = always.length ? [`${rowsSaid(always, kind)}: exactly 0 at every step`] : [];
-  if (sometimes.length) said.push(`${rowsSaid(sometimes, kind)}: exactly 0 at ${percent(share)} of the steps`);
+  if (!always.length && !sometimes.length) return `gradient reaches every ${kinds.kind}`;
+  const said = always.length ? [`${nameRows(always, kinds)}: exactly 0 at every step`] : [];
+  if (sometimes.length) said.push(`${nameRows(sometimes, kinds)}: exactly 0 at ${percent(share)} of the steps`);
   const stopped = arrives ? stoppedShare(reaches, arrives) : 0;
   if (stopped) said.push(`${percent(stopped)} of the squared gradient that arrives is stopped there`);
   return said.join("; ");
