@@ -174,9 +174,9 @@ def compare(
         quick: one short round, whose numbers mean nothing.
         turn: steps of a turn; it divides `PERIOD`.
         pairs: of each launch.
-        launches: how often the loops are started; twelve times, and six times on a GPU.
+        launches: how often the loops are started; twelve times, and nine times on a GPU.
     """
-    launches, pairs = (1, 1) if quick else (launches or (6 if device == "cuda" else 12), pairs)
+    launches, pairs = (1, 1) if quick else (launches or (9 if device == "cuda" else 12), pairs)
     for number in range(launches):
         measured = launch(loops, pairs, 2, 2) if quick else launch(loops, pairs, turn, patience=60)
         for name, numbers in measured.items():

@@ -1,17 +1,21 @@
 """The row atlas, 145 runs: a sweep whose jobs share the device, compared with the same networks stacked in one process.
 
-The sweep is `experiment=row_atlas`, one joblib process a core, with all that a run leaves behind; the stacked training
-is the bare prototype in `stacked.py`. Both from the start of the command to the last test accuracy.
+The sweep is `experiment=row_atlas` in several joblib processes, with all that a run leaves behind; the stacked training
+is the bare prototype in `stacked.py`. Both from the start of the command to the last test accuracy. Where NVIDIA's MPS
+is installed, the processes share the GPU by it.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from bare import default_network
@@ -21,17 +25,36 @@ from torchvision import datasets
 
 from rowgrad import open_run
 
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
 SEEDS = 5
+MPS = "nvidia-cuda-mps-control"
 
 
-def sweep(device: str, seeds: int, *words: str) -> tuple[float, list[float]]:
-    """Seconds of the whole sweep, and its test accuracies in percent."""
+@contextmanager
+def shared_gpu() -> Generator[dict[str, str]]:
+    """The environment of processes that share a GPU: by a server of MPS, which ends with them, if it is there."""
+    if not shutil.which(MPS):
+        yield dict(os.environ)
+        return
     with tempfile.TemporaryDirectory() as folder:
+        environment = os.environ | {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
+        subprocess.run([MPS, "-d"], env=environment, check=True)
+        try:
+            yield environment
+        finally:
+            subprocess.run([MPS], input="quit\n", text=True, env=environment, check=False)
+
+
+def sweep(device: str, seeds: int, processes: int, *words: str) -> tuple[float, list[float]]:
+    """Seconds of the whole sweep, and its test accuracies in percent."""
+    with tempfile.TemporaryDirectory() as folder, shared_gpu() as environment:
         command = [sys.executable, "scripts/train.py", "-m", "experiment=row_atlas", "sweep=joblib"]
-        command += [f"hydra.launcher.n_jobs={os.cpu_count()}", f"seed={','.join(map(str, range(seeds)))}"]
+        command += [f"hydra.launcher.n_jobs={processes}", f"seed={','.join(map(str, range(seeds)))}"]
         command += [f"trainer.accelerator={device}", f"hydra.sweep.dir={folder}", *words]
         begun = time.perf_counter()
-        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+        done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, env=environment, check=False)
         seconds = time.perf_counter() - begun
         if done.returncode:
             raise RuntimeError(done.stdout[-2000:] + done.stderr[-2000:])
@@ -54,12 +77,13 @@ def stacked(device: str, seeds: int, rows: int, steps: int) -> tuple[float, list
     return time.perf_counter() - begun, (100 * right.double().mean(1)).tolist()
 
 
-def measure(device: str, quick: bool = False) -> list[Result]:
+def measure(device: str, quick: bool = False, processes: int = os.cpu_count() or 1) -> list[Result]:
     """Measures each side once, because a sweep takes long."""
     seeds, rows, steps = (1, 2, 2) if quick else (SEEDS, 29, 430)
     words = ["scenario.rows=none,0", "trainer.max_steps=2"] if quick else []
-    sides = {"stacked": stacked(device, seeds, rows, steps), "sweep": sweep(device, seeds, *words)}
-    what = f"the row atlas, {seeds * rows} runs: stacked in one process ÷ a sweep of {os.cpu_count()} processes"
+    sides = {"stacked": stacked(device, seeds, rows, steps), "sweep": sweep(device, seeds, processes, *words)}
+    with_mps = " and MPS" * (device == "cuda" and shutil.which(MPS) is not None)
+    what = f"the row atlas, {seeds * rows} runs: stacked in one process ÷ a sweep of {processes} processes{with_mps}"
     values = {name: [seconds] for name, (seconds, _) in sides.items()}
     notes = {"test accuracy in percent": {name: reached for name, (_, reached) in sides.items()}}
     return [Result("atlas", what, ("stacked", "sweep"), None, "s", values, notes)]

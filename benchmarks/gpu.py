@@ -15,10 +15,12 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import atlas
 import example
+import limit
 import loading
 import memory
 import pipeline
@@ -32,9 +34,13 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 # The most important first, because the last are left out when time is over.
-BENCHMARKS = (recorder, pipeline, recipe, atlas, loading, tap, sequences, memory, example)
+BENCHMARKS = {
+    **{module.__name__: module.measure for module in (pipeline, recorder, recipe, limit)},
+    **{f"atlas_{count}": partial(atlas.measure, processes=count) for count in (16, 8, 4)},
+    **{module.__name__: module.measure for module in (tap, loading, sequences, memory, example)},
+}
 PYTEST = ("-m", "pytest", "-m", "gpu")
-ABOUT = ("invariants", "sequences", "bias", "recorder", "tap", "randomness", "any_module")
+ABOUT = ("invariants", "sequences", "bias", "recorder", "tap", "randomness", "any_module", "no_waiting", "cut_finder")
 TESTS = [f"tests/test_{name}.py" for name in ABOUT]
 CHECKS = {
     # The suite's own tests of all invariants, against an oracle: exact zeros, visualize = baseline to the last
@@ -74,8 +80,7 @@ def check(name: str, device: str, log: Path, *, quick: bool) -> dict[str, Any]:
 
 def main() -> int:
     """Checks, measures, writes, prints."""
-    measures = {module.__name__: module.measure for module in BENCHMARKS}
-    parts = [*CHECKS, *measures]
+    parts = [*CHECKS, *BENCHMARKS]
     parser = arguments(__doc__)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"all, or some of {' '.join(parts)}")
     parser.add_argument("--until", type=float, default=float("inf"), help="seconds after which no part begins")
@@ -95,7 +100,7 @@ def main() -> int:
             content = {"check": checked}
             print(f"{name} {'passed' if checked['passed'] else 'FAILED'}: {checked['said']}")
         else:
-            results = measures[name](options.device, options.quick)
+            results = BENCHMARKS[name](options.device, options.quick)
             content = {"results": [asdict(result) for result in results]}
             print("\n".join(Result.table(results)))
         write(file, {"machine": facts, **content})

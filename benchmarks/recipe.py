@@ -1,4 +1,4 @@
-"""Training time to 99 %: the default run compared with the fastest published recipe, ten seeds each.
+"""Training time to 99 %: the default run compared with the fastest published recipe, ten seeds each, five on a GPU.
 
 The recipe: one epoch over all 60,000 images, unshuffled, batch 256, data on the device; two convolutions (24 of 5×5, 32
 of 3×3), each with ReLU and max-pooling, then 800–256–10; Adam with betas 0.7 and 0.9, one-cycle up to 0.01.
@@ -6,13 +6,17 @@ of 3×3), each with ReLU and max-pooling, then 800–256–10; Adam with betas 0
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from bare import now
-from measure import Result, apart, configure, main, side_by_side, train_quietly
+from measure import PROJECT, Result, apart, configure, main, side_by_side
 from torch import nn
 from torch.nn.functional import cross_entropy
 from torchvision import datasets
@@ -54,21 +58,28 @@ def recipe(device: str, seed: int, root: str, limit: int | None = None) -> tuple
     return seconds, 100 * int(sum(hits)) / len(test_labels)
 
 
-@apart
-def default_run(device: str, seed: int, *, quick: bool) -> tuple[float, float]:
-    """Seconds of training of `python scripts/train.py seed=SEED`, all callbacks on, and test accuracy in percent."""
-    config = configure(f"seed={seed}", f"trainer.accelerator={device}", *(["trainer.max_steps=3"] if quick else []))
+def default_run(device: str, seed: int, *, quick: bool) -> tuple[float, float, float]:
+    """`python scripts/train.py seed=SEED`, all callbacks on.
+
+    Returns:
+        Seconds of training, test accuracy in percent, and seconds from Enter to the end of the process.
+    """
+    words = [f"seed={seed}", f"trainer.accelerator={device}", *(["trainer.max_steps=3"] if quick else [])]
     with tempfile.TemporaryDirectory() as folder:
-        summary = train_quietly(config, Path(folder) / "run")
-    return summary["train/seconds"], 100 * summary["test/acc"]
+        command = [sys.executable, PROJECT / "scripts" / "train.py", *words, f"hydra.run.dir={folder}/run"]
+        begun = time.perf_counter()
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+        whole = time.perf_counter() - begun
+        summary = json.loads((Path(folder) / "run" / "summary.json").read_text(encoding="utf-8"))
+    return summary["train/seconds"], 100 * summary["test/acc"], whole
 
 
 def measure(device: str, quick: bool = False) -> list[Result]:
     """Runs both sides with the same seeds, and notes their test accuracies."""
-    runs: dict[str, list[tuple[float, float]]] = {"default run": [], "recipe": []}
+    runs: dict[str, list[tuple[float, ...]]] = {"default run": [], "recipe": []}
     root = configure().data.root
 
-    def next_of(name: str, run: Callable[[int], tuple[float, float]]) -> float:
+    def next_of(name: str, run: Callable[[int], tuple[float, ...]]) -> float:
         runs[name].append(run(len(runs[name])))
         return runs[name][-1][0]
 
@@ -76,10 +87,11 @@ def measure(device: str, quick: bool = False) -> list[Result]:
         "default run": lambda: next_of("default run", lambda seed: default_run(device, seed, quick=quick)),
         "recipe": lambda: next_of("recipe", lambda seed: recipe(device, seed, root, 768 if quick else None)),
     }
-    values = side_by_side(sides, 1 if quick else 10)
+    values = side_by_side(sides, 1 if quick else 5 if device == "cuda" else 10)
     what = "training time to a mean of 99 % ÷ the recipe's"
     bound = "≤ 0.8" if device == "cpu" else "≤ 0.5"
-    notes = {"test accuracy in percent": {name: [reached for _, reached in some] for name, some in runs.items()}}
+    notes = {"test accuracy in percent": {name: [reached for _, reached, *_ in some] for name, some in runs.items()}}
+    notes["s from Enter to the end"] = {"default run": [whole for _, _, whole in runs["default run"]]}
     return [Result("recipe", what, ("default run", "recipe"), bound, "s", values, notes)]
 
 

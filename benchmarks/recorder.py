@@ -20,7 +20,7 @@ def measure(device: str, quick: bool = False) -> list[Result]:
             for name, word in {"recorder on": norms, "off": "callbacks.recorder=null"}.items()
         }
         what = f"a step with the recorder on ÷ off (MLP, batch 512, {scenario})"
-        bound = "≤ 1.03" if device == "cpu" else "≤ 1.10"
+        bound = "≤ 1.03" if device == "cpu" else "≤ 1.05"
         result = Result("recorder", what, ("recorder on", "off"), bound, "ms a step", {})
         results.append(compare(result, loops, device, quick=quick))
     return results

@@ -31,7 +31,8 @@ def test_gpu_runs_all_parts_on_a_cpu(tmp_path):
     parts = {file.stem: json.loads(file.read_text()) for file in tmp_path.glob("*_cpu.json")}
     for name in ("invariants", "resume"):
         assert parts.pop(f"{name}_cpu")["check"]["passed"]
-    timed = {"recorder", "pipeline", "sequences", "tap", "recipe", "atlas", "loading", "memory", "example"}
+    timed = {"recorder", "pipeline", "sequences", "tap", "recipe", "limit", "loading", "memory", "example"}
+    timed |= {"atlas_4", "atlas_8", "atlas_16"}
     assert set(parts) == {f"{name}_cpu" for name in timed}
     for content in parts.values():
         assert content["command"] == "python benchmarks/gpu.py --device cpu --quick"

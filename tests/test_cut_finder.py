@@ -185,6 +185,25 @@ def test_a_batch_needs_a_lightning_module():
         find_cuts(nn.Linear(2, 2), torch.ones(1, 2))
 
 
+@pytest.mark.gpu
+def test_a_line_is_found_on_any_device_and_its_random_numbers_go_on_as_before(device):
+    embed, drop, head = nn.Linear(4, 4).to(device), nn.Dropout(0.3), nn.Linear(4, 1).to(device)
+    x = torch.randn(8, 6, 4, device=device)
+
+    def step():
+        hidden = torch.cat([embed(x)[:, :2].detach(), x[:, 2:]], 1)  # the cut on the device
+        return head(drop(hidden)).square().mean()
+
+    state = torch.get_rng_state() if device == "cpu" else torch.cuda.get_rng_state()
+    found = find_cuts(nn.Sequential(embed, drop, head), step)
+    now = torch.get_rng_state() if device == "cpu" else torch.cuda.get_rng_state()
+    assert now.equal(state)
+    (cut,) = (cut for cut in found.cuts if cut.reaches_loss)
+    assert str(cut.place) == line_of("the cut on the device")
+    assert {name for name, part in found.parameters.items() if part.status == "cut"} == {"0.weight", "0.bias"}
+    assert all(parameter.grad is None for parameter in head.parameters())
+
+
 def test_the_recorder_names_the_line_that_keeps_gradient_from_rows(tmp_path):
     class Ignoring(Sequences):
         def training_step(self, batch, batch_idx):

@@ -100,14 +100,15 @@ class Scenario(nn.Module):
         cuts = self.route == STATE and self.detach and not self.is_noop and self.probability > 0
         if not (cuts and torch.is_grad_enabled() and self._is_due(draw, step)):
             return {}
-        selected = torch.tensor(self.chosen)  # on the CPU: the network is split at these rows
-        selected = selected if self.random_rows is None else self._drawn(replace(draw, first=0), 1, selected)[0]
+        selected = self.chosen  # on the CPU, as what is drawn: the network is split at these rows
+        if self.random_rows is not None:
+            selected = self._drawn(replace(draw, first=0), 1, torch.tensor(selected))[0].tolist()
         if self.probability == 1:
             hits: list[Tensor | None] = [None] * len(selected)
         else:
             device = self.selected.device
             hits = [*(draw.uniform("probability", (count, len(selected)), device) < self.probability).unbind(1)]
-        return {row: partial(self._carried, hits[row]) for row, chosen in enumerate(selected.tolist()) if chosen}
+        return {row: partial(self._carried, hits[row]) for row, chosen in enumerate(selected) if chosen}
 
     def _carried(self, hit: Tensor | None, state: State) -> State:
         """Detaches the state of the images in `hit`; None means all images."""
