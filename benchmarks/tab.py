@@ -15,7 +15,7 @@ import torch
 from measure import PROJECT, Result, main, say, side_by_side
 from torch.utils.tensorboard import SummaryWriter
 
-from rowgrad.results.logged import open_runs
+from rowgrad.results.opening import open_runs
 from rowgrad.results.page import make_page
 from rowgrad.results.show import Both
 from rowgrad.watch.csv_file import NormsFile

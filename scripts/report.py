@@ -30,7 +30,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.steps is not None and arguments.steps < 1:
         raise UserError(f"--steps {arguments.steps} is not a whole number of 1 or more.")
-    from rowgrad.results.logged import open_runs  # late, so that --help and typing mistakes answer at once
+    from rowgrad.results.opening import open_runs  # late, so that --help and typing mistakes answer at once
     from rowgrad.results.page import PAGE, count, make_page
     from rowgrad.results.show import Both
 

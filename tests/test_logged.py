@@ -16,8 +16,9 @@ from test_page import data_in
 from rowgrad import Quantity, Recorder, RowGradientRecorder, RowTap, open_run
 from rowgrad.board.events import read_events
 from rowgrad.errors import UserError
-from rowgrad.results.logged import LoggedRun, open_runs
+from rowgrad.results.logged import LoggedRun
 from rowgrad.results.logged_runs import LoggedRuns, always_zero
+from rowgrad.results.opening import open_runs
 from rowgrad.results.run import Run
 from rowgrad.results.show import Both
 from rowgrad.watch.quantities import describe_quantity

@@ -23,7 +23,7 @@ from rowgrad.folders import RunFolder, SweepFolder
 from rowgrad.results import plots, report
 from rowgrad.results.analysis import load_analyses
 from rowgrad.results.figure_files import svg, write_figures
-from rowgrad.results.logged import open_runs
+from rowgrad.results.opening import open_runs
 from rowgrad.results.plots import PAGE, SIZES, add_legend
 from rowgrad.results.report import draw
 from rowgrad.results.run import Run

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from rowgrad.errors import UserError
 from rowgrad.folders import RunFolder
 from rowgrad.results.analysis import load_analyses
-from rowgrad.results.logged import open_run
+from rowgrad.results.opening import open_run
 from rowgrad.results.run import Run
 from rowgrad.training.build import CLASSES, MODULES, WRITERS, folder_whitelist, make_target
 from rowgrad.training.jobs import command_to_repeat

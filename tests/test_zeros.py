@@ -9,7 +9,7 @@ from conftest import PROJECT, configure, train
 
 from rowgrad.data.settings import Shape
 from rowgrad.randomness import Draw
-from rowgrad.results.logged import open_run
+from rowgrad.results.opening import open_run
 from rowgrad.results.report import heatmap_verdict
 from rowgrad.results.runs import RunGroup, find_baseline, find_control
 from rowgrad.results.sentences import describe_comparison, describe_run, on_detach

@@ -11,7 +11,8 @@ from rowgrad.results.plots import PALETTE, Plot, label_logarithms, label_rows, s
 from rowgrad.results.report import equal_settings, merge_equal
 from rowgrad.results.runs import RunSet
 from rowgrad.results.table import Table
-from rowgrad.watch.norms import FIRST, LAST, arriving, first_and_last
+from rowgrad.watch.norms import FIRST, LAST, first_and_last
+from rowgrad.watch.quantities import arriving
 from rowgrad.watch.wording import describe_vanishing
 
 if TYPE_CHECKING:

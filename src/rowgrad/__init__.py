@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rowgrad.errors import UserError as UserError
     from rowgrad.randomness import Draw as Draw
     from rowgrad.results.logged import LoggedRun as LoggedRun
-    from rowgrad.results.logged import open_run as open_run
+    from rowgrad.results.opening import open_run as open_run
     from rowgrad.results.run import Run as Run
     from rowgrad.results.show import show as show
     from rowgrad.scenario.operations import Operation as Operation
@@ -50,7 +50,7 @@ _MODULES = {
     "UserError": "errors",
     "Watched": "tap",
     "find_cuts": "cuts.finder",
-    "open_run": "results.logged",
+    "open_run": "results.opening",
     "show": "results.show",
     "train": "training.command",
 }

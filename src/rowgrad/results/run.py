@@ -226,7 +226,7 @@ class Run(LoggedRun):
     def figures(self) -> dict[str, Figure]:
         """The run's own pictures by their names: norms of all rows at all steps, and θ."""
         from rowgrad.watch import figures
-        from rowgrad.watch.norms import arriving
+        from rowgrad.watch.quantities import arriving
         from rowgrad.watch.wording import describe_vanishing
 
         drawn = {}

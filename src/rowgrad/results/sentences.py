@@ -20,8 +20,7 @@ from rowgrad.results.runs import RunGroup, find_baseline, find_control, identica
 from rowgrad.scenario.rows import name_rows
 from rowgrad.scenario.settings import state_words
 from rowgrad.scenario.zeros import AT_SOME, ZeroCause
-from rowgrad.watch.norms import arriving
-from rowgrad.watch.quantities import COSINE, FACTS, RATIO
+from rowgrad.watch.quantities import COSINE, FACTS, RATIO, arriving
 from rowgrad.watch.wording import (
     below_one,
     describe_bias,

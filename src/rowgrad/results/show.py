@@ -6,8 +6,9 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from rowgrad.errors import UserError, need_pipeline
-from rowgrad.results.logged import LoggedRun, open_run
+from rowgrad.results.logged import LoggedRun
 from rowgrad.results.logged_runs import LoggedRuns
+from rowgrad.results.opening import open_run
 from rowgrad.results.page import Page, Shown, Text, make_page
 
 if TYPE_CHECKING:

@@ -7,10 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from rowgrad.watch.quantities import ARRIVES, REACHES
-
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
 
 def row_norms(gradients: Tensor) -> Tensor:
@@ -94,8 +92,3 @@ def contrast(norms: Tensor) -> Contrast | None:
 def first_and_last(norms: Tensor) -> tuple[Tensor, Tensor]:
     """The first `FIRST` and the last `LAST` of T recorded steps, (T, H)."""
     return norms[:FIRST], norms[-LAST:]
-
-
-def arriving(norms: Mapping[str, Tensor]) -> Tensor | None:
-    """The norms (T, H) at the network's input, or those of the row gradients if the former were not recorded."""
-    return norms.get(ARRIVES, norms.get(REACHES))

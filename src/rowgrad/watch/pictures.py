@@ -9,8 +9,7 @@ import lightning.pytorch as pl
 from rowgrad.model.classifier import RowClassifier
 from rowgrad.scenario.settings import STATE
 from rowgrad.watch.loggers import add_pictures, writers, writes_events
-from rowgrad.watch.norms import arriving
-from rowgrad.watch.quantities import ARRIVES, REACHES
+from rowgrad.watch.quantities import ARRIVES, REACHES, arriving
 from rowgrad.watch.recorder import recorder_of
 from rowgrad.watch.settings import PicturesSettings
 from rowgrad.watch.wording import describe_stopped, describe_vanishing

@@ -292,6 +292,11 @@ def _sizes(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     return [None if tensor is None else next(found) for tensor in tensors]
 
 
+def arriving(norms: Mapping[str, Tensor]) -> Tensor | None:
+    """The norms (T, H) at the network's input, or those of the row gradients if the former were not recorded."""
+    return norms.get(ARRIVES, norms.get(REACHES))
+
+
 KNOWN: dict[str, Quantity] = {one.name: one for one in (RowGradNorm(), TapNorm("input"), RowUpdateNorm())}
 
 
