@@ -10,12 +10,14 @@ import io
 from typing import TYPE_CHECKING
 
 import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FixedLocator, NullLocator
+from PIL import Image
 
 from rowgrad.scenario.rows import name_rows
 from rowgrad.watch.quantities import KNOWN, describe_quantity
@@ -40,9 +42,11 @@ DECADES = 1e-12  # of the largest norm: smaller ones have the darkest colour
 
 
 def png(figure: Figure, dpi: int = 110) -> bytes:
-    """The figure on white as a PNG file; compressed lightly, because the best compression takes as long as drawing."""
-    file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=dpi, facecolor="white", pil_kwargs={"compress_level": 1})
+    """The figure as a PNG file; compressed lightly, because the best compression takes as long as drawing."""
+    figure.set_dpi(dpi)
+    canvas, file = FigureCanvasAgg(figure), io.BytesIO()
+    canvas.draw()  # once; `savefig` draws twice
+    Image.fromarray(np.asarray(canvas.buffer_rgba())).save(file, "png", compress_level=1)
     return file.getvalue()
 
 
@@ -239,8 +243,9 @@ def _draw_strips(axes: Axes, views: Mapping[str, Tensor], height: int) -> None:
 
 def _draw_bars(axes: Axes, top: int, title: str, values: Tensor, selected: Sequence[bool]) -> None:
     """A bar for each row, beside the strip that begins at `top`."""
-    colors = [SELECTED if is_selected else OTHER for is_selected in selected]
-    axes.barh(top + np.arange(len(selected)), values.numpy(), color=colors)
+    edges, rows = top - 0.5 + np.arange(len(selected) + 1), np.asarray(selected)
+    for color, shown in ((SELECTED, rows), (OTHER, ~rows)):
+        axes.stairs(np.where(shown, values, np.nan), edges, orientation="horizontal", fill=True, color=color, lw=0)
     _write(axes, top - GAP / 2 - 0.5, title)
     if any(selected) and not values[list(selected)].any():
         _write(axes, top + np.flatnonzero(selected).mean(), "exactly 0", color=SELECTED)
