@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
 Scalars = dict[str, Tensor]  # numbers (T,) of T steps by their tags
 LEAST = 2.0**-149  # the smallest positive number of 32 bits
-LIVE = 2  # seconds between two flushes of an event file; SummaryWriter's own default is two minutes
+# Of a SummaryWriter. Events are on the disk after 2 seconds, not 2 minutes. So many wait for the writing thread that training
+# does not wait for it, as it would with 10.
+LIVE: dict[str, Any] = {"flush_secs": 2, "max_queue": 1000}
 # Generated at import, so type checkers do not see them.
 EventSummary: Any = getattr(summary_pb2, "Summary")  # noqa: B009
 TENSOR: Any = getattr(summary_pb2, "DATA_CLASS_TENSOR")  # noqa: B009
@@ -46,7 +48,7 @@ class Logger(TensorBoardLogger):
     def __init__(self, save_dir: str, purge_step: int | None = None) -> None:
         purge: dict[str, Any] = {} if purge_step is None else {"purge_step": purge_step}
         name = RunFolder(Path(save_dir)).events.name
-        super().__init__(save_dir, name=name, version="", default_hp_metric=False, flush_secs=LIVE, **purge)
+        super().__init__(save_dir, name=name, version="", default_hp_metric=False, **LIVE, **purge)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:

@@ -438,7 +438,7 @@ class Recorder:
 
         self._is_open, self._steps = True, self._state["steps"]
         files, writes = self._state["files"], is_first_rank()
-        events = [SummaryWriter(str(self.folder), purge_step=self._steps or None, flush_secs=LIVE)] if writes else []
+        events = [SummaryWriter(str(self.folder), purge_step=self._steps or None, **LIVE)] if writes else []
         self.recording.open(
             lambda name: open_norms_file(self.folder, name, files, self.recording.names, writes=writes),
             Log(events),
