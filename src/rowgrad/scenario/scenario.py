@@ -100,9 +100,8 @@ class Scenario(nn.Module):
         cuts = self.route == STATE and self.detach and not self.is_noop and self.probability > 0
         if not (cuts and torch.is_grad_enabled() and self._is_due(draw, step)):
             return {}
-        selected = self.chosen  # on the CPU, as what is drawn: the network is split at these rows
-        if self.random_rows is not None:
-            selected = self._drawn(replace(draw, first=0), 1, torch.tensor(selected))[0].tolist()
+        drawn = None if self.random_rows is None else self._drawn(replace(draw, first=0), 1, torch.tensor(self.chosen))
+        selected = self.chosen if drawn is None else drawn[0].tolist()  # on the CPU: the network is split at these rows
         if self.probability == 1:
             hits: list[Tensor | None] = [None] * len(selected)
         else:
