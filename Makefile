@@ -31,8 +31,8 @@ pictures: .venv/browser
 results: .venv/browser
 	$(BIN)/python tools/results.py logs/results
 
-# The tables of docs/performance.md: 45 minutes on an otherwise idle machine.
-BENCHMARKS := answers start memory recorder pipeline sequences tap cuts tab loading recipe example
+# The tables of docs/performance.md: an hour on an otherwise idle machine.
+BENCHMARKS := answers start memory recorder pipeline sequences tap limit cuts tab loading recipe example
 bench: .venv/browser
 	for name in $(BENCHMARKS); do $(BIN)/python benchmarks/$$name.py $(ARGS) || exit 1; done
 	$(BIN)/python benchmarks/tables.py

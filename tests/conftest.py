@@ -98,7 +98,7 @@ def swept(tmp_path_factory) -> tuple[str, Path]:
     return (folder / "printed.txt").read_text(), folder / "sweep"
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def events_in_order(monkeypatch):
     """TensorBoard reads files of one second by the order of their names, in which 9 comes after 10."""
     monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(1000))

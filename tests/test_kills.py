@@ -29,7 +29,6 @@ QUICK += ["callbacks.recorder.flush_every_n_steps=2", "callbacks.histograms.ever
 QUICK += ["callbacks.pictures.every_n_steps=3"]
 # Row updates of before a resume are in no file, so that their picture is another one.
 QUICK += ["callbacks.recorder.quantities=[row_grad_norm,input_grad_norm]", "callbacks.pictures.digits=1"]
-pytestmark = pytest.mark.usefixtures("events_in_order")
 
 SNAPSHOTS = [f"+callbacks.{name}={{_target_: test_kills.{name}}}" for name in ("Before", "After")]
 STOPPING = "+callbacks.stopping={_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/acc, mode: max"

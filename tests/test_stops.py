@@ -30,8 +30,6 @@ QUICK = ["data=digits", "trainer.accelerator=cpu", "model=mlp", "callbacks.progr
 QUICK += ["scenario.operation=noise 1", "model.network.dropout=0.3", "trainer.accumulate_grad_batches=2"]
 QUICK += ["trainer.max_epochs=2", "callbacks.histograms=null"]
 
-pytestmark = pytest.mark.usefixtures("events_in_order")
-
 
 class Sender(pl.Callback):
     """Sends its own process a signal in the middle of an optimizer step, between two micro-batches."""

@@ -194,14 +194,17 @@ def main() -> int:
         claimed = (killed / "config.yaml").exists()
         return [f"resume={killed}"] if claimed else [*overrides, f"hydra.run.dir={killed}"]
 
+    def failed(words: str) -> int:
+        print(f"{log.read_text()[-3000:]}\n{words}", file=sys.stderr)
+        return 1
+
     for mode in modes:
         if not kill(start(*going_on(), log=log), killed, mode, chance):
-            print(log.read_text()[-3000:], file=sys.stderr)
-            print(f"the run ended after {sum(kills.values())} kills", file=sys.stderr)
-            return 1
+            return failed(f"the run ended after {sum(kills.values())} kills")
         kills[mode] += 1
     for moment in MOMENTS:
-        assert finish(start(*going_on(), log=log, moment=moment)) == -signal.SIGKILL, log.read_text()
+        if finish(start(*going_on(), log=log, moment=moment)) != -signal.SIGKILL:
+            return failed(f"the run has never been {moment}")
     assert finish(start(*going_on(), log=log)) == 0, log.read_text()
     result = {"kills": kills, "moments": list(MOMENTS), "differences": differences(alone, killed)}
     print(json.dumps(result))
