@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
 Scalars = dict[str, Tensor]  # numbers (T,) of T steps by their tags
 LEAST = 2.0**-149  # the smallest positive number of 32 bits
-# Of a SummaryWriter. Events are on the disk after 2 seconds, not 2 minutes. There is room for so many that training does
-# not wait for the thread that writes them, as it does with room for 10.
+# Of a SummaryWriter: after how many seconds events are on the disk (its default is 120), and how many may wait for the
+# thread that writes them before training waits for it (its default is 10).
 LIVE: dict[str, Any] = {"flush_secs": 2, "max_queue": 1000}
 # Generated at import, so type checkers do not see them.
 EventSummary: Any = getattr(summary_pb2, "Summary")  # noqa: B009
