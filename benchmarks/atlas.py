@@ -28,28 +28,28 @@ from rowgrad import open_run
 if TYPE_CHECKING:
     from collections.abc import Generator
 
+Reached = tuple[float, list[float]]
 SEEDS = 5
 MPS = "nvidia-cuda-mps-control"
 
 
 @contextmanager
-def shared_gpu() -> Generator[dict[str, str]]:
-    """The environment of processes that share a GPU: by a server of MPS, which ends with them, if it is there."""
-    if not shutil.which(MPS):
-        yield dict(os.environ)
-        return
+def shared_gpu() -> Generator[tuple[dict[str, str], str]]:
+    """The environment of processes that share a GPU, and in words whether a server of MPS helps; it ends with them."""
     with tempfile.TemporaryDirectory() as folder:
         environment = os.environ | {"CUDA_MPS_PIPE_DIRECTORY": folder, "CUDA_MPS_LOG_DIRECTORY": folder}
-        subprocess.run([MPS, "-d"], env=environment, check=True)
+        if not shutil.which(MPS) or subprocess.run([MPS, "-d"], env=environment, check=False).returncode:
+            yield dict(os.environ), ""
+            return
         try:
-            yield environment
+            yield environment, " and MPS"
         finally:
             subprocess.run([MPS], input="quit\n", text=True, env=environment, check=False)
 
 
-def sweep(device: str, seeds: int, processes: int, *words: str) -> tuple[float, list[float]]:
+def sweep(device: str, seeds: int, processes: int, environment: dict[str, str], *words: str) -> Reached:
     """Seconds of the whole sweep, and its test accuracies in percent."""
-    with tempfile.TemporaryDirectory() as folder, shared_gpu() as environment:
+    with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "scripts/train.py", "-m", "experiment=row_atlas", "sweep=joblib"]
         command += [f"hydra.launcher.n_jobs={processes}", f"seed={','.join(map(str, range(seeds)))}"]
         command += [f"trainer.accelerator={device}", f"hydra.sweep.dir={folder}", *words]
@@ -62,7 +62,7 @@ def sweep(device: str, seeds: int, processes: int, *words: str) -> tuple[float, 
         return seconds, [100 * run.summary["test/acc"] for run in runs]
 
 
-def stacked(device: str, seeds: int, rows: int, steps: int) -> tuple[float, list[float]]:
+def stacked(device: str, seeds: int, rows: int, steps: int) -> Reached:
     """Seconds and test accuracies in percent of the stacked prototype."""
     begun = time.perf_counter()
     root = configure().data.root
@@ -81,9 +81,10 @@ def measure(device: str, quick: bool = False, processes: int = os.cpu_count() or
     """Measures each side once, because a sweep takes long."""
     seeds, rows, steps = (1, 2, 2) if quick else (SEEDS, 29, 430)
     words = ["scenario.rows=none,0", "trainer.max_steps=2"] if quick else []
-    sides = {"stacked": stacked(device, seeds, rows, steps), "sweep": sweep(device, seeds, processes, *words)}
-    with_mps = " and MPS" * (device == "cuda" and shutil.which(MPS) is not None)
-    what = f"the row atlas, {seeds * rows} runs: stacked in one process ÷ a sweep of {processes} processes{with_mps}"
+    sides = {"stacked": stacked(device, seeds, rows, steps)}
+    with shared_gpu() as (environment, mps):
+        sides["sweep"] = sweep(device, seeds, processes, environment, *words)
+    what = f"the row atlas, {seeds * rows} runs: stacked in one process ÷ a sweep of {processes} processes{mps}"
     values = {name: [seconds] for name, (seconds, _) in sides.items()}
     notes = {"test accuracy in percent": {name: reached for name, (_, reached) in sides.items()}}
     return [Result("atlas", what, ("stacked", "sweep"), None, "s", values, notes)]

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -100,7 +101,12 @@ def main() -> int:
             content = {"check": checked}
             print(f"{name} {'passed' if checked['passed'] else 'FAILED'}: {checked['said']}")
         else:
-            results = BENCHMARKS[name](options.device, options.quick)
+            try:
+                results = BENCHMARKS[name](options.device, options.quick)
+            except Exception:  # noqa: BLE001  (the other parts are measured nevertheless)
+                traceback.print_exc()
+                failed = True
+                continue
             content = {"results": [asdict(result) for result in results]}
             print("\n".join(Result.table(results)))
         write(file, {"machine": facts, **content})

@@ -13,6 +13,8 @@ from conftest import PROJECT, command
 
 sys.path.insert(0, str(PROJECT / "benchmarks"))
 import alternate
+import atlas
+import gpu
 import tables
 from measure import Result
 
@@ -77,6 +79,33 @@ def test_the_page_has_what_tools_say_about_the_same_cuts(tmp_path):
     lines = [line.split(" | ")[:4] for line in done.stdout.splitlines() if line.startswith("| ")]
     assert len(lines) == 13
     assert all(" | ".join(cells) in page for cells in lines)  # what needs no other package
+
+
+def test_a_part_that_fails_on_a_gpu_leaves_the_others(tmp_path, monkeypatch, capfd):
+    good = Result("good", "a ÷ b", ("a", "b"), None, "s", {"a": [3.0], "b": [2.0]})
+    parts = {"bad": failing, "good": lambda *_: [good]}
+    monkeypatch.setattr(gpu, "BENCHMARKS", parts)
+    script = str(PROJECT / "benchmarks" / "gpu.py")
+    monkeypatch.setattr(sys, "argv", [script, *parts, "--device", "cpu", "--out", str(tmp_path)])
+    assert gpu.main() == 1
+    assert [file.name for file in tmp_path.glob("*.json")] == ["good_cpu.json"]
+    assert "no such thing" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("code", "said"), [(0, " and MPS"), (1, "")])
+def test_the_server_of_mps_ends_with_the_sweep_and_a_refused_one_is_done_without(tmp_path, monkeypatch, code, said):
+    log, server = tmp_path / "log", tmp_path / atlas.MPS
+    server.write_text(
+        f'#!/bin/sh\n[ "$1" ] && echo "$1 $CUDA_MPS_PIPE_DIRECTORY" >> {log} || cat >> {log}\nexit {code}\n'
+    )
+    server.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    with atlas.shared_gpu() as (environment, words):
+        folder = environment.get("CUDA_MPS_PIPE_DIRECTORY", "")
+    assert words == said
+    assert bool(folder) == bool(said)
+    assert log.read_text().startswith("-d /")
+    assert log.read_text().endswith("quit\n") == bool(said)
 
 
 def test_a_ratio_is_taken_within_rounds_and_judged_by_its_median():
@@ -160,7 +189,7 @@ def test_a_pair_begins_when_the_machine_is_idle_or_patience_ends(monkeypatch):
     assert next(looks, None) is None
 
 
-def failing(_):
+def failing(*_):
     raise ValueError("no such thing")
 
 
