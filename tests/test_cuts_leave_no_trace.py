@@ -7,6 +7,7 @@ import json
 import math
 import random
 from collections import deque
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from xml.etree import ElementTree as ET
 
@@ -33,6 +34,20 @@ class Meter:
         self.values.append(value)
 
 
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors"),
+    pytest.mark.filterwarnings("ignore:Sparse CSR tensor support"),
+]
+
+
+@dataclass(slots=True)
+class Slotted:
+    """The same without a dictionary."""
+
+    sum: float = 0.0
+    values: list = field(default_factory=list)
+
+
 class Untidy(nn.Module):
     """A network with state of every kind."""
 
@@ -43,10 +58,14 @@ class Untidy(nn.Module):
         self.slow = copy.deepcopy(self.body)
         self.losses, self.nested = [1.0], {"deep": [[torch.zeros(2)], {"count": 0}]}
         self.by_name, self.seen, self.recent = {"loss": torch.zeros(())}, {1}, deque([1, 2], maxlen=2)
-        self.count, self.meter, self.metric = 0, Meter(), MeanMetric()
+        self.count, self.meter, self.slotted, self.metric = 0, Meter(), Slotted(), MeanMetric()
         self.last, self.total, self.array = torch.zeros(2), torch.zeros(2), np.zeros(2)
         self.register_buffer("average", torch.zeros(2))
+        self.edges, self.rows = torch.eye(3).to_sparse(), torch.eye(3).to_sparse_csr()
+        self.ragged, self.fixed = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]), np.zeros(2)
+        self.fixed.setflags(write=False)
         self.generator = torch.Generator().manual_seed(3)
+        self.dice, self.lots, self.old = random.Random(1), np.random.default_rng(2), np.random.RandomState(3)
         self.optimizer = torch.optim.Adam(self.body.parameters(), lr=0.1)
         self.x, self.target = torch.randn(5, 3), torch.randn(5, 2)
 
@@ -83,14 +102,24 @@ CHANGES = {
     "a deque moves": lambda module: module.recent.append(3),
     "a counter counts": lambda module: setattr(module, "count", module.count + 1),
     "a meter is updated": lambda module: module.meter.update(1.0),
+    "a slotted object changes": lambda module: (setattr(module.slotted, "sum", 1.0), module.slotted.values.append(1)),
     "a metric is updated": lambda module: module.metric.update(torch.ones(2)),
     "a tensor is replaced": lambda module: setattr(module, "last", torch.ones(2)),
     "a tensor changes in place": lambda module: module.total.add_(1),
     "a tensor with gradient is stored": lambda module: setattr(module, "last", module.body[0].weight.sum()),
     "an array changes in place": lambda module: module.array.__iadd__(1),
+    "sparse tensors change in place": lambda module: [
+        one.mul_(2) for one in (module.edges, module.rows, module.ragged)
+    ],
+    "a sparse tensor gets an element": lambda module: module.edges.add_(torch.ones(3, 3).triu().to_sparse()),
     "a buffer is replaced": lambda module: setattr(module, "average", torch.ones(2)),
     "a buffer changes in place": lambda module: module.average.add_(1),
     "a generator draws": lambda module: torch.rand(1, generator=module.generator),
+    "generators of Python and numpy draw": lambda module: (
+        module.dice.random(),
+        module.lots.random(),
+        module.old.rand(),
+    ),
     "an attribute is new": lambda module: setattr(module, "new", 1),
     "an attribute is deleted": lambda module: delattr(module, "count"),
     "the mode changes": lambda module: module.eval(),
@@ -102,6 +131,7 @@ CHANGES = {
     "a module's hook is registered": lambda module: module.body.register_forward_hook(lambda *_: None),
     "a weight's hook is registered": lambda module: module.body[0].weight.register_hook(lambda gradient: gradient * 2),
     "an optimizer steps": step_optimizer,
+    "an optimizer gets weights": lambda module: module.optimizer.add_param_group({"params": [torch.zeros(2)]}),
     "another learning rate": lambda module: module.optimizer.param_groups[0].update(lr=1.0),
     "an average moves": move_average,
     "gradients are set": lambda module: setattr(module.body[0].bias, "grad", torch.ones(4)),
@@ -114,11 +144,17 @@ changes = pytest.mark.parametrize("change", CHANGES)
 
 def content(value):
     """What a tensor, an array or a generator holds; None of other objects."""
+    if isinstance(value, torch.Tensor) and (value.is_nested or value.layout != torch.strided):
+        return [part.tolist() for part in value.unbind()] if value.is_nested else value.to_dense().tolist()
     if isinstance(value, torch.Tensor):
         hooks = tuple(getattr(value, "_backward_hooks", None) or ())
         return value.detach().numpy().tobytes(), value.dtype, value.shape, value.requires_grad, value.is_leaf, hooks
     if isinstance(value, np.ndarray):
         return value.tobytes()
+    if isinstance(value, random.Random):
+        return value.getstate()
+    if isinstance(value, np.random.Generator | np.random.RandomState):
+        return str(value.__getstate__() if isinstance(value, np.random.RandomState) else value.bit_generator.state)
     return value.get_state().numpy().tobytes() if isinstance(value, torch.Generator) else None
 
 
@@ -130,6 +166,8 @@ def inside(value):
         return value.state_dict()
     if isinstance(value, nn.Module | Meter):
         return vars(value)
+    if isinstance(value, Slotted):
+        return {"sum": value.sum, "values": value.values}
     return dict(enumerate(value)) if isinstance(value, list | tuple | set | deque) else value
 
 
@@ -449,7 +487,7 @@ def test_a_step_may_return(returns):
 
 def test_a_closure_is_called_by_its_optimizer():
     module = Untidy().eval()
-    optimizer = torch.optim.LBFGS(module.body.parameters(), max_iter=2)
+    optimizer = module.optimizer = torch.optim.LBFGS(module.body.parameters(), max_iter=2)
 
     def closure():
         optimizer.zero_grad()
@@ -457,6 +495,7 @@ def test_a_closure_is_called_by_its_optimizer():
         loss.backward()
         return loss
 
+    optimizer.step(closure)  # it has a history from now on
     before = Snapshot(module)
     found = rowgrad.find_cuts(module, lambda: optimizer.step(closure))
     assert {cut.kind for cut in found.cuts if cut.reaches_loss} == {"detach"}

@@ -6,6 +6,7 @@ import random
 import sys
 from collections import deque
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,12 +14,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LRScheduler
 from torch.optim.optimizer import register_optimizer_step_pre_hook
+from torch.utils._pytree import tree_map_only
 from torch.utils.data import Dataset
 
 from rowgrad.tap import RowTap
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 
     from torch.optim import Optimizer
 
@@ -42,15 +44,18 @@ class Kept:
         self._tensors: dict[int, tuple[Tensor, Tensor, Tensor]] = {}  # by id, with its memory and a copy
         self._flags: list[Flags] = []
         self._containers: list[tuple[Any, Any]] = []
-        self._generators: list[tuple[torch.Generator, Tensor]] = []
-        self._arrays: list[tuple[np.ndarray, np.ndarray]] = []
         self._optimizers: dict[int, tuple[Optimizer, Any, Any]] = {}
         self._seen: dict[int, Any] = {}  # alive, so that an id stays its own
         self._taps = dict.fromkeys((part for part in module.modules() if isinstance(part, RowTap)), False)
         self._taps |= dict.fromkeys(taps, True)
         self.has_taps = bool(taps)
-        self._random = (torch.get_rng_state(), random.getstate(), np.random.get_state())  # noqa: NPY002
-        self._cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
+        self._calls: list[Callable[[], object]] = [  # put back what is no container, no tensor and no optimizer
+            partial(torch.set_rng_state, torch.get_rng_state()),
+            partial(random.setstate, random.getstate()),
+            partial(np.random.set_state, np.random.get_state()),  # noqa: NPY002
+        ]
+        if torch.cuda.is_initialized():
+            self._calls.append(partial(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
         self._keep_all(module, *others, *taps)
 
     def _keep_all(self, *values: Any) -> None:
@@ -71,20 +76,27 @@ class Kept:
         if isinstance(value, Tensor):
             self.keep(value)
         elif isinstance(value, np.ndarray):
-            self._arrays.append((value, value.copy()))
-        elif isinstance(value, torch.Generator):
-            self._generators.append((value, value.get_state()))
+            self._calls += [partial(np.copyto, value, value.copy())] if value.flags.writeable else []
+        elif isinstance(value, torch.Generator | np.random.RandomState):
+            self._calls.append(partial(value.set_state, value.get_state()))
+        elif isinstance(value, np.random.Generator):
+            bits = value.bit_generator
+            self._calls.append(partial(setattr, bits, "state", bits.state))
+        elif isinstance(value, random.Random):
+            self._calls.append(partial(value.setstate, value.getstate()))
         elif isinstance(value, torch.optim.Optimizer):
             self._keep_optimizer(value)
         elif isinstance(value, nn.Module | LRScheduler) or type(value).__module__.partition(".")[0] not in _LIBRARIES:
-            return [getattr(value, "__dict__", None)]
+            slots = {name: getattr(value, name) for name in _slots(type(value)) if hasattr(value, name)}
+            # Of a frozen dataclass, too.
+            self._calls += [partial(object.__setattr__, value, name, before) for name, before in slots.items()]
+            return [getattr(value, "__dict__", None), *slots.values()]
         return ()
 
     @torch.no_grad()
     def keep(self, tensor: Tensor) -> None:
         """Keeps a tensor that may be changed in place."""
-        is_expanded = any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))
-        if id(tensor) not in self._tensors and not is_expanded:  # nothing can be written to an expanded tensor
+        if id(tensor) not in self._tensors and not _is_expanded(tensor):  # nothing can be written to an expanded tensor
             self._tensors[id(tensor)] = tensor, tensor.data, tensor.detach().clone()
             if tensor.is_leaf:
                 self._flags.append((tensor, tensor.requires_grad, tensor.grad))
@@ -114,8 +126,7 @@ class Kept:
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 self.keep(parameter)
-        state = {one: {name: _copy(value) for name, value in values.items()} for one, values in optimizer.state.items()}
-        self._optimizers[id(optimizer)] = optimizer, state, [dict(group) for group in optimizer.param_groups]
+        self._optimizers[id(optimizer)] = optimizer, _copied(optimizer.state), [*map(dict, optimizer.param_groups)]
 
     @torch.no_grad()
     def _restore(self) -> None:
@@ -131,33 +142,41 @@ class Kept:
                 hooks.clear()
         for optimizer, state, groups in self._optimizers.values():
             optimizer.state.clear()
-            optimizer.state.update({one: {k: _copy(v) for k, v in values.items()} for one, values in state.items()})
+            optimizer.state.update(_copied(state))
+            del optimizer.param_groups[len(groups) :]
             for group, before in zip(optimizer.param_groups, groups, strict=True):
                 _refill(group, before)
-        for array, values in self._arrays:
-            array[...] = values
-        self._restore_random()
+        for call in self._calls:
+            call()
 
-    def _restore_random(self) -> None:
-        for generator, state in self._generators:
-            generator.set_state(state)
-        torch.set_rng_state(self._random[0])
-        random.setstate(self._random[1])
-        np.random.set_state(self._random[2])  # noqa: NPY002
-        if self._cuda:
-            torch.cuda.set_rng_state_all(self._cuda)
+
+def _slots(kind: type) -> list[str]:
+    """The names of attributes that a class keeps in `__slots__`."""
+    found = (getattr(one, "__slots__", ()) for one in kind.__mro__)
+    every = (name for names in found for name in ([names] if isinstance(names, str) else names))
+    return [name for name in every if not name.startswith("__")]
+
+
+def _is_expanded(tensor: Tensor) -> bool:
+    if tensor.layout != torch.strided or tensor.is_nested:
+        return False
+    return any(step == 0 and size > 1 for step, size in zip(tensor.stride(), tensor.shape, strict=True))
 
 
 def _restore_tensor(tensor: Tensor, memory: Tensor, before: Tensor) -> None:
     if tensor.grad_fn is not None:
         tensor.detach_()
-    if tensor.data_ptr() != memory.data_ptr():
+    if tensor.layout == torch.sparse_coo:  # may have more or fewer elements now
+        tensor.data = before.clone()
+        return
+    if tensor.layout == torch.strided and tensor.data_ptr() != memory.data_ptr():
         tensor.data = memory
     memory.copy_(before)
 
 
-def _copy(value: Any) -> Any:
-    return value.detach().clone() if isinstance(value, Tensor) else value
+def _copied(state: Mapping[Tensor, Any]) -> dict[Tensor, Any]:
+    """An optimizer's state by its parameters, all containers and tensors anew: LBFGS has lists of tensors."""
+    return {one: tree_map_only(Tensor, lambda x: x.detach().clone(), values) for one, values in state.items()}
 
 
 def _refill(container: Any, before: Any) -> None:
