@@ -204,6 +204,10 @@ class RowTap(nn.Module):
         self.__dict__ |= self._empty()
         self.enabled = on
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """As of any object: a module's looks for parameters and parts, of which a tap has none, ten times a step."""
+        object.__setattr__(self, name, value)
+
     def __getstate__(self) -> dict[str, Any]:
         """Copies and files begin without gradients."""
         return self.__dict__ | self._empty()

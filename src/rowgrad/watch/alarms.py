@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING
 
 import torch
@@ -49,9 +50,7 @@ class Alarms:
                 self._look_for_zero_rows(quantity, values, rows[quantity])
                 whole = torch.linalg.vector_norm(values.nan_to_num(0.0, torch.inf), dim=1)
                 known = rows[quantity] > 0
-                self._look_at(
-                    quantity, [step for step, is_known in zip(steps, known, strict=True) if is_known], whole[known]
-                )
+                self._look_at(quantity, [*itertools.compress(steps, known.tolist())], whole[known])
 
     def _look_for_infinite(self, steps: Sequence[int], norms: Norms, rows: Rows) -> None:
         found = []

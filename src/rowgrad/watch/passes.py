@@ -116,10 +116,10 @@ class BackwardPasses:
 
     def _on_gradient(self, weights: Weights | None = None) -> None:
         """A gradient arrives at weights or at a tap, and is not added yet. The first of a pass begins it."""
-        if is_watched():  # by `find_cuts`: this is no training
-            return
         task = torch._C._current_graph_task_id()  # noqa: SLF001
         if task != self._task:
+            if is_watched():  # by `find_cuts`: this is no training
+                return
             self._task = task
             self._begin()
         if weights is not None:
