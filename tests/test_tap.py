@@ -320,5 +320,14 @@ def test_a_tap_refuses_a_tensor_without_its_dimensions(dims):
         RowTap(**dims)(torch.ones(2, 4, 5))
 
 
+def test_a_tap_of_ones_own_may_have_parameters_and_parts():
+    class Scaled(RowTap):
+        def __init__(self):
+            super().__init__()
+            self.scale, self.part = nn.Parameter(torch.ones(())), nn.Linear(2, 2)
+
+    assert [*dict(Scaled().named_parameters())] == ["scale", "part.weight", "part.bias"]
+
+
 def test_what_rows_are_is_said_in_words():
     assert repr(RowTap(kind="head", labels=["a"])) == "RowTap(kind=head, labels=('a',))"

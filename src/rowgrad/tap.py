@@ -205,8 +205,11 @@ class RowTap(nn.Module):
         self.enabled = on
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """As of any object: a module's looks for parameters and parts, of which a tap has none, ten times a step."""
-        object.__setattr__(self, name, value)
+        """Sets what changes ten times a step without a module's search for parameters."""
+        if name in _STATE:
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and files begin without gradients."""
@@ -386,6 +389,9 @@ class RowTap(nn.Module):
             listener()
         if tau is not None and all(known is not tau for _, known in self._sums):  # `reset` has dropped it
             self._sums.append((call, tau))
+
+
+_STATE = frozenset(RowTap._empty())  # noqa: SLF001
 
 
 def find_taps(module: nn.Module) -> dict[str, RowTap]:
