@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from alternate import PERIOD, Pace, compare, pipeline
 from bare import now
-from measure import Result, build, configure, main, say
+from measure import Result, apart, build, configure, main, say
 from torch.nn.functional import cross_entropy
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -140,8 +140,11 @@ def fastest(call: Callable[[], Any], times: int = 5) -> float:
     return min(taken[1:])
 
 
-def arithmetic(do: Callable[[], None], step: Step, device: str, *, quick: bool) -> dict[str, float]:
+@apart
+def arithmetic(overrides: list[str], device: str, *, quick: bool) -> dict[str, float]:
     """Microseconds of a step on the device, and what its operations and its bytes would take at the ceilings."""
+    step = Step(overrides, device)
+    do = step.captured() if device == "cuda" else step
     rate, speed = ceilings(device, 256 if quick else 8192)
     say(f"ceilings: {rate / 1e12:.3g} teraflops in 32 bits, {speed / 1e9:.4g} GB a second")
     with FlopCounterMode(display=False) as flops:
@@ -170,9 +173,7 @@ def measure(device: str, quick: bool = False) -> list[Result]:
     for model, batch_size in (("mlp", 512), ("cnn", 128)):
         same = [f"model={model}", f"data.batch_size={batch_size}", "scenario=augment", "data.shift=0"]
         off = ["callbacks.pictures=null", "callbacks.histograms=null", "callbacks.checkpoints=null"]
-        step = Step(same, device)
-        do = step.captured() if device == "cuda" else step
-        told = arithmetic(do, step, device, quick=quick)
+        told = arithmetic(same, device, quick=quick)
         loops: dict[str, Callable[[Pace], None]] = {
             "pipeline": partial(pipeline, overrides=[*same, *off, f"trainer.accelerator={device}"]),
             **{how: partial(loop, overrides=same, device=device, how=how) for how in ways},
