@@ -126,8 +126,8 @@ class Traffic(TorchDispatchMode):
 def ceilings(device: str, size: int) -> tuple[float, float]:
     """Operations a second of matrices of this size in 32 bits, and bytes a second of copies."""
     matrix = torch.randn(size, size, device=device)
-    wide = torch.zeros(size, size, 4, device=device)
-    return 2 * size**3 / fastest(lambda: matrix @ matrix), 2 * wide.nbytes / fastest(wide.clone)
+    wide, copy = (torch.zeros(size, size, 4, device=device) for _ in range(2))
+    return 2 * size**3 / fastest(lambda: matrix @ matrix), 2 * wide.nbytes / fastest(lambda: copy.copy_(wide))
 
 
 def fastest(call: Callable[[], Any], times: int = 5) -> float:
