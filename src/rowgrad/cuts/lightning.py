@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 import lightning.pytorch as pl
-import torch
 from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.loggers.logger import DummyLogger
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torch.utils._pytree import tree_leaves
 
 from rowgrad.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator
 
     from torch import Tensor, nn
 
@@ -61,9 +62,9 @@ class TrainingStep:
             configured = self.module.configure_optimizers()
         except Exception:  # noqa: BLE001 (it may need a Trainer)
             return [], []
-        return list(_instances(configured, Optimizer)), list(
-            _instances(configured, torch.optim.lr_scheduler.LRScheduler)
-        )
+        found = tree_leaves(configured)
+        optimizers = [one for one in found if isinstance(one, Optimizer)]
+        return optimizers, [one for one in found if isinstance(one, LRScheduler)]
 
     @contextmanager
     def _apart(self) -> Generator[None]:
@@ -101,15 +102,3 @@ def _nothing(*_: Any, **__: Any) -> None:
 
 def _backward(loss: Tensor, *args: Any, **kwargs: Any) -> None:
     loss.backward(*args, **kwargs)
-
-
-def _instances(value: Any, kind: type) -> Iterator[Any]:
-    """The instances of a class in nested containers."""
-    if isinstance(value, kind):
-        yield value
-    elif isinstance(value, dict):
-        for each in value.values():
-            yield from _instances(each, kind)
-    elif isinstance(value, tuple | list):
-        for each in value:
-            yield from _instances(each, kind)
